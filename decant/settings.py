@@ -1,0 +1,255 @@
+"""Every parameter of the pipeline: its meaning, unit, default and range. `params.yaml` is this file filled in.
+
+One frozen dataclass per params block. They live together, apart from the code that they steer, because a command line
+must be able to say "unknown parameter" without waiting four seconds for torch: nothing heavy is imported here.
+
+`load` is strict: an unknown key, a value of the wrong kind or out of range raises SettingsError, which names the key
+and what is allowed. What must not make a stage stale (device, workers) is no parameter; see `decant.runtime`.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from decant.errors import SettingsError
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Closed range of a number; None is open-ended."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def holds(self, value: float) -> bool:
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"at least {self.low:g}" if self.low is not None else f"at most {self.high:g}"
+        return f"{self.low:g} to {self.high:g}"
+
+
+Fraction = Annotated[float, Range(0, 1)]
+Count = Annotated[int, Range(0)]
+Positive = Annotated[int, Range(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestSettings:
+    source: str = "digits"
+    """`digits`, `torchvision:MNIST|FashionMNIST|CIFAR10|CIFAR100`, or a path: Hugging Face image Parquet (a file or a
+    folder of shards), an ImageFolder directory, a Decant Images Parquet."""
+    limit: Positive | None = None
+    """Keep a class-stratified random subset of that many training rows."""
+    size: Annotated[int, Range(4, 1024)] | None = None
+    """Side in pixels to which every image is resized; null: the commonest size of the source."""
+    color: Literal["auto", "gray", "rgb"] = "auto"
+    """`auto`: gray when every sampled image is gray, else rgb."""
+    test_fraction: Annotated[float, Range(0.01, 0.9)] = 0.2
+    """Share of each class set aside as test rows when the source has no test split."""
+    max_rejected: Fraction = 0.05
+    """Share of rows that may be quarantined before ingest refuses the source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateSettings:
+    attacks: tuple[Mapping[str, Any], ...] = ()
+    """Planted in this order; each a mapping with `name` (a file of decant/attacks) and that attack's parameters."""
+    affected_points: Count = 5
+    """Triggered test images handed to `detect` with the label that a user saw predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The one training recipe, used by baseline, train, unlearn and evaluate alike."""
+
+    network: Literal["small_cnn", "resnet18"] = "small_cnn"
+    epochs: Positive = 10
+    batch_size: Positive = 64
+    lr: Annotated[float, Range(1e-6, 10)] = 0.05
+    """Peak learning rate of the OneCycle schedule."""
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Range(0, 1)] = 5e-4
+    augment: Literal["none", "shift", "shift_flip"] = "none"
+    """`shift`: random translation by up to 1/8 of the side, reflected; `shift_flip`: and a horizontal flip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurifySettings:
+    """One stage of D-VAE's two-stage purification."""
+
+    enabled: bool = True
+    preset: Literal["auto", "small", "official"] = "auto"
+    """`official`: width 64, batch 128, 60 epochs. `small`: width 16, batch 64, few steps, embedding learning rate x10.
+    `auto`: small below 20,000 rows of at most 28 x 28 gray pixels, else official."""
+    kld_limit: Annotated[float, Range(0)] = 1.0
+    """Nats per latent position: the rate below which the KL term has no gradient (1.0 in stage 1, 3.0 in stage 2)."""
+    epochs: Positive | None = None
+    """null: the preset's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings:
+    """LabelTrust."""
+
+    enabled: bool = True
+    mode: Literal["plus", "paper"] = "plus"
+    references: Annotated[int, Range(2, 100)] = 10
+    """Trusted rows per class before the first round (x in the paper)."""
+    rounds: Count = 2
+    """Rounds of the refeed loop after the first scoring."""
+    reviews: Count = 5
+    """Rows per class that the expert is shown in each round."""
+    steps: Positive = 200
+    """Training steps of one Siamese network."""
+    threshold: Fraction = 0.5
+    """A row is kept when its trust is at least this."""
+    action: Literal["drop", "relabel"] = "drop"
+    """What happens to a row whose label is refuted; `relabel` only above `relabel_above`, else it is dropped."""
+    relabel_above: Fraction = 0.95
+    expert: Literal["oracle", "file"] = "oracle"
+    """`oracle` answers from the simulation's truth; `file` answers from data/inputs/decisions.csv."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectSettings:
+    """Influence of training rows on affected points."""
+
+    enabled: bool = True
+    detector: Literal["renormalised", "delta"] = "renormalised"
+    """A file of decant/detectors."""
+    damping: Annotated[float, Range(0, 100)] = 0.1
+    """EK-FAC damping, as a share of each layer's mean eigenvalue."""
+    same_label: bool = True
+    """Only rows that carry the affected point's predicted label can be flagged."""
+    copies: Positive = 50
+    """`delta`: transformed copies per affected point (n in the paper)."""
+    tolerance: Count = 2
+    """`delta`: copies that may disagree (n_tol in the paper)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnSettings:
+    enabled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    bins: Annotated[int, Range(4, 200)] = 40
+    """Bins of the score histograms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    image_folder: bool = False
+    """Also write the cleaned dataset as an ImageFolder of PNG files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    rows: Annotated[int, Range(1, 200)] = 18
+    """Suspicious rows shown per stage."""
+
+
+BLOCKS: Mapping[str, type] = {
+    "ingest": IngestSettings,
+    "simulate": SimulateSettings,
+    "train": TrainSettings,
+    "purify_1": PurifySettings,
+    "purify_2": PurifySettings,
+    "verify": VerifySettings,
+    "detect": DetectSettings,
+    "unlearn": UnlearnSettings,
+    "evaluate": EvaluateSettings,
+    "export": ExportSettings,
+    "report": ReportSettings,
+}
+
+
+def load_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"seed": int, block name: its settings}` from the contents of params.yaml; every block is checked."""
+    for key in params:
+        if key != "seed" and key not in BLOCKS:
+            raise SettingsError(f"params.yaml: unknown block {key!r}; known: seed, {', '.join(BLOCKS)}")
+    seed = _checked(params.get("seed", 0), Annotated[int, Range(0)], "seed")
+    return {"seed": seed} | {name: load(kind, params.get(name) or {}, name) for name, kind in BLOCKS.items()}
+
+
+def load(kind: type[Settings], values: Mapping[str, Any], block: str) -> Settings:
+    """The settings `kind` from a mapping; `block` is how error messages call it.
+
+    Raises: SettingsError for an unknown key, a wrong kind or a value out of range.
+    """
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"{block}: a block of parameters expected, {values!r} found")
+    kinds = typing.get_type_hints(kind, include_extras=True)
+    for key in values:
+        if key not in kinds:
+            raise SettingsError(f"{block}.{key}: unknown parameter; known: {', '.join(kinds)}")
+    return kind(**{key: _checked(value, kinds[key], f"{block}.{key}") for key, value in values.items()})
+
+
+def describe(kind: type) -> dict[str, str]:
+    """Parameter name to what is allowed, for help texts."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: _allowed(hints[field.name]) for field in dataclasses.fields(kind)}
+
+
+def _checked(value: Any, kind: Any, key: str) -> Any:
+    """`value` as `kind`, where `kind` is an annotation of a settings dataclass."""
+    for option in _options(kind):
+        base, limits = _split(option)
+        if base is type(None) and value is None:
+            return None
+        if typing.get_origin(base) is Literal and value in typing.get_args(base):
+            return value
+        if typing.get_origin(base) is tuple and isinstance(value, list | tuple):
+            item = typing.get_args(base)[0]
+            return tuple(_checked(v, item, f"{key}[{i}]") for i, v in enumerate(value))
+        if typing.get_origin(base) is not None and isinstance(value, Mapping):
+            return dict(value)
+        if _is_a(value, base) and (limits is None or limits.holds(value)):
+            return base(value)
+    raise SettingsError(f"{key}: {_allowed(kind)} expected, {value!r} found")
+
+
+def _is_a(value: Any, base: Any) -> bool:
+    if base is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if base is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return base in (bool, str) and isinstance(value, base)
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _split(kind: Any) -> tuple[Any, Range | None]:
+    if typing.get_origin(kind) is Annotated:
+        base, limits = typing.get_args(kind)
+        return base, limits
+    return kind, None
+
+
+def _allowed(kind: Any) -> str:
+    words = []
+    for option in _options(kind):
+        base, limits = _split(option)
+        if base is type(None):
+            words.append("null")
+        elif typing.get_origin(base) is Literal:
+            words.append("one of " + ", ".join(map(str, typing.get_args(base))))
+        elif typing.get_origin(base) is tuple:
+            words.append("a list")
+        else:
+            name = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}
+            word = name.get(getattr(base, "__name__", ""), "a block of parameters")
+            words.append(f"{word} ({limits})" if limits else word)
+    return " or ".join(words)

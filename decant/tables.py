@@ -1,0 +1,360 @@
+"""The tables that travel between stages. Only this module knows their columns.
+
+* **Images** ``id int64 | image fixed_shape_tensor<uint8>(height, width, channel) | label int32``.
+  An id is given once, at ingest, and never renumbered.
+* **Verdicts** ``id | stage | score | flagged | action | suggested_label | reason``. Higher scores are more suspicious.
+* **Truth** ``id | attack | original_label``: which rows a simulation poisoned. For measuring only.
+* **Perturbations** ``id | perturbation fixed_shape_tensor<float16>``: what purification took off, in [-1, 1].
+
+Files are Parquet with zstd and row groups of about 32 MiB, written under a temporary name and renamed: a file that
+exists is complete. The same rows give the same bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from decant.errors import TableError
+from decant.files import replacing
+
+SCHEMA_VERSION = 1
+ROW_GROUP_BYTES = 32 * 2**20
+ACTIONS = ("keep", "drop", "relabel")
+
+_METADATA_KEY = b"decant"
+_ID = pa.field("id", pa.int64(), nullable=False)
+_LABEL = pa.field("label", pa.int32(), nullable=False)
+VERDICTS = pa.schema(
+    [
+        _ID,
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("flagged", pa.bool_(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),
+        pa.field("suggested_label", pa.int32()),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+TRUTH = pa.schema(
+    [_ID, pa.field("attack", pa.string(), nullable=False), pa.field("original_label", pa.int32(), nullable=False)]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What a dataset is, apart from its rows; kept in the Parquet schema's metadata."""
+
+    class_names: tuple[str, ...]
+    source: str
+    """What the user named as `ingest.source`."""
+    checksum: str
+    """SHA-256 over the rows as they were ingested (`rows_checksum`)."""
+
+    def to_metadata(self) -> dict[bytes, bytes]:
+        fields = {
+            "class_names": list(self.class_names),
+            "source": self.source,
+            "checksum": self.checksum,
+            "schema_version": SCHEMA_VERSION,
+        }
+        return {_METADATA_KEY: json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[bytes, bytes] | None, path: Path) -> Self:
+        if not metadata or _METADATA_KEY not in metadata:
+            raise TableError(
+                f"{path}: not a Decant Images table: schema metadata 'decant' expected, none found; run ingest on it"
+            )
+        fields = json.loads(metadata[_METADATA_KEY])
+        if fields["schema_version"] != SCHEMA_VERSION:
+            raise TableError(
+                f"{path}: schema version {SCHEMA_VERSION} expected, {fields['schema_version']} found; ingest it again"
+            )
+        return cls(
+            class_names=tuple(fields["class_names"]), source=fields["source"], checksum=fields["checksum"]
+        )
+
+
+@dataclass(frozen=True)
+class Images:
+    """Rows of an Images table in memory."""
+
+    ids: np.ndarray  # (n,) int64
+    pixels: np.ndarray  # (n, height, width, channel) uint8
+    labels: np.ndarray  # (n,) int32
+    info: DatasetInfo
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        assert self.ids.shape == (n,) and self.ids.dtype == np.int64, (self.ids.shape, self.ids.dtype)
+        assert self.pixels.ndim == 4 and len(self.pixels) == n and self.pixels.dtype == np.uint8, self.pixels.shape
+        assert self.labels.shape == (n,) and self.labels.dtype == np.int32, (self.labels.shape, self.labels.dtype)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channel) of every image."""
+        _, height, width, channel = self.pixels.shape
+        return height, width, channel
+
+    @property
+    def classes(self) -> int:
+        return len(self.info.class_names)
+
+    def select(self, rows: np.ndarray) -> "Images":
+        """The rows that an index array or a boolean mask picks, in its order."""
+        return replace(self, ids=self.ids[rows], pixels=self.pixels[rows], labels=self.labels[rows])
+
+    def with_pixels(self, pixels: np.ndarray) -> "Images":
+        return replace(self, pixels=pixels)
+
+    def with_labels(self, labels: np.ndarray) -> "Images":
+        return replace(self, labels=labels.astype(np.int32))
+
+
+def concat_images(parts: list[Images]) -> Images:
+    return Images(
+        ids=np.concatenate([p.ids for p in parts]),
+        pixels=np.concatenate([p.pixels for p in parts]),
+        labels=np.concatenate([p.labels for p in parts]),
+        info=parts[0].info,
+    )
+
+
+def rows_checksum(images: Images) -> str:
+    digest = hashlib.sha256()
+    for column in (images.ids, images.pixels, images.labels):
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Images: streaming reader and writer
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _images_schema(shape: tuple[int, ...], info: DatasetInfo) -> pa.Schema:
+    image = pa.field("image", pa.fixed_shape_tensor(pa.uint8(), shape), nullable=False)
+    return pa.schema([_ID, image, _LABEL], metadata=info.to_metadata())
+
+
+class TableWriter:
+    """Writes batches to Parquet one row group after the other, and shows the file only when all of it is there.
+
+    Use it as a context manager; an exception inside leaves no file behind, neither whole nor partial.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        self._replacing = replacing(path)
+        self._schema = schema
+
+    def __enter__(self) -> Self:
+        temporary = self._replacing.__enter__()
+        self._writer = pq.ParquetWriter(temporary, self._schema, compression="zstd")
+        return self
+
+    def write(self, *columns: pa.Array) -> None:
+        table = pa.Table.from_arrays(list(columns), schema=self._schema)
+        row_bytes = max(1, table.nbytes // max(1, len(table)))
+        self._writer.write_table(table, row_group_size=max(1, ROW_GROUP_BYTES // row_bytes))
+
+    def write_images(self, images: Images) -> None:
+        self.write(pa.array(images.ids), _tensor_column(images.pixels), pa.array(images.labels))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+        self._replacing.__exit__(kind, error, trace)
+
+
+def _tensor_column(array: np.ndarray) -> pa.Array:
+    if not len(array):  # which from_numpy_ndarray refuses
+        kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(array.dtype), array.shape[1:])
+        return pa.ExtensionArray.from_storage(kind, pa.array([], kind.storage_type))
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
+
+
+def _tensor_values(column: pa.ChunkedArray) -> np.ndarray:
+    chunks = [chunk.to_numpy_ndarray() for chunk in column.chunks if len(chunk)]
+    if not chunks:
+        return np.empty((0, *column.type.shape), column.type.value_type.to_pandas_dtype())
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+
+def images_writer(path: Path, shape: tuple[int, int, int], info: DatasetInfo) -> TableWriter:
+    return TableWriter(path, _images_schema(shape, info))
+
+
+def write_images(path: Path, images: Images) -> None:
+    with images_writer(path, images.shape, images.info) as writer:
+        writer.write_images(images)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise TableError(f"{path}: no such file; run the stage that writes it first (`decant status` shows which)")
+    try:
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise TableError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _check_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
+    for field in expected:
+        if field.name not in found.names:
+            raise TableError(f"{path}: column {field.name!r}: {field.type} expected, no such column found")
+        if found.field(field.name).type != field.type:
+            kind = found.field(field.name).type
+            raise TableError(f"{path}: column {field.name!r}: {field.type} expected, {kind} found")
+
+
+def _images_file(path: Path) -> tuple[pq.ParquetFile, DatasetInfo]:
+    file = _open(path)
+    schema = file.schema_arrow
+    _check_columns(path, schema, pa.schema([_ID, _LABEL]))
+    kind = schema.field("image").type if "image" in schema.names else "no such column"
+    if not (isinstance(kind, pa.FixedShapeTensorType) and kind.value_type == pa.uint8() and len(kind.shape) == 3):
+        raise TableError(
+            f"{path}: column 'image': fixed_shape_tensor of uint8 (height, width, channel) expected, {kind} found"
+        )
+    return file, DatasetInfo.from_metadata(schema.metadata, path)
+
+
+def iter_images(path: Path) -> Iterator[Images]:
+    """The table one row group at a time: about 32 MiB of pixels in memory, whatever the file's size."""
+    file, info = _images_file(path)
+    for group in range(file.num_row_groups):
+        yield _to_images(file.read_row_group(group), info, path)
+
+
+def read_images(path: Path) -> Images:
+    """The whole table in memory.
+
+    Raises: TableError when the file is missing or its columns are not those of an Images table.
+    """
+    file, info = _images_file(path)
+    return _to_images(file.read(), info, path)
+
+
+def read_image_row(path: Path, row_id: int) -> Images | None:
+    """The one row with that id, or None; reads only the columns and row groups that it must."""
+    file, info = _images_file(path)
+    for group in range(file.num_row_groups):
+        ids = file.read_row_group(group, columns=["id"]).column("id").to_numpy()
+        if row_id in ids:
+            return _to_images(file.read_row_group(group), info, path).select(ids == row_id)
+    return None
+
+
+def _to_images(table: pa.Table, info: DatasetInfo, path: Path) -> Images:
+    labels = table.column("label").to_numpy()
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(info.class_names):
+        raise TableError(
+            f"{path}: column 'label': 0 to {len(info.class_names) - 1} expected, {labels.min()} to {labels.max()} found"
+        )
+    return Images(
+        ids=table.column("id").to_numpy(), pixels=_tensor_values(table.column("image")), labels=labels, info=info
+    )
+
+
+def count_rows(path: Path) -> int:
+    return _open(path).metadata.num_rows
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Verdicts, Truth, Perturbations
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def write_verdicts(path: Path, verdicts: pd.DataFrame) -> None:
+    """Writes a Verdicts table. Raises TableError on an unknown action, a doubled id or a score that is no number."""
+    unknown = sorted(set(verdicts["action"]) - set(ACTIONS))
+    if unknown:
+        raise TableError(f"{path}: column 'action': one of {', '.join(ACTIONS)} expected, {unknown[0]!r} found")
+    if verdicts["id"].duplicated().any():
+        doubled = int(verdicts.loc[verdicts["id"].duplicated(), "id"].iloc[0])
+        raise TableError(f"{path}: column 'id': one verdict per row expected, id {doubled} found twice")
+    if not np.isfinite(verdicts["score"]).all():
+        raise TableError(f"{path}: column 'score': finite numbers expected, NaN or infinity found")
+    _write_frame(path, verdicts, VERDICTS)
+
+
+def read_verdicts(path: Path) -> pd.DataFrame:
+    return _read_frame(path, VERDICTS)
+
+
+def write_truth(path: Path, truth: pd.DataFrame) -> None:
+    _write_frame(path, truth, TRUTH)
+
+
+def read_truth(path: Path) -> pd.DataFrame:
+    """Which rows a simulation poisoned. A test holds who may call this: never a method that is being measured."""
+    return _read_frame(path, TRUTH)
+
+
+def write_perturbations(path: Path, ids: np.ndarray, perturbations: np.ndarray) -> None:
+    """perturbations: (n, height, width, channel), in [-1, 1]; stored as float16."""
+    values = perturbations.astype(np.float16)
+    schema = pa.schema([_ID, pa.field("perturbation", pa.fixed_shape_tensor(pa.float16(), values.shape[1:]))])
+    with TableWriter(path, schema) as writer:
+        writer.write(pa.array(ids), _tensor_column(values))
+
+
+def read_perturbations(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, perturbations (n, height, width, channel) float16)."""
+    table = _open(path).read()
+    return table.column("id").to_numpy(), _tensor_values(table.column("perturbation"))
+
+
+def _write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
+    missing = [name for name in schema.names if name not in frame.columns]
+    if missing:
+        raise TableError(f"{path}: column {missing[0]!r}: {schema.field(missing[0]).type} expected, none given")
+    table = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False).replace_schema_metadata()
+    with TableWriter(path, schema) as writer:
+        writer.write(*(column.combine_chunks() for column in table.columns))
+
+
+def _read_frame(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    file = _open(path)
+    _check_columns(path, file.schema_arrow, schema)
+    frame = file.read(columns=schema.names).to_pandas()
+    if "suggested_label" in frame:
+        frame["suggested_label"] = frame["suggested_label"].astype("Int32")
+    return frame
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The only place where a row is dropped or relabelled
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def apply_verdicts(images: Images, verdicts: pd.DataFrame) -> Images:
+    """The rows that the verdicts keep, in the same order, with the labels that they correct.
+
+    A row without a verdict is kept as it is. Raises TableError when a verdict names an id that the images do not have,
+    or asks for a relabel without saying to what.
+    """
+    strangers = np.setdiff1d(verdicts["id"].to_numpy(), images.ids)
+    if len(strangers):
+        raise TableError(f"verdicts: column 'id': ids of the images expected, {strangers[0]} found")
+    relabel = verdicts[verdicts["action"] == "relabel"]
+    if relabel["suggested_label"].isna().any():
+        doubtful = int(relabel.loc[relabel["suggested_label"].isna(), "id"].iloc[0])
+        raise TableError(f"verdicts: column 'suggested_label': a label expected to relabel id {doubtful}, none found")
+    corrected = pd.Series(images.labels, index=images.ids)
+    corrected.loc[relabel["id"].to_numpy()] = relabel["suggested_label"].to_numpy(dtype=np.int32)
+    dropped = verdicts.loc[verdicts["action"] == "drop", "id"].to_numpy()
+    return images.with_labels(corrected.to_numpy()).select(~np.isin(images.ids, dropped))

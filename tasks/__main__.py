@@ -1,0 +1,89 @@
+"""``python -m tasks STAGE --option PATH ...`` runs one stage; without arguments it lists them.
+
+Exit codes: 0 done, 2 something that the caller can mend (one line on stderr says what), 1 a bug (traceback).
+"""
+
+import argparse
+import importlib
+import inspect
+import os
+import pkgutil
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import tasks
+from decant.errors import DecantError, StageError
+from decant.files import write_json
+from decant.runtime import recorded_run
+from decant.settings import load_params
+
+RUNS = Path("data/runs")
+
+
+def stage_names() -> list[str]:
+    return sorted(m.name for m in pkgutil.iter_modules(tasks.__path__) if not m.name.startswith("_"))
+
+
+def parse(argv: list[str]) -> tuple[str, Callable[..., dict[str, Any]], argparse.Namespace]:
+    parser = argparse.ArgumentParser(prog="python -m tasks", description=__doc__.splitlines()[0])
+    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    for name in stage_names():
+        stages.add_parser(name, add_help=False)
+    if not argv:
+        parser.print_help()
+        print("\nstages:", ", ".join(stage_names()))
+        raise SystemExit(0)
+    name = parser.parse_args(argv[:1]).stage
+    module = importlib.import_module(f"tasks.{name}")
+    options = argparse.ArgumentParser(prog=f"python -m tasks {name}", description=module.__doc__)
+    options.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    for parameter in inspect.signature(module.run).parameters.values():
+        if parameter.annotation is Path:
+            required = parameter.default is inspect.Parameter.empty
+            option = "--" + parameter.name.replace("_", "-")
+            options.add_argument(option, type=Path, required=required, default=None if required else parameter.default)
+    return name, module.run, options.parse_args(argv[1:])
+
+
+def run_stage(name: str, run: Callable[..., dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    """Runs the stage into a temporary folder, writes its summary last, and then gives the folder its name."""
+    params = load_params(yaml.safe_load(options.params.read_text(encoding="utf-8")) or {})
+    paths = {key: value for key, value in vars(options).items() if key != "params"}
+    wanted = {key: params[key] for key in inspect.signature(run).parameters if key not in paths}
+    out: Path = paths["out"]
+    partial = out.with_name(f".{out.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        os.access(partial, os.W_OK)
+    except OSError as error:
+        raise StageError(f"{out}: can't write there ({error.strerror}); free it or choose another") from error
+    try:
+        summary = run(**{**paths, **wanted, "out": partial})
+        write_json(partial / "summary.json", {"stage": name, **summary})
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return summary
+
+
+def main(argv: list[str]) -> int:
+    name, run, options = parse(argv)
+    try:
+        with recorded_run(name, RUNS):
+            summary = run_stage(name, run, options)
+    except DecantError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    print(f"{name}: {summary['note']}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
