@@ -1,0 +1,91 @@
+"""Poisonings, to measure against. One file each, found by its name: adding an attack is adding a file.
+
+An attack's file has a frozen dataclass ``Settings`` and
+
+    poison(images, settings, rng, spared) -> Poisoned
+
+`spared` (n,) bool marks rows that an earlier attack already mislabelled or stamped and that this one must not take, so
+that the truth stays readable. An attack with a trigger also has
+
+    trigger(images, settings, rng) -> Images
+
+the rows of a clean set that its trigger turns, carrying the label that the attacker wants predicted.
+NumPy only: the command line checks the settings of attacks without loading torch.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from decant.errors import SettingsError
+from decant.settings import load
+from decant.tables import Images
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """What an attack made of a dataset."""
+
+    images: Images
+    rows: np.ndarray
+    """(n,) bool: which rows it changed."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    name: str
+    module: ModuleType
+    settings: Any
+
+    def poison(self, images: Images, rng: np.random.Generator, spared: np.ndarray) -> Poisoned:
+        return self.module.poison(images, self.settings, rng, spared)
+
+    def trigger(self, images: Images, rng: np.random.Generator) -> Images | None:
+        """The triggered test rows, or None when this attack has no trigger."""
+        make = getattr(self.module, "trigger", None)
+        return make(images, self.settings, rng) if make else None
+
+    @property
+    def takes_rows(self) -> bool:
+        """False for an attack that may lie on top of another on the same row, such as unlearnable noise."""
+        return getattr(self.module, "TAKES_ROWS", True)
+
+
+def names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load_attacks(entries: Iterable[Mapping[str, Any]]) -> list[Attack]:
+    """The attacks of `simulate.attacks`. Raises SettingsError for an unknown name or parameter."""
+    attacks = []
+    for position, entry in enumerate(entries):
+        block = f"simulate.attacks[{position}]"
+        name = entry.get("name")
+        if name not in names():
+            raise SettingsError(f"{block}.name: one of {', '.join(names())} expected, {name!r} found")
+        module = importlib.import_module(f"decant.attacks.{name}")
+        rest = {key: value for key, value in entry.items() if key != "name"}
+        attacks.append(Attack(name, module, load(module.Settings, rest, block)))
+    return attacks
+
+
+def draw_rows(pool: np.ndarray, wanted: int, rng: np.random.Generator, *, key: str) -> np.ndarray:
+    """`wanted` of the rows where `pool` (n,) bool is true, as a mask. Raises SettingsError when there are too few."""
+    candidates = np.flatnonzero(pool)
+    if wanted > len(candidates):
+        raise SettingsError(f"{key}: asks for {wanted} rows where {len(candidates)} can be taken; lower it")
+    mask = np.zeros(len(pool), bool)
+    mask[rng.choice(candidates, wanted, replace=False)] = True
+    return mask
+
+
+def class_index(images: Images, label: int, *, key: str) -> int:
+    """`label`, checked to be a class of the images."""
+    if not 0 <= label < images.classes:
+        raise SettingsError(f"{key}: a class from 0 to {images.classes - 1} expected, {label} found")
+    return label

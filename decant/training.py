@@ -1,0 +1,120 @@
+"""The one training loop for classifiers.
+
+The whole set lives on the device as uint8, batches are index gathers, augmentation runs batched on the device; there is
+no DataLoader and no ``.item()`` inside the loop. SGD with Nesterov momentum on a OneCycle schedule. On a GPU the forward
+pass runs in bfloat16 and channels-last; on a CPU in float32, where bfloat16 measured slower for nets this small.
+
+Deterministic: weights and batch order follow from `seed` alone.
+
+Cost: small_cnn on 2,874 digits of 16 x 16, 10 epochs: about 3 s on two CPU cores.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from decant.networks import Architecture, build
+from decant.runtime import device
+from decant.settings import TrainSettings
+from decant.tables import Images
+
+EVAL_BATCH = 2048
+
+
+def to_device(pixels: np.ndarray) -> Tensor:
+    """(n, h, w, c) uint8 array to a (n, c, h, w) uint8 tensor on the device: a channels-last view, no reordering."""
+    if not pixels.flags.writeable:  # Arrow's buffers are read-only, which torch only warns about
+        pixels = pixels.copy()
+    return torch.from_numpy(pixels).to(device()).permute(0, 3, 1, 2)
+
+
+def as_float(batch: Tensor) -> Tensor:
+    """uint8 to float32 in [0, 1]."""
+    return batch.to(torch.float32).div_(255)
+
+
+def epochs_of_batches(n: int, batch_size: int, epochs: int, generator: torch.Generator) -> list[Tensor]:
+    """Index batches of `epochs` shuffled passes; a last batch of one row would break batch normalisation: dropped."""
+    batches: list[Tensor] = []
+    for _ in range(epochs):
+        batches += torch.randperm(n, generator=generator).split(batch_size)
+    return [batch for batch in batches if len(batch) > 1]
+
+
+def steps_of(images: Images, settings: TrainSettings) -> int:
+    """Optimiser steps of one `train_classifier` (for a progress bar's total)."""
+    batches, rest = divmod(len(images), settings.batch_size)
+    return settings.epochs * (batches + (rest > 1))
+
+
+def shifted(x: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
+    """Random translation by up to 1/8 of the side with reflected borders, and a horizontal flip of half the rows."""
+    n, _, height, width = x.shape
+    reach = max(1, height // 8)
+    padded = F.pad(x, (reach,) * 4, mode="reflect")
+    offsets = torch.randint(0, 2 * reach + 1, (2, n), generator=generator).to(x.device)
+    rows = offsets[0][:, None] + torch.arange(height, device=x.device)  # (n, h)
+    columns = offsets[1][:, None] + torch.arange(width, device=x.device)  # (n, w)
+    index = torch.arange(n, device=x.device)[:, None, None]
+    moved = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    if not flip:
+        return moved
+    mirrored = torch.rand(n, generator=generator).to(x.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], moved.flip(3), moved)
+
+
+def train_classifier(
+    images: Images, settings: TrainSettings, *, seed: int, on_step: Callable[[], None] = lambda: None
+) -> nn.Module:
+    """A classifier trained on the rows as they are.
+
+    Returns: the network in eval mode, on the device. `on_step` is called after each optimiser step.
+    """
+    dev = device()
+    generator = torch.Generator().manual_seed(seed)
+    model = build(architecture_of(images, settings), seed=seed).to(dev, memory_format=torch.channels_last).train()
+    x, y = to_device(images.pixels), torch.from_numpy(images.labels.astype(np.int64)).to(dev)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
+    )
+    batches = epochs_of_batches(len(images), settings.batch_size, settings.epochs, generator)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=len(batches) + 1, pct_start=0.2)
+    for batch in batches:
+        rows = batch.to(dev)
+        inputs = as_float(x[rows])
+        if settings.augment != "none":
+            inputs = shifted(inputs, generator, flip=settings.augment == "shift_flip")
+        with torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == "cuda"):
+            loss = F.cross_entropy(model(inputs).float(), y[rows])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        on_step()
+    return model.eval()
+
+
+def architecture_of(images: Images, settings: TrainSettings) -> Architecture:
+    return Architecture(name=settings.network, shape=images.shape, class_names=images.info.class_names)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, pixels: np.ndarray) -> np.ndarray:
+    """Logits (n, classes) float32 of uint8 pixels (n, h, w, c)."""
+    model = model.to(device()).eval()
+    parts = [model(as_float(batch)).float().cpu() for batch in to_device(pixels).split(EVAL_BATCH)]
+    return torch.cat(parts).numpy()
+
+
+def accuracy(model: nn.Module, images: Images) -> float | None:
+    """Share of rows whose label the model predicts; None where there are no rows to ask."""
+    if not len(images):
+        return None
+    return float((predict(model, images.pixels).argmax(1) == images.labels).mean())
