@@ -85,7 +85,8 @@ def train_classifier(
         nesterov=settings.momentum > 0,
     )
     batches = epochs_of_batches(len(images), settings.batch_size, settings.epochs, generator)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=len(batches) + 1, pct_start=0.2)
+    steps = max(len(batches) + 1, 6)  # below six, OneCycleLR's warm-up has no length and divides by zero
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps, pct_start=0.2)
     for batch in batches:
         rows = batch.to(dev)
         inputs = as_float(x[rows])

@@ -1,11 +1,11 @@
 """Poisonings, to measure against. One file each, found by its name: adding an attack is adding a file.
 
-An attack's file has a frozen dataclass ``Settings`` and
+An attack's file has a frozen dataclass ``Settings``, its ``KIND`` and
 
     poison(images, settings, rng, spared) -> Poisoned
 
-`spared` (n,) bool marks rows that an earlier attack already mislabelled or stamped and that this one must not take, so
-that the truth stays readable. An attack with a trigger also has
+KIND says what is wrong with its rows: ``noise`` (pixels that teach nothing), ``label`` or ``backdoor``. Noise may lie on
+top of the others; for those, `spared` (n,) bool marks rows that an earlier attack took, so that the truth stays readable. An attack with a trigger also has
 
     trigger(images, settings, rng) -> Images
 
@@ -52,12 +52,16 @@ class Attack:
 
     @property
     def takes_rows(self) -> bool:
-        """False for an attack that may lie on top of another on the same row, such as unlearnable noise."""
-        return getattr(self.module, "TAKES_ROWS", True)
+        return kind_of(self.name) != "noise"
 
 
 def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def kind_of(name: str) -> str:
+    """`noise`, `label` or `backdoor`."""
+    return importlib.import_module(f"decant.attacks.{name}").KIND
 
 
 def load_attacks(entries: Iterable[Mapping[str, Any]]) -> list[Attack]:

@@ -19,6 +19,8 @@ from decant.attacks import Poisoned, class_index, draw_rows
 from decant.settings import Count, Fraction, Range
 from decant.tables import Images
 
+KIND = "backdoor"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

@@ -11,6 +11,8 @@ from decant.attacks import Poisoned, draw_rows
 from decant.settings import Fraction
 from decant.tables import Images
 
+KIND = "label"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

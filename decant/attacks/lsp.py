@@ -24,7 +24,7 @@ from decant.errors import SettingsError
 from decant.settings import Fraction, Positive, Range
 from decant.tables import Images
 
-TAKES_ROWS = False  # the noise lies on top of whatever else is wrong with a row
+KIND = "noise"
 CLASS_SEPARATION = 10.0  # half the edge of the hypercube, as in the paper's generator
 
 

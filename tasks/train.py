@@ -1,0 +1,19 @@
+"""train: a model on the rows that purification and label verification left."""
+
+from pathlib import Path
+from typing import Any
+
+from decant import networks
+from decant.runtime import Progress, be_deterministic
+from decant.settings import TrainSettings
+from decant.tables import read_images
+from decant.training import architecture_of, steps_of, train_classifier
+
+
+def run(*, seed: int, train: TrainSettings, images: Path, out: Path) -> dict[str, Any]:
+    be_deterministic()
+    rows = read_images(images)
+    progress = Progress("train", steps_of(rows, train))
+    model = train_classifier(rows, train, seed=seed, on_step=progress.step)
+    networks.save(out / "model.safetensors", model, architecture_of(rows, train))
+    return {"rows_in": len(rows), "rows_out": len(rows), "note": f"trained {train.network} on {len(rows)} rows"}

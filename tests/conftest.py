@@ -1,0 +1,17 @@
+"""Shared by all tests: two threads, no network, the repository root as the working directory's anchor."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is loaded: the same sums on every machine
+os.environ.setdefault("DECANT_DEVICE", "cpu")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _deterministic() -> None:
+    """As every stage does: without it, even on a CPU, a gradient's sum depends on which thread is first."""
+    from decant.runtime import be_deterministic
+
+    be_deterministic()

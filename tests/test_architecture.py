@@ -1,0 +1,180 @@
+"""The shape of the project, held by tests: who imports whom, what dvc.yaml declares, who may read the truth."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from decant.settings import BLOCKS
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("decant", "tasks", "flows", "benchmarks")
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+STAGES = DVC["stages"]
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TRUTH_READERS = {
+    "decant/tables.py",  # defines it
+    "tasks/evaluate.py",
+    "tasks/verify.py",  # builds the simulated expert
+    "tasks/report.py",
+    "flows/explain.py",
+}
+
+
+@cache
+def imported_names(path: Path) -> frozenset[str]:
+    """Dotted names that a file imports, anywhere in it, `if TYPE_CHECKING` blocks excepted."""
+    names: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+def own_file(name: str) -> Path | None:
+    """The file behind a dotted name of this project, or None."""
+    base = ROOT.joinpath(*name.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def family(path: Path) -> list[Path]:
+    """Files that a package loads by name: importing decant.attacks may load any attack."""
+    return sorted(path.parent.glob("*.py")) if "importlib.import_module(f" in path.read_text() else []
+
+
+def closure(start: Path) -> set[Path]:
+    """Every file of this project that `start` can load."""
+    seen: set[Path] = set()
+    waiting = [start]
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        waiting += [found for name in imported_names(path) if (found := own_file(name))]
+        waiting += family(path) if path.name == "__init__.py" else []
+    return seen
+
+
+def code_files(stage: str) -> set[str]:
+    """What dvc.yaml must list for a stage: the stage runner's and the stage's own files, and all that they load."""
+    files = closure(ROOT / f"tasks/{stage}.py") | closure(ROOT / "tasks/__main__.py")
+    return {str(path.relative_to(ROOT)) for path in files if path.stat().st_size}
+
+
+def is_covered(file: str, deps: list[str]) -> bool:
+    """A dep covers the file itself, or is a folder above it."""
+    return any(file == dep or file.startswith(f"{dep}/") for dep in deps)
+
+
+def test_imports_point_one_way() -> None:
+    forbidden = {"decant": {"tasks", "flows", "benchmarks"}, "tasks": {"flows", "benchmarks"}, "flows": {"benchmarks"}}
+    for path in MODULES:
+        package = path.relative_to(ROOT).parts[0]
+        roots = {name.split(".")[0] for name in imported_names(path)}
+        assert not roots & forbidden.get(package, set()), path
+
+
+def test_library_and_stages_know_neither_prefect_nor_dvc() -> None:
+    for path in MODULES:
+        if path.relative_to(ROOT).parts[0] in ("decant", "tasks"):
+            assert not {"prefect", "dvc"} & {name.split(".")[0] for name in imported_names(path)}, path
+
+
+def test_no_module_shadows_a_library() -> None:
+    assert not {path.stem for path in MODULES} & {"dvc", "prefect", "dask"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_cover_every_file_that_the_stage_loads(stage: str) -> None:
+    missing = {file for file in code_files(stage) if not is_covered(file, STAGES[stage]["deps"])}
+    assert not missing, f"add to {stage}'s deps in dvc.yaml: {sorted(missing)}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_name_no_file_that_the_stage_does_not_load(stage: str) -> None:
+    code = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("decant/", "tasks/"))]
+    unused = [dep for dep in code if not any(is_covered(file, [dep]) for file in code_files(stage))]
+    assert not unused, f"take out of {stage}'s deps in dvc.yaml: {unused}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_name_is_its_file_its_folder_and_its_command(stage: str) -> None:
+    assert (ROOT / f"tasks/{stage}.py").is_file()
+    assert STAGES[stage]["outs"] == [f"data/{stage}"]
+    assert STAGES[stage]["cmd"].split()[:4] == ["python", "-m", "tasks", stage]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_of_a_stage_are_those_in_its_signature(stage: str) -> None:
+    signature = inspect.signature(importlib.import_module(f"tasks.{stage}").run)
+    wanted = [name for name in signature.parameters if name == "seed" or name in BLOCKS]
+    assert sorted(STAGES[stage].get("params", [])) == sorted(wanted)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_data_that_the_command_names_is_declared(stage: str) -> None:
+    """Every path in the command is an output, a metric, or covered by a dep."""
+    declared = [*STAGES[stage]["deps"], *STAGES[stage]["outs"]]
+    declared += [name for entry in STAGES[stage].get("metrics", []) for name in entry]
+    options = STAGES[stage]["cmd"].split()[4:]
+    for path in options[1::2]:
+        assert is_covered(path, declared) or any(dep.startswith(f"{path}/") for dep in declared), path
+
+
+def test_every_stage_file_is_in_the_pipeline() -> None:
+    files = {path.stem for path in (ROOT / "tasks").glob("*.py") if not path.stem.startswith("_")}
+    assert files == set(STAGES)
+
+
+def test_only_measuring_modules_read_the_truth() -> None:
+    readers = {str(p.relative_to(ROOT)) for p in MODULES if "read_truth" in p.read_text(encoding="utf-8")}
+    assert readers <= TRUTH_READERS, readers - TRUTH_READERS
+
+
+def test_no_pickle_and_no_foreign_torch_load() -> None:
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        assert "pickle" not in imported_names(path) and "torch.load(" not in text, path
+
+
+def test_params_file_names_every_parameter() -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for block, kind in BLOCKS.items():
+        assert set(params[block]) == {field.name for field in dataclasses.fields(kind)}, block
+
+
+def test_docs_name_every_stage_parameter_and_attack() -> None:
+    pages = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for stage in STAGES:
+        assert stage in readme, stage
+    for block, kind in BLOCKS.items():
+        for field in dataclasses.fields(kind):
+            assert f"`{block}.{field.name}`" in pages["parameters.md"], f"{block}.{field.name}"
+    for attack in (ROOT / "decant/attacks").glob("[a-z]*.py"):
+        assert f"`{attack.stem}`" in pages["attacks.md"], attack.stem
+
+
+def test_files_stay_in_their_rooms() -> None:
+    for path in MODULES:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, f"{path}: divide it"

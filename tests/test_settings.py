@@ -1,0 +1,39 @@
+"""Parameters: what is refused, and that the message says what is allowed."""
+
+import pytest
+
+from decant.errors import SettingsError
+from decant.settings import load_params
+
+
+def test_absent_blocks_and_keys_take_their_defaults() -> None:
+    params = load_params({"verify": {"threshold": 0.9}})
+    assert params["seed"] == 0
+    assert params["verify"].threshold == 0.9
+    assert params["ingest"].source == "digits"
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"verfy": {}}, "params.yaml: unknown block 'verfy'; known: seed, ingest,"),
+        ({"verify": {"treshold": 1}}, "verify.treshold: unknown parameter; known: enabled,"),
+        ({"verify": {"threshold": 1.5}}, "verify.threshold: number (0 to 1) expected, 1.5 found"),
+        ({"verify": {"threshold": "high"}}, "verify.threshold: number (0 to 1) expected, 'high' found"),
+        ({"verify": {"enabled": 1}}, "verify.enabled: true or false expected, 1 found"),
+        ({"verify": {"mode": "fast"}}, "verify.mode: one of plus, paper expected, 'fast' found"),
+        ({"train": {"epochs": True}}, "train.epochs: whole number (at least 1) expected, True found"),
+        ({"train": {"epochs": 2.5}}, "train.epochs: whole number (at least 1) expected, 2.5 found"),
+        ({"ingest": {"limit": 0}}, "ingest.limit: whole number (at least 1) or null expected, 0 found"),
+        ({"ingest": ["digits"]}, "ingest: a block of parameters expected"),
+        ({"seed": -1}, "seed: whole number (at least 0) expected, -1 found"),
+    ],
+)
+def test_refused_with_what_is_allowed(params: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load_params(params)
+    assert str(error.value).startswith(message)
+
+
+def test_a_whole_number_is_a_number() -> None:
+    assert load_params({"purify_1": {"kld_limit": 2}})["purify_1"].kld_limit == 2.0

@@ -1,0 +1,85 @@
+"""The classifier's training loop and the models on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from samples import digits
+
+from decant import networks, training
+from decant.errors import TableError
+from decant.settings import TrainSettings
+
+SETTINGS = TrainSettings(epochs=4)
+
+
+def test_digits_are_learnt() -> None:
+    train, test = digits()
+    assert training.accuracy(training.train_classifier(train, SETTINGS, seed=0), test) > 0.94  # type: ignore[operator]
+
+
+def test_same_seed_same_weights_and_another_seed_others() -> None:
+    train, _ = digits()
+    few = train.select(np.arange(300))
+    first, second, other = (training.train_classifier(few, SETTINGS, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_training_leaves_the_global_random_state_alone() -> None:
+    train, _ = digits()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    training.train_classifier(train.select(np.arange(64)), SETTINGS, seed=3)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_labels_of_chance_are_not_learnt() -> None:
+    """The control: with shuffled labels the same loop must fail on the test rows."""
+    train, test = digits()
+    shuffled = train.with_labels(np.random.default_rng(0).permutation(train.labels))
+    assert training.accuracy(training.train_classifier(shuffled, SETTINGS, seed=0), test) < 0.3  # type: ignore[operator]
+
+
+def test_steps_are_counted_as_taken() -> None:
+    train, _ = digits()
+    for rows in (65, 64, 130):  # a last batch of one row is dropped
+        few, taken = train.select(np.arange(rows)), []
+        training.train_classifier(few, SETTINGS, seed=0, on_step=lambda taken=taken: taken.append(1))
+        assert len(taken) == training.steps_of(few, SETTINGS)
+
+
+def test_shift_moves_each_image_as_a_whole() -> None:
+    """Every shifted image is a window of its reflected padding: checked against plain slicing."""
+    x = torch.rand(20, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    moved = training.shifted(x, torch.Generator().manual_seed(1), flip=False)
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="reflect")
+    for i in range(len(x)):
+        windows = [padded[i, :, r : r + 16, c : c + 16] for r in range(5) for c in range(5)]
+        assert any(torch.equal(moved[i], window) for window in windows)
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_model_comes_back_from_disk_as_it_was(name: str, tmp_path: Path) -> None:
+    architecture = networks.Architecture(name=name, shape=(16, 16, 3), class_names=("a", "ü", "c"))
+    model = networks.build(architecture, seed=0).eval()
+    networks.save(tmp_path / "m.safetensors", model, architecture)
+    loaded, found = networks.load(tmp_path / "m.safetensors")
+    x = torch.rand(2, 3, 16, 16)
+    assert found == architecture
+    assert torch.equal(model(x), loaded(x))
+
+
+def test_foreign_model_file_is_refused(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(TableError, match="header key 'architecture' expected"):
+        networks.load(tmp_path / "foreign.safetensors")
+
+
+def test_resnet18_has_the_size_of_its_paper() -> None:
+    architecture = networks.Architecture(name="resnet18", shape=(32, 32, 3), class_names=tuple("0123456789"))
+    model = networks.build(architecture, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == 11_173_962  # the usual CIFAR ResNet-18
