@@ -1,0 +1,117 @@
+"""report: the page that shows what was wrong, what was done about it, and what it was worth.
+
+Reads the planted truth only to show beside each suspicion whether it was right.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from decant.files import read_json, write_text
+from decant.report import Evidence, Example, most_suspicious, render
+from decant.settings import ReportSettings
+from decant.tables import Images, concat_images, iter_images, read_images, read_perturbations, read_truth, read_verdicts
+
+CLASSES_SHOWN = 10
+
+
+def run(
+    *,
+    report: ReportSettings,
+    metrics: Path,
+    settings: Path,
+    received: Path,
+    truth: Path,
+    affected: Path,
+    ingest_dir: Path,
+    purify_1_dir: Path,
+    purify_2_dir: Path,
+    verify_dir: Path,
+    detect_dir: Path,
+    evaluate_dir: Path,
+    out: Path,
+) -> dict[str, Any]:
+    folders = {
+        "ingest": ingest_dir,
+        "purify_1": purify_1_dir,
+        "purify_2": purify_2_dir,
+        "verify": verify_dir,
+        "detect": detect_dir,
+        "evaluate": evaluate_dir,
+    }
+    verdicts = {stage: read_verdicts(folders[stage] / "verdicts.parquet") for stage in ("purify_2", "verify", "detect")}
+    ids, labels, sample = labels_of(received)
+    # Each stage's suspects as that stage saw them: its input is the output of the one before it.
+    judged = {"verify": purify_2_dir / "train.parquet", "detect": verify_dir / "train.parquet"}
+    evidence = Evidence(
+        metrics=read_json(metrics),
+        settings=yaml.safe_load(settings.read_text(encoding="utf-8")) or {},
+        info=sample.info,
+        shape=sample.shape,
+        ids=ids,
+        labels=labels,
+        summaries={stage: read_json(folder / "summary.json") for stage, folder in folders.items()},
+        verdicts=verdicts,
+        suspects={
+            stage: rows_of(path, most_suspicious(verdicts[stage], report.rows)) for stage, path in judged.items()
+        },
+        examples=examples(received, purify_1_dir, purify_2_dir, verdicts["verify"], pd.Series(labels, index=ids)),
+        affected=read_images(affected),
+        truth=read_truth(truth),
+        rejected=pd.read_parquet(ingest_dir / "rejected.parquet"),
+        duplicates=pd.read_csv(ingest_dir / "duplicates.csv"),
+    )
+    page = render(evidence)
+    write_text(out / "index.html", page)
+    rows_out = evidence.counts["kept"]
+    return {"rows_in": len(ids), "rows_out": rows_out, "bytes": len(page.encode()), "note": "wrote index.html"}
+
+
+def labels_of(path: Path) -> tuple[np.ndarray, np.ndarray, Images]:
+    """(ids, labels, no rows but shape and info) without holding the pixels of more than one row group."""
+    groups = [(rows.ids, rows.labels, rows.select(np.zeros(len(rows), bool))) for rows in iter_images(path)]
+    ids, labels, samples = zip(*groups, strict=True)
+    return np.concatenate(ids), np.concatenate(labels), samples[0]
+
+
+def rows_of(path: Path, ids: np.ndarray) -> Images:
+    """The rows with those ids, in their order; one row group in memory at a time."""
+    found = concat_images([rows.select(np.isin(rows.ids, ids)) for rows in iter_images(path)])
+    order = pd.Series(np.arange(len(found)), index=found.ids).loc[ids]
+    return found.select(order.to_numpy())
+
+
+def examples(
+    received: Path, purify_1_dir: Path, purify_2_dir: Path, trust: pd.DataFrame, labels: pd.Series
+) -> list[Example]:
+    """One row of each of up to CLASSES_SHOWN classes; none where purification took nothing off.
+
+    Of every class the row whose label is trusted most, so that the strip shows the class and not a wrong label.
+    """
+    ids, first = read_perturbations(purify_1_dir / "perturbations.parquet")
+    second_ids, second = read_perturbations(purify_2_dir / "perturbations.parquet")
+    assert np.array_equal(ids, second_ids), "both stages of purification see the same rows"
+    if not (first.any() or second.any()):
+        return []
+    classes = np.unique(labels)
+    shown = classes[np.linspace(0, len(classes) - 1, min(CLASSES_SHOWN, len(classes))).round().astype(int)]
+    given = labels.loc[ids].to_numpy()
+    ranked = pd.Series(np.concatenate([trust.sort_values(["score", "id"])["id"].to_numpy(), ids]))
+    chosen = {int(c): int(ranked[labels.loc[ranked].to_numpy() == c].iloc[0]) for c in shown}
+    wanted = np.array(list(chosen.values()))
+    before, after = rows_of(received, wanted), rows_of(purify_2_dir / "train.parquet", wanted)
+    places = pd.Series(np.arange(len(ids)), index=ids).loc[wanted]
+    return [
+        Example(
+            row_id=row_id,
+            label=label,
+            received=before.pixels[i],
+            perturbations=(first[place], second[place]),
+            purified=after.pixels[i],
+            class_mean=first[given == label].mean(0, dtype=float) + second[given == label].mean(0, dtype=float),
+        )
+        for i, ((label, row_id), place) in enumerate(zip(chosen.items(), places, strict=True))
+    ]
