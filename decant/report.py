@@ -7,7 +7,7 @@ is complete without. The same evidence gives the same bytes.
 Cost: about a second for thousands of rows; under 1.5 MB with the default of 18 suspicious rows per stage.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -22,6 +22,7 @@ from decant import charts
 from decant.attacks import kind_of
 from decant.charts import Step, percent
 from decant.pictures import diverging, png_uri, shown_side
+from decant.settings import VerifySettings
 from decant.tables import DatasetInfo, Images
 
 STRIP_SIDE, CARD_SIDE = 72, 92  # CSS pixels that a picture should take: about, at a whole multiple of its own size
@@ -74,6 +75,8 @@ class Evidence:
     """Points with the label that a user saw predicted."""
     truth: pd.DataFrame
     """0 rows where nothing was planted, or nobody knows what was."""
+    reviewed: int
+    """Rows that the expert was shown."""
     rejected: pd.DataFrame
     duplicates: pd.DataFrame
 
@@ -115,9 +118,13 @@ class Evidence:
         }
 
 
-def most_suspicious(verdicts: pd.DataFrame, rows: int) -> np.ndarray:
-    """Ids of the `rows` highest scores, the flagged before the rest; equal scores in order of id."""
-    ranked = verdicts.sort_values(["flagged", "score", "id"], ascending=[False, False, True])
+def most_suspicious(verdicts: pd.DataFrame, rows: int, seen: Iterable[int] = ()) -> np.ndarray:
+    """Ids of the `rows` highest scores, the flagged before the rest; equal scores in order of id.
+
+    seen: ids that an expert has judged, left out: their score says nothing about the method.
+    """
+    unseen = verdicts[~verdicts["id"].isin(list(seen))]
+    ranked = unseen.sort_values(["flagged", "score", "id"], ascending=[False, False, True])
     return ranked["id"].to_numpy()[:rows]
 
 
@@ -185,7 +192,7 @@ def headline(evidence: Evidence) -> Markup:
     before, after = evidence.metrics.get("as_received", {}), evidence.metrics.get("cleaned", {})
     deeds = _deeds(evidence.counts)
     if before.get("accuracy") is None or after.get("accuracy") is None:
-        return Markup("This data, {}.").format(deeds or "in which Decant found nothing to change")
+        return Markup("Decant returns this data {}.").format(deeds or "as it was: it found nothing to change")
     received = Markup("As received, this data trains a model that {}").format(_behaviour(before))
     if not deeds:
         return Markup("{}; Decant found nothing to change.").format(received)
@@ -306,12 +313,10 @@ def _really_bad(stage: str, verdicts: pd.DataFrame, evidence: Evidence) -> np.nd
 
 
 def _threshold(stage: str, evidence: Evidence) -> float | None:
-    """The score from which on rows were flagged: the stage's own word, or else the lowest flagged score."""
-    stated = evidence.summaries.get(stage, {}).get("threshold")
-    if isinstance(stated, int | float):
-        return 1 - stated if stage == "verify" else float(stated)
-    if stage == "purify_2":
-        return None
+    """The score from which on rows were flagged, where there is one."""
+    if stage == "verify":  # the expert's verdicts stand on either side of it
+        trust = evidence.settings.get("verify", {}).get("threshold", VerifySettings.threshold)
+        return 1 - float(trust)
     verdicts = evidence.verdicts[stage]
     flagged = verdicts.loc[verdicts["flagged"], "score"]
-    return float(flagged.min()) if 0 < len(flagged) < len(verdicts) else None
+    return float(flagged.min()) if stage == "detect" and len(flagged) else None

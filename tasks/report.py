@@ -13,7 +13,17 @@ import yaml
 from decant.files import read_json, write_text
 from decant.report import Evidence, Example, most_suspicious, render
 from decant.settings import ReportSettings
-from decant.tables import Images, concat_images, iter_images, read_images, read_perturbations, read_truth, read_verdicts
+from decant.tables import (
+    Images,
+    concat_images,
+    iter_images,
+    read_images,
+    read_labels,
+    read_perturbations,
+    read_rejected,
+    read_truth,
+    read_verdicts,
+)
 
 CLASSES_SHOWN = 10
 
@@ -43,38 +53,34 @@ def run(
         "evaluate": evaluate_dir,
     }
     verdicts = {stage: read_verdicts(folders[stage] / "verdicts.parquet") for stage in ("purify_2", "verify", "detect")}
-    ids, labels, sample = labels_of(received)
+    ids, labels, info = read_labels(received)
+    reviewed = pd.read_csv(verify_dir / "reviews.csv")["id"]
     # Each stage's suspects as that stage saw them: its input is the output of the one before it.
     judged = {"verify": purify_2_dir / "train.parquet", "detect": verify_dir / "train.parquet"}
     evidence = Evidence(
         metrics=read_json(metrics),
         settings=yaml.safe_load(settings.read_text(encoding="utf-8")) or {},
-        info=sample.info,
-        shape=sample.shape,
+        info=info,
+        shape=next(iter_images(received)).shape,
         ids=ids,
         labels=labels,
         summaries={stage: read_json(folder / "summary.json") for stage, folder in folders.items()},
         verdicts=verdicts,
         suspects={
-            stage: rows_of(path, most_suspicious(verdicts[stage], report.rows)) for stage, path in judged.items()
+            stage: rows_of(path, most_suspicious(verdicts[stage], report.rows, seen=reviewed))
+            for stage, path in judged.items()
         },
+        reviewed=len(reviewed),
         examples=examples(received, purify_1_dir, purify_2_dir, verdicts["verify"], pd.Series(labels, index=ids)),
         affected=read_images(affected),
         truth=read_truth(truth),
-        rejected=pd.read_parquet(ingest_dir / "rejected.parquet"),
+        rejected=read_rejected(ingest_dir / "rejected.parquet"),
         duplicates=pd.read_csv(ingest_dir / "duplicates.csv"),
     )
     page = render(evidence)
     write_text(out / "index.html", page)
     rows_out = evidence.counts["kept"]
     return {"rows_in": len(ids), "rows_out": rows_out, "bytes": len(page.encode()), "note": "wrote index.html"}
-
-
-def labels_of(path: Path) -> tuple[np.ndarray, np.ndarray, Images]:
-    """(ids, labels, no rows but shape and info) without holding the pixels of more than one row group."""
-    groups = [(rows.ids, rows.labels, rows.select(np.zeros(len(rows), bool))) for rows in iter_images(path)]
-    ids, labels, samples = zip(*groups, strict=True)
-    return np.concatenate(ids), np.concatenate(labels), samples[0]
 
 
 def rows_of(path: Path, ids: np.ndarray) -> Images:

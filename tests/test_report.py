@@ -24,6 +24,7 @@ from decant.tables import (
     Images,
     write_images,
     write_perturbations,
+    write_rejected,
     write_truth,
     write_verdicts,
 )
@@ -90,7 +91,9 @@ def make_run(root: Path, *, known: bool = True, switched_off: bool = False, colo
             write_verdicts(root / stage / "verdicts.parquet", frames[stage])
     for stage in ("purify_1", "purify_2"):
         write_perturbations(root / stage / "perturbations.parquet", received.ids, noise / 2)
-    pd.DataFrame({"path": ["x.png"], "reason": ["not an <image>"]}).to_parquet(root / "ingest/rejected.parquet")
+    rejected = {"split": ["train"], "row": [9], "path": ["x.png"], "reason": ["not an <image>"]}
+    write_rejected(root / "ingest/rejected.parquet", pd.DataFrame(rejected))
+    pd.DataFrame({"id": [] if switched_off else [8, 9]}).to_csv(root / "verify/reviews.csv", index=False)
     pd.DataFrame({"id": [7], "duplicate_of": [1]}).to_csv(root / "ingest/duplicates.csv", index=False)
     write_images(root / "train.parquet", received)
     write_images(root / "affected.parquet", received.select(np.arange(0 if switched_off else 2)))
@@ -209,7 +212,7 @@ def test_headline_and_figures_come_from_the_metrics(page: Path) -> None:
         " obeys on 1.3 %."
     ) in text
     assert "99.0 % with the same rows never poisoned" in text
-    assert "asked about 12 of 30 rows" in text
+    assert "asked about 2 of 30 rows" in text
 
 
 def test_truth_is_marked_only_where_it_is_known(page: Path, tmp_path: Path) -> None:
@@ -224,7 +227,7 @@ def test_truth_is_marked_only_where_it_is_known(page: Path, tmp_path: Path) -> N
 def test_page_without_metrics_or_findings_says_so(tmp_path: Path) -> None:
     reader = Reader(make_report(tmp_path, known=False, switched_off=True).read_text())
     assert [a["id"] for a in reader.all("section")] == list(SECTIONS)
-    assert "Decant found nothing to change" in reader.text
+    assert "it found nothing to change" in reader.text
     assert reader.text.count("switched off: nothing done") >= 5
     assert "Nothing was measured" in reader.text
     assert reader.all("img") == []
@@ -254,6 +257,7 @@ def test_page_of_color_images_stays_small(tmp_path: Path) -> None:
 def test_most_suspicious_rows_are_the_flagged_with_the_highest_scores() -> None:
     frame = pd.DataFrame({"id": [1, 2, 3, 4], "score": [0.9, 0.3, 0.5, 0.5], "flagged": [False, True, True, True]})
     assert most_suspicious(frame, 3).tolist() == [3, 4, 2]
+    assert most_suspicious(frame, 3, seen=[3]).tolist() == [4, 2, 1]
 
 
 def test_perturbation_of_nothing_is_gray_and_signs_have_their_own_color() -> None:
