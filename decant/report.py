@@ -133,7 +133,8 @@ def render(evidence: Evidence) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "thousands": "{:,}".format, "picture": png_uri, "plain": plain}
+    environment.filters |= {"percent": percent, "thousands": "{:,}".format, "picture": png_uri}
+    environment.filters |= {"plain": plain, "sentence": sentence}
     template = resources.files("decant").joinpath("report.html.j2").read_text(encoding="utf-8")
     steps = _steps(evidence.metrics)
     return environment.from_string(template).render(
@@ -226,6 +227,10 @@ def refused(rejected: pd.DataFrame) -> list[tuple[str, int]]:
     if "reason" not in rejected:
         return []
     return [(str(reason), int(count)) for reason, count in rejected["reason"].value_counts().items()][:REASONS_SHOWN]
+
+
+def sentence(note: str) -> str:
+    return note[:1].upper() + note[1:].rstrip(".") + "."
 
 
 def plain(value: Any) -> str:
