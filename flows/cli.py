@@ -1,0 +1,144 @@
+"""The command line `decant`.
+
+Exit codes: 0 done, 1 a stage failed, 2 something that the caller can mend (one line on stderr says what), 130 stopped.
+
+A command is a line of COMMANDS and a module with `main(arguments) -> exit code`. Only that module is imported: Prefect
+takes 2 s and DVC 1 s, and nobody should wait for a help text.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from decant.errors import DecantError
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one line, and says where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help)\n")
+
+
+@dataclass(frozen=True)
+class Command:
+    module: str
+    help: str
+    examples: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="only these stages and what they need (default: all)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="BLOCK.KEY=VALUE",
+        help="change a parameter in params.yaml first; may be repeated (docs/parameters.md lists them)",
+    )  # fmt: skip
+    parser.add_argument("--no-server", action="store_true", help="without Prefect: only the terminal shows the run")
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for scripts")
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", type=int, metavar="ID", help="a row's id, as audit.csv and the report show it")
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+
+
+def _deploy(_parser: argparse.ArgumentParser) -> None:
+    """No arguments: prefect.yaml says it all."""
+
+
+COMMANDS = {
+    "run": Command(
+        "flows.run",
+        "bring every stage up to date: clean the data, retrain, measure, write the report",
+        """  decant run                                       the embedded example, poisoned and cleaned
+  decant run --set ingest.source=~/photos --set simulate.attacks=[]
+  decant run --set train.epochs=20 --set verify.threshold=0.9
+  decant run verify                                up to the stage `verify`
+  decant run --no-server                           without Prefect (also: dvc repro)""",
+        _run,
+    ),
+    "status": Command(
+        "flows.status",
+        "which stages are stale, and why",
+        """  decant status
+  decant status --json | jq '.[] | select(.state == "stale") | .stage'""",
+        _status,
+    ),
+    "explain": Command(
+        "flows.explain",
+        "one row's way through the stages: its image, labels, scores, verdicts and reasons",
+        """  decant explain 1234""",
+        _explain,
+    ),
+    "report": Command(
+        "flows.report",
+        "where the report is",
+        """  decant report                                    prints the path
+  decant report --open                             shows it in the browser""",
+        _report,
+    ),
+    "deploy": Command(
+        "flows.deploy",
+        "register the nightly run of prefect.yaml with the Prefect server",
+        """  decant deploy
+  prefect worker start --pool decant               the process that does the work""",
+        _deploy,
+    ),
+}
+
+
+def parser() -> Parser:
+    whole = Parser(
+        prog="decant",
+        description="Decant pours the clean data off the poison: purify, verify and trace a labelled image dataset.",
+        epilog="decant COMMAND --help has examples. Exit codes: 0 done, 1 a stage failed, 2 the input is at fault.",
+    )
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, command in COMMANDS.items():
+        one = commands.add_parser(
+            name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog=f"examples:\n{command.examples}", formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        command.add_arguments(one)
+    return whole
+
+
+def go_to_project() -> None:
+    """Changes into the checkout that we stand in, the nearest folder with a dvc.yaml, here or above."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            os.chdir(folder)
+            return
+    raise DecantError(f"{here}: no dvc.yaml here or above; go to your Decant checkout first")
+
+
+def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser().parse_args(words or ["--help"])
+    try:
+        go_to_project()
+        command = importlib.import_module(COMMANDS[arguments.command].module)
+        return int(command.main(arguments))
+    except DecantError as error:
+        print(f"decant: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("decant: stopped; finished stages are kept, `decant run` goes on from there", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,63 @@
+"""One stage at a time on each GPU, in all flow runs of a Prefect server together.
+
+Each GPU of each machine has its own global concurrency limit of one slot, called `HOST-gpu-N` and created by us; a
+person may raise it on the Prefect page for a GPU that has room for more. Stages with the tag `gpu` hold a slot while
+they run. Where there is no GPU the limit exists but nobody takes it: on a CPU, two runs merely share the cores.
+
+Which GPU: DECANT_DEVICE (`cuda:1`), else the first. A slot is a lease that its holder renews, so a flow that was
+killed gives it back within LEASE seconds.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+LEASE = 60.0  # seconds; the shortest that Prefect grants
+
+
+def limit_name() -> str:
+    _, _, number = os.environ.get("DECANT_DEVICE", "auto").partition(":")
+    return f"{socket.gethostname()}-gpu-{number or 0}"
+
+
+def will_be_used() -> bool:
+    """Whether a stage of this machine will compute on a GPU; asked without loading torch."""
+    wanted = os.environ.get("DECANT_DEVICE", "auto")
+    return wanted.startswith("cuda") or (wanted == "auto" and _listed())
+
+
+@cache
+def _listed() -> bool:
+    program = shutil.which("nvidia-smi")
+    return bool(program) and b"GPU 0" in subprocess.run([str(program), "-L"], capture_output=True, check=False).stdout
+
+
+def create_limit() -> None:
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(limit_name())
+        except ObjectNotFound:
+            try:
+                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=limit_name(), limit=1))
+            except ObjectAlreadyExists:
+                pass  # another flow run was faster
+
+
+@contextmanager
+def turn(tags: tuple[str, ...]) -> Iterator[None]:
+    """Holds this machine's GPU, for stages with the tag `gpu`."""
+    if "gpu" not in tags or not will_be_used():
+        yield
+        return
+    # The lease's renewal may fail for a while (server restarted): no reason to kill hours of training.
+    with concurrency(limit_name(), strict=True, lease_duration=LEASE, raise_on_lease_renewal_failure=False):
+        yield

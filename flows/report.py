@@ -1,0 +1,19 @@
+"""`decant report`: where the report is, or the report itself in the browser."""
+
+import argparse
+import webbrowser
+from pathlib import Path
+
+from decant.errors import DecantError
+
+REPORT = Path("data/report/index.html")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    if not REPORT.is_file():
+        raise DecantError(f"{REPORT}: no report yet; `decant run` writes it")
+    path = REPORT.resolve()
+    print(path)
+    if arguments.open and not webbrowser.open(path.as_uri()):
+        raise DecantError(f"no browser could be started; open {path.as_uri()} yourself")
+    return 0

@@ -1,0 +1,62 @@
+"""What a run tells about its stages while it works, for whoever shows it: `decant run`'s terminal, or a test."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+from flows.stages import OnLine, Outcome, Stage, StageError, Turn, bring_up_to_date
+
+State = Literal["Waiting", "Running", "Unchanged", "Restored", "Done", "Failed"]
+
+
+@dataclass(frozen=True)
+class Event:
+    stage: str
+    state: State
+    percent: float | None = None
+    """How far a running stage is, where it says so."""
+    error: StageError | None = None
+    """Why it failed."""
+
+
+watchers: list[Callable[[Event], None]] = []
+"""One process works on one run, so a list is enough."""
+
+
+def tell(event: Event) -> None:
+    for watcher in watchers:
+        watcher(event)
+
+
+def watched(stage: Stage, log: OnLine, show: Callable[[float], None], turn: Turn = nullcontext) -> Outcome:
+    """`bring_up_to_date`, told to the watchers. `log` gets the stage's lines, `show` its percentages.
+
+    Raises: StageError.
+    """
+
+    def on_line(line: str) -> None:
+        percent = percent_of(line)
+        if percent is None:
+            log(line)
+            return
+        tell(Event(stage.name, "Running", percent))
+        show(percent)
+
+    tell(Event(stage.name, "Running"))
+    try:
+        outcome = bring_up_to_date(stage, on_line, turn)
+    except StageError as error:
+        tell(Event(stage.name, "Failed", error=error))
+        raise
+    tell(Event(stage.name, outcome))
+    return outcome
+
+
+def percent_of(line: str) -> float | None:
+    """37.5 of a stage's line ``::progress 37.5``; None of any other line."""
+    word, _, number = line.partition(" ")
+    try:
+        return float(number) if word == "::progress" else None
+    except ValueError:
+        return None
