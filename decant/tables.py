@@ -5,6 +5,7 @@
 * **Verdicts** ``id | stage | score | flagged | action | suggested_label | reason``. Higher scores are more suspicious.
 * **Truth** ``id | attack | original_label``: which rows a simulation poisoned. For measuring only.
 * **Perturbations** ``id | perturbation fixed_shape_tensor<float16>``: what purification took off, in [-1, 1].
+* **Rejected** ``split | row | path | reason``: rows of the source that ingest could not use.
 
 Files are Parquet with zstd and row groups of about 32 MiB, written under a temporary name and renamed: a file that
 exists is complete. The same rows give the same bytes.
@@ -29,23 +30,28 @@ from decant.files import replacing
 SCHEMA_VERSION = 1
 ROW_GROUP_BYTES = 32 * 2**20
 ACTIONS = ("keep", "drop", "relabel")
-
 _METADATA_KEY = b"decant"
-_ID = pa.field("id", pa.int64(), nullable=False)
-_LABEL = pa.field("label", pa.int32(), nullable=False)
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+_ID, _LABEL, _REASON = _required("id", pa.int64()), _required("label", pa.int32()), _required("reason", pa.string())
 VERDICTS = pa.schema(
     [
         _ID,
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),
-        pa.field("flagged", pa.bool_(), nullable=False),
-        pa.field("action", pa.string(), nullable=False),
+        _required("stage", pa.string()),
+        _required("score", pa.float32()),
+        _required("flagged", pa.bool_()),
+        _required("action", pa.string()),
         pa.field("suggested_label", pa.int32()),
-        pa.field("reason", pa.string(), nullable=False),
+        _REASON,
     ]
 )
-TRUTH = pa.schema(
-    [_ID, pa.field("attack", pa.string(), nullable=False), pa.field("original_label", pa.int32(), nullable=False)]
+TRUTH = pa.schema([_ID, _required("attack", pa.string()), _required("original_label", pa.int32())])
+REJECTED = pa.schema(
+    [_required("split", pa.string()), _required("row", pa.int64()), _required("path", pa.string()), _REASON]
 )
 
 
@@ -79,9 +85,7 @@ class DatasetInfo:
             raise TableError(
                 f"{path}: schema version {SCHEMA_VERSION} expected, {fields['schema_version']} found; ingest it again"
             )
-        return cls(
-            class_names=tuple(fields["class_names"]), source=fields["source"], checksum=fields["checksum"]
-        )
+        return cls(class_names=tuple(fields["class_names"]), source=fields["source"], checksum=fields["checksum"])
 
 
 @dataclass(frozen=True)
@@ -132,11 +136,23 @@ def concat_images(parts: list[Images]) -> Images:
     )
 
 
+class RowsChecksum:
+    """SHA-256 of a table's rows, fed part by part: the same however the rows are divided into parts."""
+
+    def __init__(self) -> None:
+        self._columns = [hashlib.sha256() for _ in range(3)]
+
+    def update(self, images: Images) -> Self:
+        for digest, column in zip(self._columns, (images.ids, images.pixels, images.labels), strict=True):
+            digest.update(np.ascontiguousarray(column).data)
+        return self
+
+    def hexdigest(self) -> str:
+        return hashlib.sha256(b"".join(digest.digest() for digest in self._columns)).hexdigest()
+
+
 def rows_checksum(images: Images) -> str:
-    digest = hashlib.sha256()
-    for column in (images.ids, images.pixels, images.labels):
-        digest.update(np.ascontiguousarray(column).data)
-    return digest.hexdigest()
+    return RowsChecksum().update(images).hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -144,9 +160,9 @@ def rows_checksum(images: Images) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _images_schema(shape: tuple[int, ...], info: DatasetInfo) -> pa.Schema:
-    image = pa.field("image", pa.fixed_shape_tensor(pa.uint8(), shape), nullable=False)
-    return pa.schema([_ID, image, _LABEL], metadata=info.to_metadata())
+def _images_schema(shape: tuple[int, ...], info: DatasetInfo | None) -> pa.Schema:
+    image = _required("image", pa.fixed_shape_tensor(pa.uint8(), shape))
+    return pa.schema([_ID, image, _LABEL], metadata=info.to_metadata() if info else None)
 
 
 class TableWriter:
@@ -172,6 +188,10 @@ class TableWriter:
     def write_images(self, images: Images) -> None:
         self.write(pa.array(images.ids), _tensor_column(images.pixels), pa.array(images.labels))
 
+    def write_info(self, info: DatasetInfo) -> None:
+        """For a writer opened without info: what is known only when all rows are through, such as a checksum."""
+        self._writer.add_key_value_metadata(info.to_metadata())
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -193,7 +213,7 @@ def _tensor_values(column: pa.ChunkedArray) -> np.ndarray:
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
-def images_writer(path: Path, shape: tuple[int, int, int], info: DatasetInfo) -> TableWriter:
+def images_writer(path: Path, shape: tuple[int, int, int], info: DatasetInfo | None) -> TableWriter:
     return TableWriter(path, _images_schema(shape, info))
 
 
@@ -269,6 +289,17 @@ def _to_images(table: pa.Table, info: DatasetInfo, path: Path) -> Images:
     )
 
 
+def is_images_table(path: Path) -> bool:
+    return _METADATA_KEY in (_open(path).schema_arrow.metadata or {})
+
+
+def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, DatasetInfo]:
+    """(ids, labels, info) of an Images table, without its pixels."""
+    file, info = _images_file(path)
+    table = file.read(columns=["id", "label"])
+    return table.column("id").to_numpy(), table.column("label").to_numpy(), info
+
+
 def count_rows(path: Path) -> int:
     return _open(path).metadata.num_rows
 
@@ -293,6 +324,14 @@ def write_verdicts(path: Path, verdicts: pd.DataFrame) -> None:
 
 def read_verdicts(path: Path) -> pd.DataFrame:
     return _read_frame(path, VERDICTS)
+
+
+def write_rejected(path: Path, rejected: pd.DataFrame) -> None:
+    _write_frame(path, rejected, REJECTED)
+
+
+def read_rejected(path: Path) -> pd.DataFrame:
+    return _read_frame(path, REJECTED)
 
 
 def write_truth(path: Path, truth: pd.DataFrame) -> None:

@@ -1,0 +1,66 @@
+"""ingest: read what the user has into one table of images per split; quarantine what can't be read.
+
+Writes train.parquet, test.parquet, rejected.parquet (split, row, path, reason) and duplicates.csv (id, first_id, same_label).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decant.files import write_text
+from decant.ingest import check_outcomes, choose_parts, find_duplicates, sample_rules, write_part
+from decant.runtime import Progress
+from decant.settings import IngestSettings
+from decant.sources import fingerprint, open_source
+from decant.tables import write_rejected
+
+FINGERPRINT = Path("data/runs/ingest.source")
+"""Digest of the files behind `ingest.source` as they were read; the command line compares. No output of the stage:
+modification times differ between machines, and nothing that DVC hashes may."""
+
+
+def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
+    seen = fingerprint(ingest.source)
+    rng = np.random.default_rng([seed, 0])
+    source = open_source(ingest.source, test_fraction=ingest.test_fraction, rng=rng)
+    parts = choose_parts(source, ingest, rng)
+    rules = sample_rules(parts[0], ingest)
+    progress = Progress("ingest", sum(len(part.rows) for part in parts))
+    train, test = (
+        write_part(out / f"{part.name}.parquet", part, rules, source.class_names, ingest.source, progress)
+        for part in parts
+    )
+    check_outcomes(parts, (train, test), source, ingest.max_rejected)
+    rejected = pd.concat([train.rejected, test.rejected], ignore_index=True)
+    write_rejected(out / "rejected.parquet", rejected)
+    duplicates = find_duplicates(train, test)
+    write_text(out / "duplicates.csv", duplicates.to_csv(index=False, lineterminator="\n"))
+    write_text(FINGERPRINT, seen)
+    in_train = int(np.isin(test.digests, train.digests).sum())
+    kind = f"{rules.height} x {rules.width} {'gray' if rules.channels == 1 else 'RGB'}"
+    facts = [
+        f"{len(train.ids)} training and {len(test.ids)} test rows of {kind} in {len(source.class_names)} classes",
+        f"{len(rejected)} rows quarantined" if len(rejected) else "no row quarantined",
+        f"{parts[0].left_out} rows left out by ingest.limit" if parts[0].left_out else "",
+        f"{len(duplicates)} rows repeat an earlier row's pixels" if len(duplicates) else "",
+        f"{in_train} test rows also stand in train" if in_train else "",
+        source.note,
+    ]
+    return {
+        "rows_in": len(parts[0].rows) + len(parts[0].faulty) + parts[0].left_out,
+        "rows_out": len(train.ids),
+        "test_rows": len(test.ids),
+        "left_out": parts[0].left_out,
+        "rejected": len(rejected),
+        "duplicates": len(duplicates),
+        "duplicates_other_label": int((~duplicates["same_label"]).sum()),
+        "test_rows_in_train": in_train,
+        "classes": list(source.class_names),
+        "shape": list(rules.shape),
+        "source": ingest.source,
+        "checksum": train.checksum,
+        "test_checksum": test.checksum,
+        "note": "; ".join(fact for fact in facts if fact),
+    }
