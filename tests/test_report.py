@@ -94,7 +94,7 @@ def make_run(root: Path, *, known: bool = True, switched_off: bool = False, colo
     rejected = {"split": ["train"], "row": [9], "path": ["x.png"], "reason": ["not an <image>"]}
     write_rejected(root / "ingest/rejected.parquet", pd.DataFrame(rejected))
     pd.DataFrame({"id": [] if switched_off else [8, 9]}).to_csv(root / "verify/reviews.csv", index=False)
-    pd.DataFrame({"id": [7], "duplicate_of": [1]}).to_csv(root / "ingest/duplicates.csv", index=False)
+    pd.DataFrame({"id": [7], "first_id": [1], "same_label": [True]}).to_csv(root / "ingest/duplicates.csv", index=False)
     write_images(root / "train.parquet", received)
     write_images(root / "affected.parquet", received.select(np.arange(0 if switched_off else 2)))
     truth = pd.DataFrame(
