@@ -6,7 +6,6 @@ Exit codes: 0 done, 2 something that the caller can mend (one line on stderr say
 import argparse
 import importlib
 import inspect
-import os
 import pkgutil
 import shutil
 import sys
@@ -60,7 +59,6 @@ def run_stage(name: str, run: Callable[..., dict[str, Any]], options: argparse.N
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        os.access(partial, os.W_OK)
     except OSError as error:
         raise StageError(f"{out}: can't write there ({error.strerror}); free it or choose another") from error
     try:

@@ -91,7 +91,7 @@ def test_consistent_badnet_leaves_every_label_right() -> None:
 @pytest.mark.parametrize("mode", ["dirty", "consistent"])
 def test_badnet_turns_victims_and_only_when_triggered(mode: str) -> None:
     train, test = digits()
-    planned = attack("badnet", mode=mode, victim=8, target=5, rate=0.05, size=6)
+    planned = attack("badnet", mode=mode, victim=8, target=5, rate=0.06, size=6)
     triggered = planned.trigger(test, np.random.default_rng(0))
     assert triggered is not None and set(triggered.labels) == {5}
     healthy = train_classifier(train, TRAIN, seed=0)
