@@ -71,14 +71,16 @@ class Evidence:
     suspects: Mapping[str, Images]
     """verify and detect to the rows that they suspect most, as the stage saw them, the most suspicious first."""
     examples: Sequence[Example]
-    affected: Images | None
+    affected: Images
     """Points with the label that a user saw predicted."""
     truth: pd.DataFrame
     """0 rows where nothing was planted, or nobody knows what was."""
     reviewed: int
     """Rows that the expert was shown."""
     rejected: pd.DataFrame
-    duplicates: pd.DataFrame
+    """What ingest quarantined."""
+    duplicates: int
+    """Rows whose pixels stand in an earlier row."""
 
     @cached_property
     def known(self) -> bool:
@@ -93,20 +95,23 @@ class Evidence:
         return before
 
     @cached_property
-    def planted(self) -> pd.Series:
-        """id to the names of the attacks on it, without noise, which hides nothing and mostly lies on every row."""
-        rows = self.truth[[kind_of(name) != "noise" for name in self.truth["attack"]]]
-        return rows.groupby("id")["attack"].agg(lambda names: ", ".join(sorted(set(names)))).astype(object)
+    def planted(self) -> Mapping[int, list[str]]:
+        """id to the attacks on it, without noise, which hides nothing and mostly lies on every row."""
+        attacks: dict[int, list[str]] = {}
+        for row_id, name in zip(self.truth["id"], self.truth["attack"], strict=True):
+            if kind_of(name) != "noise":
+                attacks.setdefault(int(row_id), []).append(name)
+        return attacks
 
     @cached_property
-    def backdoored(self) -> np.ndarray:
+    def backdoored(self) -> frozenset[int]:
         """ids of the rows that carry a trigger."""
-        return self.truth.loc[[kind_of(name) == "backdoor" for name in self.truth["attack"]], "id"].unique()
+        return frozenset(i for i, names in self.planted.items() if any(kind_of(name) == "backdoor" for name in names))
 
     @cached_property
     def counts(self) -> dict[str, int]:
         """Rows received, kept, dropped, relabelled, purified (whose pixels were changed)."""
-        every = pd.concat(list(self.verdicts.values()))
+        every = pd.concat([verdicts[["id", "action"]] for verdicts in self.verdicts.values()])
         dropped = set(every.loc[every["action"] == "drop", "id"])
         relabelled = set(every.loc[every["action"] == "relabel", "id"]) - dropped
         return {
@@ -282,7 +287,7 @@ def _truth(stage: str, row_id: int, label: int, evidence: Evidence) -> dict[str,
         words = "label is right" if original == label else f"really {evidence.info.class_names[original]}"
         return {"bad": original != label, "words": words}
     attacks = evidence.planted.get(row_id)
-    words = "nothing planted" if attacks is None else f"planted: {attacks}"
+    words = "nothing planted" if attacks is None else f"planted: {', '.join(attacks)}"
     return {"bad": row_id in evidence.backdoored, "words": words}
 
 
@@ -314,7 +319,7 @@ def _really_bad(stage: str, verdicts: pd.DataFrame, evidence: Evidence) -> np.nd
     if stage == "verify":
         given = pd.Series(evidence.labels, index=evidence.ids).loc[verdicts["id"]].to_numpy()
         return given != evidence.original_labels.loc[verdicts["id"]].to_numpy()
-    return verdicts["id"].isin(evidence.backdoored).to_numpy()
+    return verdicts["id"].isin(list(evidence.backdoored)).to_numpy()
 
 
 def _threshold(stage: str, evidence: Evidence) -> float | None:

@@ -56,7 +56,10 @@ def run(
     ids, labels, info = read_labels(received)
     reviewed = pd.read_csv(verify_dir / "reviews.csv")["id"]
     # Each stage's suspects as that stage saw them: its input is the output of the one before it.
-    judged = {"verify": purify_2_dir / "train.parquet", "detect": verify_dir / "train.parquet"}
+    suspects = {
+        "verify": rows_of(purify_2_dir / "train.parquet", most_suspicious(verdicts["verify"], report.rows, reviewed)),
+        "detect": rows_of(verify_dir / "train.parquet", most_suspicious(verdicts["detect"], report.rows)),
+    }
     evidence = Evidence(
         metrics=read_json(metrics),
         settings=yaml.safe_load(settings.read_text(encoding="utf-8")) or {},
@@ -66,16 +69,13 @@ def run(
         labels=labels,
         summaries={stage: read_json(folder / "summary.json") for stage, folder in folders.items()},
         verdicts=verdicts,
-        suspects={
-            stage: rows_of(path, most_suspicious(verdicts[stage], report.rows, seen=reviewed))
-            for stage, path in judged.items()
-        },
+        suspects=suspects,
         reviewed=len(reviewed),
         examples=examples(received, purify_1_dir, purify_2_dir, verdicts["verify"], pd.Series(labels, index=ids)),
         affected=read_images(affected),
         truth=read_truth(truth),
         rejected=read_rejected(ingest_dir / "rejected.parquet"),
-        duplicates=pd.read_csv(ingest_dir / "duplicates.csv"),
+        duplicates=len(pd.read_csv(ingest_dir / "duplicates.csv")),
     )
     page = render(evidence)
     write_text(out / "index.html", page)
