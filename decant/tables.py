@@ -249,7 +249,7 @@ def _images_file(path: Path) -> tuple[pq.ParquetFile, DatasetInfo]:
         raise TableError(
             f"{path}: column 'image': fixed_shape_tensor of uint8 (height, width, channel) expected, {kind} found"
         )
-    return file, DatasetInfo.from_metadata(schema.metadata, path)
+    return file, DatasetInfo.from_metadata(file.metadata.metadata, path)
 
 
 def iter_images(path: Path) -> Iterator[Images]:
@@ -290,7 +290,7 @@ def _to_images(table: pa.Table, info: DatasetInfo, path: Path) -> Images:
 
 
 def is_images_table(path: Path) -> bool:
-    return _METADATA_KEY in (_open(path).schema_arrow.metadata or {})
+    return _METADATA_KEY in (_open(path).metadata.metadata or {})
 
 
 def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, DatasetInfo]:

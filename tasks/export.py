@@ -1,0 +1,54 @@
+"""export: the cleaned dataset in the layouts that other tools open, its model, and an audit of every change.
+
+Writes train-00000-of-00001.parquet and test-00000-of-00001.parquet (Hugging Face layout), audit.csv, model.safetensors and,
+with `export.image_folder`, image_folder/<split>/<class>/<id>.png.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from decant.export import audit, write_huggingface, write_image_folder
+from decant.files import write_text
+from decant.settings import ExportSettings
+from decant.tables import count_rows, read_verdicts
+
+
+def run(
+    *,
+    export: ExportSettings,
+    train: Path,
+    test: Path,
+    received: Path,
+    model: Path,
+    purify_verdicts: Path,
+    verify_verdicts: Path,
+    detect_verdicts: Path,
+    out: Path,
+) -> dict[str, Any]:
+    verdicts = [read_verdicts(path) for path in (purify_verdicts, verify_verdicts, detect_verdicts)]
+    lines = audit(verdicts, received, train)
+    write_text(out / "audit.csv", lines.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    shutil.copyfile(model, out / "model.safetensors")
+    files = 0
+    for split, table in (("train", train), ("test", test)):
+        write_huggingface(out / f"{split}-00000-of-00001.parquet", table)
+        if export.image_folder:
+            files += write_image_folder(out / "image_folder" / split, table)
+    rows_in, rows_out = count_rows(received), count_rows(train)
+    changed = lines["action"].value_counts()
+    dropped, relabelled = int(changed.get("drop", 0)), int(changed.get("relabel", 0))
+    note = (
+        f"{rows_out} of {rows_in} training rows as Hugging Face Parquet{f' and {files} PNG files' if files else ''}; "
+        f"audit of {lines['id'].nunique()} rows: {dropped} dropped, {relabelled} relabelled"
+    )
+    return {
+        "rows_in": rows_in,
+        "rows_out": rows_out,
+        "test_rows": count_rows(test),
+        "dropped": dropped,
+        "relabelled": relabelled,
+        "audited": len(lines),
+        "files": files,
+        "note": note,
+    }
