@@ -108,6 +108,8 @@ class VerifySettings:
     """Rows per class that the expert is shown in each round."""
     steps: Positive = 200
     """Training steps of one Siamese network."""
+    self_training: bool = True
+    """`plus`: rows whose label the network shares join its training rows; two networks, each judges the other's."""
     threshold: Fraction = 0.5
     """A row is kept when its trust is at least this."""
     action: Literal["drop", "relabel"] = "drop"

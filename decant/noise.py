@@ -1,0 +1,91 @@
+"""How wrong are the given labels? A noise-transition model fitted without the truth.
+
+Of every row a network says how well each class fits (logits m), and someone gave it a label g. The joint distribution
+J[l, g] of true and given labels, and the temperature T that makes the logits honest, follow from these alone:
+
+    q_il = softmax(m_i / T)_l                               what the picture says, classes taken as equally frequent
+    r_il = q_il J[l, g_i] / sum_k q_ik J[k, g_i]            E step: what picture and given label say together
+    J[l, g] ~ prior[l, g] + sum over {i: g_i = g} of r_il   M step
+    T = argmax sum_i log p(g_i | x_i) - (log T)^2 / 2 s^2,  p(g | x_i) = sum_l q_il J[l, g] / sum_l q_il J[l, .]
+
+The trust in a row's label is r at the given label. A transition matrix as in Dawid and Skene (1979) and in the
+literature on label noise since; LabelTrust itself has a fixed threshold on an uncalibrated score instead.
+
+The danger: a network's own mistakes look like label noise. Hence T is fitted together with J, and the prior holds what
+an expert saw in rows drawn at random. Expected: the noise rate of 12,000 MNIST rows to within one point.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+TEMPERATURES = np.geomspace(0.25, 4.0, 17)
+TEMPERATURE_SPREAD = 0.5  # s: standard deviation of log T, so that a flat likelihood doesn't run to the grid's edge
+EM_STEPS = 25
+START_DIAGONAL = 0.9
+OFF_DIAGONAL_ROWS = 0.5
+"""Prior pseudo-rows of a class that are mislabelled, all other classes together; without reviews, of the few to be
+expected anywhere. Small: at 2 per cell a set of 3,000 clean rows is made to look 7 % wrong."""
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    joint: np.ndarray  # (classes, classes) float64, sums to 1; true label first, given label second
+    temperature: float
+
+    @property
+    def noise_rate(self) -> float:
+        """Share of rows whose given label is wrong."""
+        return float(1 - np.trace(self.joint))
+
+    @property
+    def transition(self) -> np.ndarray:
+        """P(given | true), (classes, classes), rows sum to 1."""
+        return self.joint / self.joint.sum(1, keepdims=True)
+
+    def posterior(self, logits: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """r (n, classes): probability of every class to be a row's true label, from picture and given label."""
+        return _normalised(softmax(logits / self.temperature) * self.joint[:, given].T)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis, in float64; -inf gives 0."""
+    exponents = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return exponents / exponents.sum(-1, keepdims=True)
+
+
+def fit(logits: np.ndarray, given: np.ndarray, reviewed: np.ndarray) -> NoiseModel:
+    """The noise model of rows whose logits come from a network that hasn't seen them.
+
+    logits: (n, classes). given: (n,) int. reviewed: (classes, classes) counts [true, given] of what an expert found in
+    rows drawn at random given their label; zeros where nobody looked.
+    """
+    classes = logits.shape[1]
+    prior = reviewed + np.eye(classes) + (1 - np.eye(classes)) * OFF_DIAGONAL_ROWS / max(1, classes - 1)
+    best, best_value = None, -np.inf
+    for temperature in TEMPERATURES:
+        q = softmax(logits / temperature)
+        joint = _expectation_maximisation(q, given, prior)
+        likelihood = (q * joint[:, given].T).sum(1) / (q @ joint.sum(1))
+        value = np.log(likelihood + 1e-300).sum() - np.log(temperature) ** 2 / (2 * TEMPERATURE_SPREAD**2)
+        if value > best_value:
+            best, best_value = NoiseModel(joint=joint, temperature=float(temperature)), value
+    assert best is not None, "logits must be finite"
+    return best
+
+
+def _expectation_maximisation(q: np.ndarray, given: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """J (classes, classes) for q (n, classes) at a fixed temperature."""
+    classes = q.shape[1]
+    by_given = np.eye(classes)[given]  # (n, classes) one-hot
+    joint = np.full((classes, classes), (1 - START_DIAGONAL) / max(1, classes - 1))
+    np.fill_diagonal(joint, START_DIAGONAL)
+    for _ in range(EM_STEPS):
+        responsibility = _normalised(q * joint[:, given].T)
+        joint = prior + responsibility.T @ by_given
+        joint /= joint.sum()
+    return joint
+
+
+def _normalised(weights: np.ndarray) -> np.ndarray:
+    return weights / np.maximum(weights.sum(1, keepdims=True), 1e-300)

@@ -1,0 +1,133 @@
+"""LabelTrust's dealings with its expert: which rows they are shown, in which round, and what they answered.
+
+The first draw takes rows of every given label at random until enough are confirmed: these are the references, and an
+unbiased look at the noise. The rounds of the refeed loop then show rows chosen by what the network makes of them,
+balanced over the classes that it suggests:
+
+* `REFUSED`: rows whose label the network shares, but with the least confidence. Once confirmed they are the references
+  that save most rows from false refusal (measured on MNIST: twice as good as rows drawn at random);
+* `DISPUTED`: rows whose label it disputes and whose trust is nearest to even;
+* `RANDOM`: any row, to see what neither of these would show.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from decant.expert import Expert
+from decant.tables import Images
+
+UNASKED = -2
+FIRST, EARLIER = "drawn at random as a reference", "answered before it was asked for"
+REFUSED, DISPUTED, RANDOM = "likely false refusal", "label disputed", "drawn at random"
+SHARE_REFUSED, SHARE_DISPUTED = 0.6, 0.2
+POOL = 5  # likely false refusals are drawn from the POOL times as many least confident rows, for variety
+
+
+@dataclass
+class Reviews:
+    """All that the expert was shown, row by row of `images`. Filled by `draw_references` and `ask`."""
+
+    images: Images
+    answers: np.ndarray = field(init=False)  # (n,) int64: a class, UNCLEAR or UNASKED
+    rounds: np.ndarray = field(init=False)  # (n,) int64: 0 for the first draw
+    why: np.ndarray = field(init=False)  # (n,) object: the reason for showing the row
+    waiting: np.ndarray = field(init=False)  # (n,) bool: shown, but not answered yet
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        self.answers = np.full(n, UNASKED, np.int64)
+        self.rounds = np.full(n, -1, np.int64)
+        self.why = np.full(n, "", object)
+        self.waiting = np.zeros(n, bool)
+
+    @property
+    def reviewed(self) -> np.ndarray:
+        return self.answers != UNASKED
+
+    @property
+    def references(self) -> np.ndarray:
+        """Row numbers with a known class: confirmed rows, and refuted ones under the expert's label. The latter teach
+        the network that whatever came with the wrong label (a trigger, class-wise noise) says nothing."""
+        return np.flatnonzero(self.answers >= 0)
+
+    @property
+    def confirmed(self) -> np.ndarray:
+        return self.answers == self.images.labels
+
+    def ask(self, expert: Expert, rows: np.ndarray, number: int, why: str) -> None:
+        """Shows rows to the expert; those that they don't answer wait."""
+        found = expert.ask(self.images.ids[rows])
+        answers = np.array([found.get(int(row_id), UNASKED) for row_id in self.images.ids[rows]], np.int64)
+        self.answers[rows], self.rounds[rows], self.why[rows] = answers, number, why
+        self.waiting[rows] = answers == UNASKED
+
+    def first_draw_counts(self) -> np.ndarray:
+        """(classes, classes) counts [true, given] of the rows that were drawn at random given their label."""
+        counts = np.zeros((self.images.classes, self.images.classes))
+        rows = np.flatnonzero((self.rounds == 0) & (self.answers >= 0))
+        np.add.at(counts, (self.answers[rows], self.images.labels[rows]), 1)
+        return counts
+
+    def table(self, rows: np.ndarray) -> pd.DataFrame:
+        """id, given, answer, round, why of the rows that `rows` (n,) bool marks, in the order of the rounds."""
+        names = np.array([*self.images.info.class_names, "", "unclear"], object)  # -2: not answered, -1: unclear
+        frame = pd.DataFrame(
+            {
+                "id": self.images.ids[rows],
+                "given": names[self.images.labels[rows]],
+                "answer": names[self.answers[rows]],
+                "round": self.rounds[rows],
+                "why": self.why[rows],
+            }
+        )
+        return frame.sort_values(["round", "why", "id"], ignore_index=True)
+
+
+def draw_references(reviews: Reviews, expert: Expert, per_class: int, rng: np.random.Generator) -> None:
+    """Shows random rows of every given label until `per_class` of them are confirmed, or no row is left.
+
+    Rows that wait for an answer are counted as if they would be confirmed. Answers that the expert gave earlier about
+    other rows are taken in, too.
+    """
+    labels = reviews.images.labels
+    decks = [rng.permutation(np.flatnonzero(labels == label)) for label in range(reviews.images.classes)]
+    while True:
+        hands = []
+        for label, deck in enumerate(decks):
+            hopeful = (labels == label) & (reviews.confirmed | reviews.waiting)
+            missing = max(0, per_class - int(hopeful.sum()))
+            hands.append(deck[:missing])
+            decks[label] = deck[missing:]
+        rows = np.concatenate(hands)
+        if not len(rows):
+            break
+        reviews.ask(expert, rows, 0, FIRST)
+    earlier = np.isin(reviews.images.ids, expert.answered()) & ~reviews.reviewed
+    reviews.ask(expert, np.flatnonzero(earlier), 1, EARLIER)
+
+
+def chosen_rows(
+    q: np.ndarray, trust: np.ndarray, reviews: Reviews, per_class: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Rows to review next, with the reason: at most `per_class` for every class that the network suggests.
+
+    q: (n, classes) confidence by the picture alone; trust: (n,) in the given label.
+    """
+    suggested, confidence = q.argmax(1), q.max(1)
+    agrees = suggested == reviews.images.labels
+    refused = round(SHARE_REFUSED * per_class)
+    disputed = round(SHARE_DISPUTED * per_class)
+    for label in range(q.shape[1]):
+        free = (suggested == label) & ~reviews.reviewed
+        shared = np.flatnonzero(free & agrees)
+        least_sure = shared[np.argsort(confidence[shared], kind="stable")][: POOL * refused]
+        picked = rng.permutation(least_sure)[:refused]
+        yield picked, REFUSED
+        fought = np.flatnonzero(free & ~agrees)
+        nearest = fought[np.argsort(np.abs(trust[fought] - 0.5), kind="stable")][:disputed]
+        yield nearest, DISPUTED
+        rest = np.setdiff1d(np.flatnonzero(free), np.concatenate([picked, nearest]))
+        yield rng.permutation(rest)[: per_class - len(picked) - len(nearest)], RANDOM

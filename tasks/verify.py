@@ -1,0 +1,89 @@
+"""verify: LabelTrust judges every label, with an expert's help, and drops or corrects the rows that it can't trust.
+
+The expert is the simulation's truth (``verify.expert: oracle``: for experiments, and the only use of the truth here) or
+a person's answers in a CSV (``file``). Rows that a person has yet to answer are in queue.csv; the stage doesn't wait.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decant.expert import FileExpert, Oracle
+from decant.files import write_text
+from decant.labeltrust import Outcome, steps_of
+from decant.labeltrust import verify as verify_labels
+from decant.refeed import Reviews
+from decant.runtime import Progress, be_deterministic
+from decant.settings import VerifySettings
+from decant.tables import Images, apply_verdicts, read_images, read_truth, write_images, write_verdicts
+
+
+def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisions: Path, out: Path) -> dict[str, Any]:
+    rows = read_images(images)
+    outcome, nothing_planted = switched_off(rows), False
+    if verify.enabled:
+        be_deterministic()
+        known = read_truth(truth) if verify.expert == "oracle" else None
+        expert = FileExpert(decisions, rows) if known is None else Oracle(rows, known)
+        nothing_planted = known is not None and known.empty
+        progress = Progress("verify", steps_of(verify))
+        outcome = verify_labels(rows, expert, verify, seed=seed, on_step=progress.step)
+    kept = apply_verdicts(rows, outcome.verdicts)
+    write_images(out / "train.parquet", kept)
+    write_verdicts(out / "verdicts.parquet", outcome.verdicts)
+    write_csv(out / "reviews.csv", outcome.reviews)
+    write_csv(out / "queue.csv", outcome.queue.rename(columns={"answer": "label"}))
+    summary = {
+        "rows_in": len(rows),
+        "rows_out": len(kept),
+        "dropped": int((outcome.verdicts["action"] == "drop").sum()),
+        "relabelled": int((outcome.verdicts["action"] == "relabel").sum()),
+        "reviews": len(outcome.reviews),
+        "queued": len(outcome.queue),
+        "noise_rate": None if outcome.noise_rate is None else round(outcome.noise_rate, 4),
+    }
+    return {**summary, "note": note(summary, verify, decisions, nothing_planted=nothing_planted)}
+
+
+def switched_off(images: Images) -> Outcome:
+    """Every row kept, nobody asked."""
+    nobody = Reviews(images).table(np.zeros(len(images), bool))
+    verdicts = pd.DataFrame(
+        {
+            "id": images.ids,
+            "stage": "verify",
+            "score": np.zeros(len(images), np.float32),
+            "flagged": False,
+            "action": "keep",
+            "suggested_label": pd.array([pd.NA] * len(images), dtype="Int32"),
+            "reason": "switched off",
+        }
+    )
+    return Outcome(verdicts=verdicts, reviews=nobody, queue=nobody, noise_rate=None)
+
+
+def note(summary: dict[str, Any], verify: VerifySettings, decisions: Path, *, nothing_planted: bool) -> str:
+    """What was done, and what a person may have to do next."""
+    if not verify.enabled:
+        return "switched off: the labels pass through as they are"
+    dropped, relabelled, seen = summary["dropped"], summary["relabelled"], summary["reviews"]
+    said = f"dropped {dropped} and relabelled {relabelled} of {summary['rows_in']} rows; the expert saw {seen}"
+    if summary["noise_rate"] is None:
+        said = f"judged no labels, too few references yet; the expert has answered {seen} rows"
+    else:
+        said += f"; about {summary['noise_rate']:.1%} of the labels looked wrong"
+    if summary["queued"]:
+        said += (
+            f". {summary['queued']} rows wait for your answer: fill in the column 'label' of this stage's queue.csv "
+            f"(a class, or unclear), add its lines to {decisions}, and run again"
+        )
+    if nothing_planted:
+        said += ". No poison was simulated, so the oracle called every label right that it was shown; "
+        said += "to look at your own data yourself, set verify.expert to file"
+    return said
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,176 @@
+"""LabelTrust on real digits: planted wrong labels are found, right ones are left alone, and the expert has the last word."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from samples import digits
+
+from decant.expert import FileExpert, Oracle
+from decant.labeltrust import Outcome, verify
+from decant.settings import VerifySettings
+from decant.tables import Images, apply_verdicts
+
+QUICK = VerifySettings(steps=60, rounds=1)
+
+
+def some_digits(rows: int) -> Images:
+    train, _ = digits()
+    return train.select(np.arange(rows))
+
+
+def mislabelled(images: Images, rate: float) -> tuple[Images, pd.DataFrame, np.ndarray]:
+    """(images, truth, (n,) bool which are wrong)"""
+    rng = np.random.default_rng(7)
+    wrong = np.zeros(len(images), bool)
+    wrong[rng.permutation(len(images))[: round(rate * len(images))]] = True
+    labels = np.where(wrong, (images.labels + rng.integers(1, 10, len(images))) % 10, images.labels)
+    rows = {"id": images.ids[wrong], "attack": "planted", "original_label": images.labels[wrong]}
+    return images.with_labels(labels), pd.DataFrame(rows), wrong
+
+
+def judge(images: Images, truth: pd.DataFrame, settings: VerifySettings = QUICK) -> Outcome:
+    return verify(images, Oracle(images, truth), settings, seed=0)
+
+
+@pytest.fixture(scope="module")
+def noisy() -> tuple[Images, pd.DataFrame, np.ndarray]:
+    return mislabelled(some_digits(1000), 0.1)
+
+
+@pytest.fixture(scope="module")
+def outcome(noisy: tuple[Images, pd.DataFrame, np.ndarray]) -> Outcome:
+    return judge(noisy[0], noisy[1])
+
+
+def test_wrong_labels_are_found_and_right_ones_kept(
+    noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome
+) -> None:
+    wrong, flagged = noisy[2], outcome.verdicts["flagged"].to_numpy()
+    assert flagged[wrong].mean() > 0.85
+    assert flagged[~wrong].mean() < 0.02
+    score = outcome.verdicts["score"].to_numpy()
+    assert np.median(score[wrong]) > 0.9
+    assert np.median(score[~wrong]) < 0.1
+    assert outcome.noise_rate == pytest.approx(0.1, abs=0.02)
+
+
+def test_verdicts_say_what_a_row_looks_like(noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome) -> None:
+    _, truth, _ = noisy
+    verdicts = outcome.verdicts.set_index("id")
+    found = verdicts[verdicts["flagged"] & verdicts.index.isin(truth["id"])]
+    right = truth.set_index("id").loc[found.index, "original_label"]
+    assert (found["suggested_label"] == right).mean() > 0.9
+    assert verdicts.loc[~verdicts["flagged"], "suggested_label"].isna().all()
+    assert found["reason"].str.match(r"looks like a \d \(trust of the given \d: 0\.\d\d\)|the expert saw a \d").all()
+
+
+def test_the_expert_has_the_last_word(noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome) -> None:
+    _, truth, _ = noisy
+    verdicts = outcome.verdicts.set_index("id").loc[outcome.reviews["id"]]
+    is_wrong = np.isin(outcome.reviews["id"], truth["id"])
+    assert (verdicts["flagged"].to_numpy() == is_wrong).all()
+    assert (verdicts["score"].to_numpy() == is_wrong).all()
+    assert (outcome.reviews["given"] == outcome.reviews["answer"]).to_numpy().tolist() == (~is_wrong).tolist()
+    assert outcome.queue.empty
+    assert outcome.reviews["round"].isin([0, 1]).all()
+    assert (outcome.reviews["round"] == 1).sum() <= QUICK.reviews * 10
+
+
+def test_clean_data_is_left_nearly_as_it_was() -> None:
+    images, truth, _ = mislabelled(some_digits(1000), 0.0)
+    outcome = judge(images, truth)
+    assert outcome.verdicts["flagged"].mean() <= 0.01
+    assert outcome.noise_rate is not None
+    assert outcome.noise_rate < 0.01
+
+
+def test_relabelling_restores_labels_and_the_same_seed_gives_the_same_scores(
+    noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome
+) -> None:
+    images, truth, _ = noisy
+    settings = VerifySettings(steps=60, rounds=1, action="relabel", relabel_above=0.9)
+    again = judge(images, truth, settings)
+    pd.testing.assert_frame_equal(again.reviews, outcome.reviews)
+    others = outcome.verdicts.columns.drop("action")
+    pd.testing.assert_frame_equal(again.verdicts[others], outcome.verdicts[others], check_exact=True)
+    counts = again.verdicts["action"].value_counts()
+    assert counts["relabel"] > counts["drop"]
+    assert counts["drop"] > 0  # where it is less sure what the row is
+    mended = apply_verdicts(images, again.verdicts)
+    originals = pd.Series(some_digits(1000).labels, index=images.ids)
+    relabelled = again.verdicts.loc[again.verdicts["action"] == "relabel", "id"].to_numpy()
+    assert (mended.labels == originals.loc[mended.ids].to_numpy())[np.isin(mended.ids, relabelled)].mean() > 0.95
+
+
+def test_a_higher_threshold_refuses_more() -> None:
+    images, truth, _ = mislabelled(some_digits(400), 0.1)
+    kept = []
+    for threshold in (0.01, 0.5, 0.99):
+        settings = VerifySettings(mode="paper", steps=60, rounds=0, threshold=threshold)
+        kept.append((~judge(images, truth, settings).verdicts["flagged"]).sum())
+    assert kept == sorted(kept, reverse=True)
+    assert kept[0] > kept[2]
+
+
+def test_paper_mode_tells_wrong_from_right() -> None:
+    images, truth, wrong = mislabelled(some_digits(600), 0.1)
+    settings = VerifySettings(mode="paper", steps=300, references=20, rounds=0)
+    outcome = judge(images, truth, settings)
+    score = outcome.verdicts["score"].to_numpy()
+    unseen = ~np.isin(images.ids, outcome.reviews["id"])
+    pairs = score[wrong & unseen][:, None] - score[~wrong & unseen][None]
+    assert ((pairs > 0) + 0.5 * (pairs == 0)).mean() > 0.85  # area under the ROC curve
+    assert 0 <= score.min() <= score.max() <= 1
+
+
+def test_without_any_answer_every_row_is_kept_and_the_first_questions_wait(tmp_path: Path) -> None:
+    images = some_digits(200)
+    outcome = verify(images, FileExpert(tmp_path / "decisions.csv", images), QUICK, seed=0)
+    assert (outcome.verdicts["action"] == "keep").all()
+    assert outcome.noise_rate is None
+    assert len(outcome.queue) == 10 * QUICK.references
+    assert outcome.reviews.empty
+
+
+def test_a_person_answering_the_queue_ends_where_the_oracle_ends(tmp_path: Path) -> None:
+    """Two rounds of answering the CSV, then nothing is open and the verdicts are as good."""
+    images, truth, wrong = mislabelled(some_digits(400), 0.1)
+    settings = VerifySettings(steps=60, rounds=1, references=4, reviews=2)
+    oracle, decisions = Oracle(images, truth), tmp_path / "decisions.csv"
+    decisions.write_text("id,label\n", encoding="utf-8")
+    for _ in range(8):
+        outcome = verify(images, FileExpert(decisions, images), settings, seed=0)
+        if outcome.queue.empty:
+            break
+        answers = oracle.ask(outcome.queue["id"].to_numpy())
+        with decisions.open("a", encoding="utf-8") as file:
+            file.writelines(f"{row},{label}\n" for row, label in answers.items())
+    assert outcome.queue.empty
+    assert oracle.asked == len(outcome.reviews)
+    assert (outcome.reviews["round"] == 1).sum() == 20
+    flagged = outcome.verdicts["flagged"].to_numpy()
+    assert flagged[wrong].mean() > 0.7
+    assert flagged[~wrong].mean() < 0.05
+
+
+def test_what_the_expert_cannot_tell_is_dropped(tmp_path: Path) -> None:
+    images = some_digits(100)
+    decisions = tmp_path / "decisions.csv"
+    decisions.write_text(f"id,label\n{images.ids[3]},unclear\n", encoding="utf-8")
+    verdict = verify(images, FileExpert(decisions, images), QUICK, seed=0).verdicts.iloc[3]
+    assert (verdict["action"], verdict["score"]) == ("drop", 0.5)
+    assert "could not tell" in verdict["reason"]
+
+
+def test_a_class_too_rare_to_judge_is_kept_and_named() -> None:
+    train, _ = digits()
+    few = np.flatnonzero(train.labels < 3)[:200]
+    single = np.flatnonzero(train.labels == 9)[:1]
+    images = train.select(np.concatenate([few, single]))
+    outcome = judge(images, pd.DataFrame({"id": [], "original_label": []}), VerifySettings(steps=20, rounds=1))
+    verdict = outcome.verdicts.iloc[-1]
+    assert verdict["action"] == "keep"
+    assert verdict["reason"] in ("the expert confirmed the label", "not judged: fewer than 2 references of 9")
+    assert not outcome.verdicts["suggested_label"].isin([9]).any()

@@ -1,0 +1,101 @@
+"""The stage `verify`: its files, its summary, and what it says to people."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from samples import digits
+
+from decant.settings import VerifySettings
+from decant.tables import TRUTH, read_images, read_verdicts, write_images, write_truth
+from tasks.verify import run
+
+ROWS = 300
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Path]:
+    train, _ = digits()
+    images = train.select(np.arange(ROWS))
+    labels = images.labels.copy()
+    labels[:30] = (labels[:30] + 1) % 10
+    write_images(tmp_path / "purified.parquet", images.with_labels(labels))
+    truth = pd.DataFrame({"id": images.ids[:30], "attack": "label_noise", "original_label": images.labels[:30]})
+    write_truth(tmp_path / "truth.parquet", truth)
+    (tmp_path / "out").mkdir()
+    return {
+        "images": tmp_path / "purified.parquet",
+        "truth": tmp_path / "truth.parquet",
+        "decisions": tmp_path / "decisions.csv",
+        "out": tmp_path / "out",
+    }
+
+
+def stage(inputs: dict[str, Path], **settings: Any) -> dict[str, Any]:
+    quick = {"steps": 40, "rounds": 1, "references": 4, "reviews": 2, **settings}
+    return run(seed=0, verify=VerifySettings(**quick), **inputs)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_every_row_has_a_verdict_and_the_counts_agree(inputs: dict[str, Path]) -> None:
+    summary = stage(inputs)
+    verdicts, kept = read_verdicts(inputs["out"] / "verdicts.parquet"), read_images(inputs["out"] / "train.parquet")
+    reviews = pd.read_csv(inputs["out"] / "reviews.csv")
+    assert sorted(files(inputs["out"])) == ["queue.csv", "reviews.csv", "train.parquet", "verdicts.parquet"]
+    assert verdicts["id"].tolist() == list(range(ROWS))
+    assert verdicts["score"].between(0, 1).all()
+    assert list(reviews.columns) == ["id", "given", "answer", "round", "why"]
+    assert summary["rows_in"] == ROWS
+    assert summary["rows_out"] == len(kept) == ROWS - summary["dropped"] == (verdicts["action"] == "keep").sum()
+    assert summary["reviews"] == len(reviews)
+    assert 0 < summary["dropped"] < 60
+    assert f"dropped {summary['dropped']} and relabelled 0 of {ROWS} rows" in summary["note"]
+
+
+def test_two_runs_write_the_same_bytes(inputs: dict[str, Path]) -> None:
+    first_summary = stage(inputs)
+    first = files(inputs["out"])
+    assert stage(inputs) == first_summary
+    assert files(inputs["out"]) == first
+
+
+def test_switched_off_passes_the_data_through(inputs: dict[str, Path]) -> None:
+    summary = stage(inputs, enabled=False)
+    assert files(inputs["out"])["train.parquet"] == inputs["images"].read_bytes()
+    assert (read_verdicts(inputs["out"] / "verdicts.parquet")["action"] == "keep").all()
+    assert summary["rows_out"] == ROWS
+    assert summary["note"].startswith("switched off:")
+    assert pd.read_csv(inputs["out"] / "reviews.csv").empty
+
+
+def test_a_person_who_has_not_answered_yet_is_told_what_to_do(inputs: dict[str, Path]) -> None:
+    inputs["truth"].unlink()  # which only the oracle may need
+    summary = stage(inputs, expert="file")
+    queue = pd.read_csv(inputs["out"] / "queue.csv")
+    assert summary["rows_out"] == ROWS
+    assert summary["queued"] == len(queue) == 40
+    assert list(queue.columns) == ["id", "given", "label", "round", "why"]
+    assert queue["label"].isna().all()
+    assert "40 rows wait for your answer" in summary["note"]
+    assert str(inputs["decisions"]) in summary["note"]
+
+
+def test_a_filled_in_queue_is_a_file_of_decisions(inputs: dict[str, Path]) -> None:
+    stage(inputs, expert="file")
+    queue = pd.read_csv(inputs["out"] / "queue.csv")
+    originals = digits()[0].labels
+    queue.assign(label=originals[queue["id"]]).to_csv(inputs["decisions"], index=False)
+    summary = stage(inputs, expert="file")
+    assert summary["reviews"] == len(queue)
+    assert summary["noise_rate"] is not None
+
+
+def test_an_oracle_without_a_simulation_warns_that_it_knows_nothing(inputs: dict[str, Path]) -> None:
+    nothing = pd.DataFrame({name: [] for name in TRUTH.names}).astype({"id": "int64", "original_label": "int32"})
+    write_truth(inputs["truth"], nothing.astype({"attack": "str"}))
+    assert "set verify.expert to file" in stage(inputs)["note"]
