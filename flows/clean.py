@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 from uuid import UUID
 
 from prefect import flow, get_run_logger, task
@@ -90,7 +91,8 @@ def progress_bar(stage: str) -> Callable[[float], None]:
         nonlocal artifact
         if artifact is None:
             key = re.sub("[^a-z0-9]+", "-", stage.lower())  # all that Prefect allows in a key
-            artifact = create_progress_artifact(percent, key=f"progress-{key}", description=stage)
+            made = create_progress_artifact(percent, key=f"progress-{key}", description=stage)
+            artifact = cast(UUID, made)  # a coroutine only where the caller is one
         update_progress_artifact(artifact, percent)
 
     return show

@@ -138,6 +138,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("decant: stopped; finished stages are kept, `decant run` goes on from there", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `decant status | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -8,20 +8,16 @@ from pathlib import Path
 
 import yaml
 
-from decant.errors import DecantError
-
 FINGERPRINT = Path("data/runs/ingest.source")
 
 
 def source_changed() -> bool:
-    """False also where nothing was ingested yet, and where the source can't be read: what was ingested still counts."""
+    """False also where nothing was ingested yet, and where the source is away: what was ingested still counts."""
     if not FINGERPRINT.is_file():
         return False
     from decant.sources import fingerprint
 
-    try:
-        params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-        now = fingerprint(params["ingest"]["source"])
-    except (DecantError, OSError):
+    source = str(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["ingest"]["source"])
+    if not Path(source).expanduser().exists():
         return False
-    return now.strip() != FINGERPRINT.read_text(encoding="utf-8").strip()
+    return fingerprint(source) != FINGERPRINT.read_text(encoding="utf-8").strip()

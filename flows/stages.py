@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from decant.errors import DecantError
 from flows.source import source_changed
@@ -111,12 +111,17 @@ def _stage(name: str, upstream: list[str], meta: dict[str, object]) -> Stage:
 
 def is_fresh(stage: str) -> bool:
     """Whether the stage's code, inputs, parameters and outputs are those of dvc.lock. Raises Busy."""
+    return not changes(stage)
+
+
+def changes(stage: str) -> list[Any]:
+    """What `dvc status` says of the stage; empty when it is fresh. Raises Busy."""
     from dvc.lock import LockError
     from dvc.repo import Repo
 
     try:
         with Repo(_wait_for_lock=True) as repo:
-            return not repo.status(targets=[stage])
+            return repo.status(targets=[stage]).get(stage, [])
     except LockError as error:
         raise _busy(stage, str(error)) from error
 
@@ -251,5 +256,5 @@ def _failure(stage: str, code: int, lines: Iterable[str]) -> StageError:
 
 
 def _busy(stage: str, text: str) -> Busy:
-    holder = "; ".join(re.findall(r"PID \d+\): .*", text)).replace("): ", ", ") or "DVC's lock is held"
+    holder = ", ".join(re.findall(r"\((PID \d+)\)", text)) or "it holds DVC's lock"
     return Busy(f"{stage}: another DVC process works on its files ({holder})")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from decant.files import read_json
@@ -23,16 +24,17 @@ STEPS = {
     "oracle": "never poisoned (oracle)",
 }
 CLEANERS = {"purify": "purification", "verify": "label verification", "detect": "Δ-Influence"}
-STEP_HEADS = ("the model trained on the data", "clean accuracy", "poison success", "training rows")
-CLEANER_HEADS = ("what the stage flagged", "flagged", "precision", "recall")
+STEP_HEADS = ("model trained on the data", "accuracy", "poison success", "rows")  # fits 80 columns
+CLEANER_HEADS = ("rows that were flagged by", "flagged", "precision", "recall")
 DASH = "–"
+Row = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Result:
-    steps: list[tuple[str, ...]]
+    steps: list[Row]
     """Rows under STEP_HEADS."""
-    cleaners: list[tuple[str, ...]]
+    cleaners: list[Row]
     """Rows under CLEANER_HEADS."""
     notes: list[str]
 
@@ -43,12 +45,12 @@ def read_result() -> Result | None:
 
 
 def result_of(metrics: Mapping[str, Any], runs: Mapping[str, Any]) -> Result:
-    steps = [
+    steps: list[Row] = [
         (words, percent(step.get("accuracy")), percent(step.get("poison_success")), whole(step.get("rows")))
         for name, words in STEPS.items()
         if (step := metrics.get(name))
     ]
-    cleaners = [
+    cleaners: list[Row] = [
         (words, whole(found.get("flagged")), percent(found.get("precision")), percent(found.get("recall")))
         for name, words in CLEANERS.items()
         if (found := metrics.get(name))
@@ -85,7 +87,7 @@ def as_markdown(result: Result) -> str:
     return "\n\n".join([part for part in parts if part] + [f"* {note}" for note in result.notes])
 
 
-def _markdown(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _markdown(heads: Row, rows: list[Row]) -> str:
     if not rows:
         return ""
     lines = [heads, ("---", *["--:"] * (len(heads) - 1)), *rows]
@@ -97,8 +99,8 @@ def as_rich(result: Result) -> list[Table]:
     return [_rich(heads, rows) for heads, rows in pairs if rows]
 
 
-def _rich(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    shown = Table(title_justify="left", header_style="bold")
+def _rich(heads: Row, rows: list[Row]) -> Table:
+    shown = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for position, head in enumerate(heads):
         shown.add_column(head, justify="right" if position else "left", no_wrap=True)
     for row in rows:

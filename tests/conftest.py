@@ -8,6 +8,8 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import pytest
 
+pytest_plugins = ["toy_pipeline"]  # a small pipeline and a Prefect server, for the tests of `flows`
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _deterministic() -> None:

@@ -93,12 +93,6 @@ class Toy:
     def obey_no_order(self) -> None:
         shutil.rmtree(self.root / "orders")
 
-    def forget(self) -> None:
-        """As if nothing had ever run here."""
-        for path in ("dvc.lock", "data", ".dvc/cache", "started"):
-            shutil.rmtree(self.root / path, ignore_errors=True)
-            (self.root / path).unlink(missing_ok=True)
-
     def dvc(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self.python("-m", "dvc", *words)
 
@@ -106,8 +100,9 @@ class Toy:
         return self.python("-m", "flows.cli", *words)
 
     def python(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *words]
         return subprocess.run(
-            [sys.executable, *words], cwd=self.root, env=environment(), capture_output=True, text=True, timeout=120
+            command, cwd=self.root, env=environment(), capture_output=True, text=True, timeout=120, check=False
         )
 
     def start(self, *words: str) -> subprocess.Popen[str]:
@@ -162,19 +157,44 @@ def toy_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def toy(toy_template: Path, tmp_path: Path) -> Iterator[Toy]:
-    root = (tmp_path / "toy").resolve()
+@pytest.fixture(scope="session")
+def toy_template_done(toy_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after `dvc repro`."""
+    root = tmp_path_factory.mktemp("done") / "toy"
     shutil.copytree(toy_template, root)
-    yield Toy(root)
+    Toy(root).dvc("repro", "-q").check_returncode()
+    return root
+
+
+@pytest.fixture
+def toy(toy_template: Path, tmp_path: Path) -> Toy:
+    """A toy of one's own, never run."""
+    return _copy(toy_template, tmp_path)
+
+
+@pytest.fixture
+def toy_done(toy_template_done: Path, tmp_path: Path) -> Toy:
+    """A toy of one's own, in which every stage is fresh."""
+    return _copy(toy_template_done, tmp_path)
+
+
+def _copy(template: Path, folder: Path) -> Toy:
+    root = (folder / "toy").resolve()
+    shutil.copytree(template, root, symlinks=True)
+    return Toy(root)
 
 
 @pytest.fixture
 def in_toy(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
     """The toy, with the test itself working in its folder."""
     monkeypatch.chdir(toy.root)
-    monkeypatch.setenv("PATH", environment()["PATH"])
     return toy
+
+
+@pytest.fixture
+def in_toy_done(toy_done: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    monkeypatch.chdir(toy_done.root)
+    return toy_done
 
 
 def free_port() -> int:
