@@ -64,11 +64,11 @@ def choose_parts(source: Source, settings: IngestSettings, rng: np.random.Genera
     if source.test is not None:
         test = Part("test", source.test, *_by_label(source.test))
     else:
-        held_out = np.clip(np.rint(settings.test_fraction * counts), 1, counts - 1)  # both sides see every class
-        positions = pick(source.train.labels[rows], held_out.astype(np.int64), rng)
+        wanted = np.rint(settings.test_fraction * counts).astype(np.int64)
+        held_out = np.minimum(np.maximum(wanted, 1), counts - 1)  # both sides see every class of two rows or more
+        positions = pick(source.train.labels[rows], held_out, rng)
         test = Part("test", source.train, rows[positions], np.empty(0, np.int64))
         rows = np.delete(rows, positions)
-        _check_every_class_has_rows(source.class_names, counts - held_out, counts)
     available = len(rows)
     if settings.limit is not None and settings.limit < available:
         if settings.limit < len(counts):

@@ -75,14 +75,19 @@ def _by_split(paths: list[Path]) -> dict[str, list[Path]]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[pq.ParquetFile]:
-    """The open file; damage met inside the block becomes a SourceError."""
+def naming_damage(path: Path) -> Iterator[None]:
+    """Damage that Arrow meets inside the block becomes a SourceError that names the file."""
     try:
-        with pq.ParquetFile(path) as file:
-            yield file
+        yield
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise SourceError(f"{path}: can't be read as Parquet ({reason}); fetch it again or take it out") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[pq.ParquetFile]:
+    with naming_damage(path), pq.ParquetFile(path) as file:
+        yield file
 
 
 def _shards(paths: list[Path]) -> list[Shard]:
