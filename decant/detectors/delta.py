@@ -1,0 +1,93 @@
+"""Δ-Influence (arXiv 2411.13731): rows whose influence collapses when the affected point is transformed. `paper` mode.
+
+A poisoned row supports the wrong prediction through the trigger; transform the image and ask for another label, and that
+support is gone, while rows that matter to everything keep theirs. For an affected point z = (x, ŷ) and n copies
+g_j(z) = (T_j(x), y_j), each with one random transformation and one random label y_j ≠ ŷ:
+
+    Δ_ji = s(i, g_j(z)) - s(i, z)        flag row i  iff  #{j: Δ_ji < τ} ≥ n - n_tol
+
+As the official code has it: the seven transformations below act on the image normalised by the training set's mean and
+deviation; labels are uniform, with repetition; s is the influence on the negative margin; τ = 0. The paper's run is
+``detector: delta, copies: 50, tolerance: 2, damping: 0, same_label: false`` with one affected point.
+
+What we changed: all n + 1 queries of all points take one pass over the training rows, where the official code takes n + 1;
+gray images have no channels to swap, so six transformations remain; with several affected points a row must be voted
+down by each of them. Score: the smallest share of votes over the points, 0 to 1.
+
+Cost: as one pass of `renormalised`, plus 4 (n + 1) P bytes per point for the queries. Expected: recall 1, precision far
+below that of `renormalised` (0.15 in the authors' own BadNet run); docs/methods/influence.md has our figures.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decant.detectors import Case, Detection
+from decant.errors import StageError
+from decant.tables import Images
+from decant.training import as_float, to_device
+
+TAU = 0.0
+MIN_SIDE = 8  # below, the 5 x 9 blur does not fit
+MEASURE = "share of transformed copies that lose the row's influence (0 to 1)"
+
+
+def judge(case: Case, points: Images) -> Detection:
+    copies, label = case.settings.copies, int(points.labels[0])
+    tolerance = min(case.settings.tolerance, copies - 1)
+    queries = asked(points, case.train, copies, seed=case.seed)
+    pairwise = case.influence_on(queries, self_influence=False).pairwise
+    votes = votes_of(pairwise.view(len(points), copies + 1, -1)).min(0).values.cpu().numpy()  # (N,)
+    flagged = (votes >= copies - tolerance) & case.candidates(label)
+    name = case.train.info.class_names[label]
+    return Detection(
+        scores=(votes / copies).astype(np.float32),
+        flagged=flagged,
+        note=f"{flagged.sum()} rows lose their influence on {len(points)} affected points predicted {name} "
+        f"in at least {copies - tolerance} of {copies} copies",
+        measure=MEASURE,
+    )
+
+
+def votes_of(s: Tensor) -> Tensor:
+    """#{j: Δ_j < τ} (p, N) of influences s (p, n + 1, N): of each point itself, then of its n copies."""
+    return (s[:, 1:] - s[:, :1] < TAU).sum(1)
+
+
+def asked(points: Images, train: Images, copies: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """The queries: each point, followed by its transformed copies with other labels.
+
+    Returns: inputs (p (n + 1), c, h, w) float32 in the units of [0, 1] (copies may leave it), labels (p (n + 1),).
+    """
+    rng = np.random.default_rng([seed, 50])
+    x = as_float(to_device(points.pixels)).cpu()
+    mean = train.pixels.mean((0, 1, 2)) / 255
+    deviation = train.pixels.std((0, 1, 2)) / 255 + 1e-12
+    mean, deviation = (torch.from_numpy(v).float()[:, None, None] for v in (mean, deviation))
+    inputs, labels = [], []
+    for image, label in zip(x, points.labels.tolist(), strict=True):
+        turned = transformed((image - mean) / deviation, copies, rng) * deviation + mean
+        inputs += [image[None], turned]
+        labels += [label, *((label + rng.integers(1, train.classes, copies)) % train.classes)]
+    return torch.cat(inputs), torch.tensor(labels)
+
+
+def transformed(image: Tensor, copies: int, rng: np.random.Generator) -> Tensor:
+    """`copies` of a normalised image (c, h, w), each after one of the official transformations: (copies, c, h, w)."""
+    from torchvision import transforms as T  # here: it takes seconds, and no other detector needs it
+
+    if min(image.shape[1:]) < MIN_SIDE:
+        raise StageError(f"detect.detector: delta needs images of at least {MIN_SIDE} x {MIN_SIDE}; use renormalised")
+    bank = [
+        T.RandomHorizontalFlip(p=1),
+        T.ColorJitter(brightness=(0.9, 1.1), contrast=(0.9, 1.1), saturation=(0.6, 1.4), hue=(-0.1, 0.1)),
+        T.RandomAffine(degrees=(-180, 180), scale=(1, 2), shear=10),
+        T.ElasticTransform(alpha=150.0),
+        T.GaussianBlur(kernel_size=(5, 9), sigma=(8, 10)),
+        T.RandomInvert(p=1),
+    ]
+    if len(image) == 3:
+        bank.append(T.Lambda(lambda colored: colored[[1, 0, 2]]))
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global state only
+        torch.manual_seed(int(rng.integers(2**62)))
+        return torch.stack([bank[rng.integers(len(bank))](image) for _ in range(copies)])

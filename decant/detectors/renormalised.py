@@ -1,0 +1,101 @@
+"""Self-normalised influence: rows whose gradient points the same way as that of the affected points. The default.
+
+Hammoudeh & Lowd, CCS 2022 (arXiv 2201.10055, "renormalised influence"); Barshan et al. 2020 (RelatIF). Plain influence
+ranks first whatever has a large gradient, mislabelled rows above all; divided by both lengths it is a cosine in the
+metric of the inverse curvature, and only the direction is left:
+
+    r_i = mean over affected points q of  s_qi / (√u_q √u_i)        in [-1, 1]
+
+What is ours is the decision, made without the truth and without a count of poisons to expect. Among the candidates (rows
+with the label that was predicted) two Gaussians are fitted to r; rows that more likely belong to the upper one are
+flagged. Two Gaussians can be fitted to anything, so three conditions must hold first, or nothing is flagged. They use the
+rows with *other* labels as the background: what r looks like where there is no common cause.
+
+    separation  (μ₁ - μ₀) / √((σ₀² + σ₁²) / 2) ≥ 3.5      two groups, rather than one with a tail
+    height      (μ₁ - m) / s ≥ 9                          the upper one is far outside the background (median m, spread s)
+    remainder   (μ₀ - m) / (μ₁ - m) ≤ 0.2                 the lower one is background: the class as such is innocent
+
+A natural mistake (a 9 that looks like a 5) fails them, because the whole class shares features with it. The limits were
+fixed on digits, 8 -> 5, seeds 0 to 2, and checked on cases that played no part in it: docs/methods/influence.md.
+
+Cost: EK-FAC's two passes over the rows and one for the scores; 5 points on 2,874 digits: 3 s on one CPU core.
+Expected on digits: precision and recall 0.97 to 1 for both kinds of BadNet, none flagged on clean data.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.mixture import GaussianMixture
+
+from decant.detectors import Case, Detection
+from decant.tables import Images
+from decant.training import to_device
+
+MIN_ROWS = 10  # candidates, and background rows, below which two Gaussians or a spread mean nothing
+MIN_SEPARATION = 3.5
+MIN_HEIGHT = 9.0
+MAX_REMAINDER = 0.2
+MEASURE = "self-normalised influence on the affected points (-1 to 1)"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two groups of scores, and how far they can be believed."""
+
+    upper: np.ndarray  # (n,) float, probability of each score to belong to the upper group
+    separation: float
+    height: float
+    remainder: float
+
+    @property
+    def is_real(self) -> bool:
+        return self.separation >= MIN_SEPARATION and self.height >= MIN_HEIGHT and self.remainder <= MAX_REMAINDER
+
+
+def judge(case: Case, points: Images) -> Detection:
+    label = int(points.labels[0])
+    queries = to_device(points.pixels), torch.from_numpy(points.labels.astype(np.int64))
+    scores = case.influence_on(queries, self_influence=True).cosine().mean(0).cpu().numpy()
+    candidates, others = case.candidates(label), case.train.labels != label
+    flagged = np.zeros(len(scores), bool)
+    name = case.train.info.class_names[label]
+    if min(candidates.sum(), others.sum()) < MIN_ROWS:
+        note = f"too few rows to compare: {candidates.sum()} candidates for {name}, {others.sum()} with other labels"
+        return Detection(scores=scores.astype(np.float32), flagged=flagged, note=note, measure=MEASURE)
+    split = split_in_two(scores[candidates], scores[others], seed=case.seed)
+    figures = f"separation {split.separation:.1f}, height {split.height:.1f}, remainder {split.remainder:.2f}"
+    false_alarms = 0.0
+    if split.is_real:
+        flagged[candidates] = split.upper > 0.5
+        false_alarms = float((1 - split.upper[split.upper > 0.5]).sum())
+        note = f"{flagged.sum()} rows stand apart as the cause of {len(points)} affected points predicted {name}"
+    else:
+        note = f"nothing found: no group of rows stands apart for {len(points)} affected points predicted {name}"
+    return Detection(
+        scores=scores.astype(np.float32),
+        flagged=flagged,
+        note=f"{note} ({figures})",
+        measure=MEASURE,
+        false_alarms=false_alarms,
+    )
+
+
+def split_in_two(scores: np.ndarray, background: np.ndarray, *, seed: int) -> Split:
+    """Two Gaussians fitted to the candidates' scores (n,), judged against the background's (m,)."""
+    column = scores.astype(np.float64)[:, None]
+    mixture = GaussianMixture(2, n_init=3, random_state=seed).fit(column)
+    low, high = mixture.means_[:, 0].argsort()
+    means, variances = mixture.means_[:, 0], mixture.covariances_[:, 0, 0]
+    middle = float(np.median(background))
+    # The median's spread: rows poisoned for another label are background here, and must not widen it.
+    spread = 1.4826 * float(np.median(np.abs(background - middle))) + 1e-12
+    rise = max(float(means[high]) - middle, 1e-12)
+    # A wide upper Gaussian reaches below the lower one's mean; what lies there is not suspicious.
+    upper = np.where(scores > means[low], mixture.predict_proba(column)[:, high], 0)
+    return Split(
+        upper=upper,
+        separation=float((means[high] - means[low]) / np.sqrt(variances.mean())),
+        height=rise / spread,
+        remainder=(float(means[low]) - middle) / rise,
+    )

@@ -1,0 +1,220 @@
+"""Influence against dense matrices, retraining without each row, and kronfluence."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from nets import autograd_gradients, rows, small_net
+from samples import digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from decant import ekfac
+from decant.influence import FUNCTIONALS, influence, neg_margin
+
+
+def dense_inverse(factors: dict[str, ekfac.Factors], damping: float) -> Tensor:
+    """H⁻¹ of all layers, written out: block-diagonal over (Q_S ⊗ Q_A) diag(1 / (Λ + λ)) (Q_S ⊗ Q_A)ᵀ."""
+    blocks = []
+    for f in factors.values():
+        basis = torch.kron(f.Q_S, f.Q_A)
+        eigenvalues = f.Lambda.flatten() + damping * f.Lambda.mean()
+        blocks.append(basis @ torch.diag(1 / eigenvalues) @ basis.T)
+    return torch.block_diag(*blocks)
+
+
+def margin_gradients(model: nn.Module, names: list[str], x: Tensor, y: Tensor) -> Tensor:
+    """Autograd's gradients of -(z_y - logsumexp of the others), flattened over `names`' layers: (Q, P)."""
+    result = []
+    for image, label in zip(x, y, strict=True):
+        logits = model(image[None])[0]
+        others = torch.cat([logits[:label], logits[label + 1 :]])
+        layers = dict(model.named_modules())
+        by_layer = []
+        for name in names:
+            parameters = [p for p in (layers[name].weight, layers[name].bias) if p is not None]
+            grads = torch.autograd.grad(-(logits[label] - others.logsumexp(0)), parameters, retain_graph=True)
+            by_layer.append(torch.cat([g.flatten(1) if g.ndim > 1 else g[:, None] for g in grads], 1).flatten())
+        result.append(torch.cat(by_layer))
+    return torch.stack(result)
+
+
+def test_equals_the_dense_construction() -> None:
+    model, (x, y), (xq, yq) = small_net(padding=1), rows(), rows(3, seed=9)
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
+    found = influence(model, factors, (xq, yq), (x, y), damping=0.1)
+    H = dense_inverse(factors, 0.1)
+    G = torch.stack([torch.cat([row[name].flatten() for name in factors]) for row in autograd_gradients(model, x, y)])
+    q = margin_gradients(model, list(factors), xq, yq)
+    torch.testing.assert_close(found.pairwise, q @ H @ G.T)
+    torch.testing.assert_close(found.query_self, (q @ H * q).sum(1))
+    torch.testing.assert_close(found.train_self, (G @ H * G).sum(1))
+
+
+def test_the_path_without_self_influence_gives_the_same_scores() -> None:
+    model, (x, y), queries = small_net(padding=1), rows(), rows(3, seed=9)
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
+    plain = influence(model, factors, queries, (x, y))
+    fast = influence(model, factors, queries, (x, y), self_influence=False)
+    torch.testing.assert_close(fast.pairwise, plain.pairwise)
+    assert fast.train_self is None
+
+
+def test_batch_size_changes_no_score() -> None:
+    model, (x, y), queries = small_net(padding=1), rows(11), rows(3, seed=9)
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
+    one, some = (influence(model, factors, queries, (x, y), batch_bytes=b) for b in (1, 300_000))
+    torch.testing.assert_close(one.pairwise, some.pairwise)
+    torch.testing.assert_close(one.train_self, some.train_self)
+
+
+def test_cosine_of_a_row_with_itself_is_one() -> None:
+    model, (x, y) = small_net(padding=1), rows()
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
+    cosine = influence(model, factors, (x, y), (x, y), functional="cross_entropy").cosine()
+    torch.testing.assert_close(cosine.diagonal(), torch.ones(len(x), dtype=torch.float64))
+    assert cosine.abs().max() <= 1 + 1e-12
+
+
+def test_a_row_without_gradient_has_cosine_zero() -> None:
+    model = nn.Linear(2, 2).double()
+    x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64), torch.tensor([0, 1])
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1e4, 0.0], [0.0, 1.0]]))  # the first row's p is 1 even in float64
+        model.bias.zero_()
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
+    cosine = influence(model, factors, (x, y), (x, y)).cosine()
+    assert cosine[:, 0].eq(0).all() and cosine.isfinite().all()
+
+
+def test_margin_is_the_log_odds_of_the_label() -> None:
+    logits = torch.randn(5, 4, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 3, 0])
+    p = logits.softmax(1).gather(1, y[:, None]).squeeze(1)
+    torch.testing.assert_close(neg_margin(y)(logits, slice(0, 5)), torch.log((1 - p) / p))
+
+
+# what the scores mean ------------------------------------------------------------------------------------------------
+
+
+def fitted(model: nn.Module, x: Tensor, y: Tensor, weight_decay: float) -> nn.Module:
+    """The minimum of mean cross-entropy + weight_decay/2 |w|², by Newton's method with line search (LBFGS)."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.LBFGS(
+        model.parameters(), max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        decay = sum(p.square().sum() for p in model.parameters())
+        value = F.cross_entropy(model(x), y) + weight_decay / 2 * decay
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return model
+
+
+def test_scores_foretell_retraining_without_each_row() -> None:
+    """Logistic regression on three digits: the margin lost by leaving a row out, retrained, against its score."""
+    train, test = digits()
+    chosen = np.flatnonzero(np.isin(train.labels, [3, 5, 8]))[:90]
+    asked = np.flatnonzero(np.isin(test.labels, [3, 5, 8]))[:3]
+    classes = {3: 0, 5: 1, 8: 2}
+
+    def tensors(images, which) -> tuple[Tensor, Tensor]:
+        pixels = torch.from_numpy(images.pixels[which, ::4, ::4, 0] / 255).flatten(1)  # (n, 16) float64
+        return pixels, torch.tensor([classes[label] for label in images.labels[which].tolist()])
+
+    (x, y), (xq, yq) = tensors(train, chosen), tensors(test, asked)
+    start, decay = nn.Linear(16, 3).double(), 0.01
+    model = fitted(start, x, y, decay)
+    factors = ekfac.fit(model, x.repeat(50, 1), ekfac.sampled_cross_entropy(50 * len(x), torch.Generator()))
+    share = decay / float(factors[""].Lambda.mean())  # the weight decay is the damping: H = Fisher + decay I
+    scores = influence(model, factors, (xq, yq), (x, y), damping=share).pairwise.numpy()
+
+    before, every = neg_margin(yq)(model(xq), slice(0, 3)).detach(), slice(0, 3)
+    lost = []
+    for left_out in range(len(x)):
+        kept = torch.arange(len(x)) != left_out
+        without = fitted(model, x[kept], y[kept], decay)
+        lost.append((neg_margin(yq)(without(xq), every).detach() - before).numpy())
+    for query in range(3):
+        assert np.corrcoef(scores[query], np.stack(lost)[:, query])[0, 1] > 0.9
+        # positive: the row supports the label. Left out, the negative margin grows by about s / n.
+        slope = np.polyfit(scores[query] / len(x), np.stack(lost)[:, query], 1)[0]
+        assert 0.5 < slope < 2
+
+
+def test_cross_entropy_of_a_sure_prediction_says_nothing() -> None:
+    """Why the margin is the default: at an affected point p is about 1, and its cross-entropy has no gradient left."""
+    model, (x, y), (xq, _) = small_net(padding=1), rows(), rows(1, seed=9)
+    with torch.no_grad():
+        model[-1].bias.copy_(torch.tensor([40.0, 0.0, 0.0]))
+    factors = ekfac.fit(small_net(padding=1), x, ekfac.cross_entropy(y))
+    sure = (xq, torch.tensor([0]))
+    by = {name: influence(model, factors, sure, (x, y), functional=name).query_self.item() for name in FUNCTIONALS}
+    assert by["cross_entropy"] < 1e-20 * by["neg_margin"]
+
+
+# the peer library ----------------------------------------------------------------------------------------------------
+
+
+def test_agrees_with_kronfluence(tmp_path) -> None:
+    """Pairwise scores and self-influence of kronfluence 1.0.1, empirical Fisher, damping 0.1 of the mean eigenvalue."""
+    pytest.importorskip("kronfluence")
+    from kronfluence.analyzer import Analyzer, prepare_model
+    from kronfluence.arguments import FactorArguments, ScoreArguments
+    from kronfluence.task import Task
+    from torch.utils.data import TensorDataset
+
+    class Margin(Task):
+        def compute_train_loss(self, batch, model, sample=False):
+            return F.cross_entropy(model(batch[0]), batch[1], reduction="sum")
+
+        def compute_measurement(self, batch, model):
+            return neg_margin(batch[1])(model(batch[0]), slice(None)).sum()
+
+    model, (x, y), (xq, yq) = small_net(padding=1), rows(24), rows(3, seed=9)
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
+    ours = influence(model, factors, (xq, yq), (x, y), damping=0.1)
+
+    task = Margin()
+    peer = Analyzer("decant", prepare_model(copy.deepcopy(model), task), task, cpu=True, output_dir=str(tmp_path))
+    precise = {"amp_dtype": None}
+    fitting = FactorArguments(
+        strategy="ekfac",
+        use_empirical_fisher=True,
+        activation_covariance_dtype=torch.float64,
+        gradient_covariance_dtype=torch.float64,
+        lambda_dtype=torch.float64,
+        per_sample_gradient_dtype=torch.float64,
+        **precise,
+    )
+    scoring = ScoreArguments(
+        damping_factor=None,  # 0.1 of the mean eigenvalue of each layer
+        score_dtype=torch.float64,
+        per_sample_gradient_dtype=torch.float64,
+        precondition_dtype=torch.float64,
+        **precise,
+    )
+    data, asked = TensorDataset(x, y), TensorDataset(xq, yq)
+    peer.fit_all_factors("f", data, per_device_batch_size=8, factor_args=fitting, overwrite_output_dir=True)
+    peer.compute_pairwise_scores(
+        "s",
+        "f",
+        asked,
+        data,
+        per_device_query_batch_size=3,
+        per_device_train_batch_size=8,
+        score_args=scoring,
+        overwrite_output_dir=True,
+    )
+    pairwise = peer.load_pairwise_scores("s")["all_modules"]
+    peer.compute_self_scores(
+        "u", "f", data, per_device_train_batch_size=8, score_args=scoring, overwrite_output_dir=True
+    )
+    own = peer.load_self_scores("u")["all_modules"]
+    torch.testing.assert_close(ours.pairwise, pairwise, rtol=1e-5, atol=1e-5 * float(pairwise.abs().max()))
+    torch.testing.assert_close(ours.train_self, own, rtol=1e-5, atol=0)
