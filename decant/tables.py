@@ -155,9 +155,7 @@ def rows_checksum(images: Images) -> str:
     return RowsChecksum().update(images).hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Images: streaming reader and writer
-# ---------------------------------------------------------------------------------------------------------------------
+# Images: streaming reader and writer ----------------------------------------------------------------------------------
 
 
 def _images_schema(shape: tuple[int, ...], info: DatasetInfo | None) -> pa.Schema:
@@ -278,15 +276,18 @@ def read_image_row(path: Path, row_id: int) -> Images | None:
     return None
 
 
-def _to_images(table: pa.Table, info: DatasetInfo, path: Path) -> Images:
+def _label_values(table: pa.Table, info: DatasetInfo, path: Path) -> np.ndarray:
     labels = table.column("label").to_numpy()
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(info.class_names):
         raise TableError(
             f"{path}: column 'label': 0 to {len(info.class_names) - 1} expected, {labels.min()} to {labels.max()} found"
         )
-    return Images(
-        ids=table.column("id").to_numpy(), pixels=_tensor_values(table.column("image")), labels=labels, info=info
-    )
+    return labels
+
+
+def _to_images(table: pa.Table, info: DatasetInfo, path: Path) -> Images:
+    labels = _label_values(table, info, path)
+    return Images(table.column("id").to_numpy(), _tensor_values(table.column("image")), labels, info)
 
 
 def is_images_table(path: Path) -> bool:
@@ -297,16 +298,14 @@ def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, DatasetInfo]:
     """(ids, labels, info) of an Images table, without its pixels."""
     file, info = _images_file(path)
     table = file.read(columns=["id", "label"])
-    return table.column("id").to_numpy(), table.column("label").to_numpy(), info
+    return table.column("id").to_numpy(), _label_values(table, info, path), info
 
 
 def count_rows(path: Path) -> int:
     return _open(path).metadata.num_rows
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Verdicts, Truth, Perturbations
-# ---------------------------------------------------------------------------------------------------------------------
+# Verdicts, Truth, Perturbations ---------------------------------------------------------------------------------------
 
 
 def write_verdicts(path: Path, verdicts: pd.DataFrame) -> None:
@@ -375,9 +374,7 @@ def _read_frame(path: Path, schema: pa.Schema) -> pd.DataFrame:
     return frame
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The only place where a row is dropped or relabelled
-# ---------------------------------------------------------------------------------------------------------------------
+# The only place where a row is dropped or relabelled ------------------------------------------------------------------
 
 
 def apply_verdicts(images: Images, verdicts: pd.DataFrame) -> Images:

@@ -216,7 +216,7 @@ def test_a_sample_without_a_single_image_is_an_error() -> None:
 
 
 def test_any_number_of_workers_gives_the_same_rows_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    contents = [encoded(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)) for _ in range(40)]
+    contents: list[Item] = [encoded(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)) for _ in range(40)]
     contents[17] = b"broken"
     batches = [(np.arange(start, start + 8), contents[start : start + 8]) for start in range(0, 40, 8)]
     monkeypatch.setattr(module, "PATIENCE", 0.0)  # other processes take over after the first batch

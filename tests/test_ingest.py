@@ -3,7 +3,7 @@
 import io
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def make_folder(folder: Path, rows: dict[str, int]) -> None:
             (folder / name / f"{row:03}.png").write_bytes(png(noise(1000 * number + row)))
 
 
-def make_shard(path: Path, labels: list[int | None], images: list[bytes] | None = None) -> None:
+def make_shard(path: Path, labels: Sequence[int | None], images: list[bytes] | None = None) -> None:
     images = images or [png(noise(row)) for row in range(len(labels))]
     pq.write_table(pa.table({"image": images, "label": pa.array(labels, pa.int64())}), path)
 
@@ -118,7 +118,7 @@ def test_without_a_test_split_a_share_of_each_class_is_set_aside(ingest: Ingest,
 
 
 def test_limit_is_stratified_and_picks_before_decoding(ingest: Ingest, tmp_path: Path) -> None:
-    labels: list[int | None] = [0] * 60 + [1] * 30 + [2] * 10
+    labels = [0] * 60 + [1] * 30 + [2] * 10
     make_shard(tmp_path / "a.parquet", labels)
     summary = ingest(tmp_path / "a.parquet", limit=20, test_fraction=0.1)
     train = read_images(tmp_path / "out/train.parquet")
@@ -167,7 +167,7 @@ def test_bad_rows_are_quarantined_with_place_and_reason(ingest: Ingest, tmp_path
 
 
 def test_missing_labels_are_quarantined_even_where_limit_leaves_rows_out(ingest: Ingest, tmp_path: Path) -> None:
-    make_shard(tmp_path / "a.parquet", [0, 1] * 48 + [None, 1, 0, -1])
+    make_shard(tmp_path / "a.parquet", [*[0, 1] * 48, None, 1, 0, -1])
     summary = ingest(tmp_path / "a.parquet", limit=10)
     rejected = read_rejected(tmp_path / "out/rejected.parquet")
     assert rejected["row"].tolist() == [96, 99] and set(rejected["reason"]) == {"label missing"}
@@ -216,7 +216,7 @@ def test_a_class_that_vanishes_is_an_error(ingest: Ingest, tmp_path: Path) -> No
     ],
 )
 def test_labels_that_make_no_dataset_are_refused(
-    ingest: Ingest, tmp_path: Path, labels: list[int | None], settings: dict[str, Any], message: str
+    ingest: Ingest, tmp_path: Path, labels: Sequence[int | None], settings: dict[str, Any], message: str
 ) -> None:
     make_shard(tmp_path / "a.parquet", labels)
     with pytest.raises(SourceError, match=message):

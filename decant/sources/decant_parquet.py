@@ -20,7 +20,7 @@ def find_tables(path: Path) -> list[Path]:
 
 
 def open_tables(train: Path, test: Path | None = None) -> Source:
-    """Raises: SourceError when the two tables don't belong together; TableError when one is damaged."""
+    """Raises: SourceError when the two tables don't belong together; TableError when a label has no class."""
     found = [_split(path) for path in (train, test) if path]
     (first, names), (last, last_names) = found[0], found[-1]
     if names != last_names:
@@ -34,9 +34,6 @@ def _split(path: Path) -> tuple[Split, tuple[str, ...]]:
     """(the split, its class names)"""
     with naming_damage(path):
         ids, labels, info = read_labels(path)
-    known = (labels >= 0) & (labels < len(info.class_names))
-    allowed = f"0 to {len(info.class_names) - 1} expected"
-    faults = {int(row): f"label {labels[row]}: {allowed}" for row in np.flatnonzero(~known)}
 
     def read(rows: np.ndarray) -> Iterator[Batch]:
         first = 0
@@ -46,8 +43,7 @@ def _split(path: Path) -> tuple[Split, tuple[str, ...]]:
                 yield from _batches(images.pixels, inside, first)
                 first += len(images)
 
-    labels = np.where(known, labels, -1).astype(np.int64)
-    return Split(ids, labels, read, lambda row: f"{path}:{row}", faults), info.class_names
+    return Split(ids, labels.astype(np.int64), read, lambda row: f"{path}:{row}"), info.class_names
 
 
 def _batches(pixels: np.ndarray, rows: np.ndarray, first: int) -> Iterator[Batch]:
