@@ -68,8 +68,9 @@ class Judgement:
 
 def steps_of(settings: VerifySettings) -> int:
     """Training steps of one `verify`, for a progress bar's total."""
-    fits = 1 + settings.rounds if settings.mode == "paper" else 1 + 2 * max(1, settings.rounds)
-    return settings.steps * fits
+    if settings.mode == "paper" or not settings.self_training:
+        return settings.steps * (1 + settings.rounds)
+    return settings.steps * (1 + 2 * max(1, settings.rounds))
 
 
 def verify(
