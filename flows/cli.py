@@ -34,7 +34,9 @@ class Command:
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help="only these stages and what they need (default: all)")
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help="only these stages and what they need (default: all)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="BLOCK.KEY=VALUE",
         help="change a parameter in params.yaml first; may be repeated (docs/parameters.md lists them)",

@@ -22,7 +22,9 @@ def main(_arguments: argparse.Namespace) -> int:
         print(f"work pool {pool}: {address.ui}/work-pools/work-pool/{pool}")
     _must(_prefect(environment, "--no-prompt", "deploy", "--all"))
     for deployment in deployments:
-        crons = ", ".join(f"{schedule['cron']} {schedule.get('timezone', 'UTC')}" for schedule in deployment["schedules"])
+        crons = ", ".join(
+            f"{schedule['cron']} {schedule.get('timezone', 'UTC')}" for schedule in deployment["schedules"]
+        )
         print(f"deployment {deployment['name']}: {crons}; runs in {environment['DECANT_ROOT']}")
         print(f"  the process that does the work:  prefect worker start --pool {deployment['work_pool']['name']}")
         print(f"  a run right now:                 prefect deployment run clean/{deployment['name']}")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from decant.errors import DecantError, TableError
+from decant.errors import DecantError
 from decant.tables import Images, read_image_row, read_truth, read_verdicts
 
 DATA = Path("data")
@@ -25,7 +25,11 @@ CHAPTERS = {  # stage folder: what its train.parquet holds
     "verify": "after label verification",
     "detect": "after Δ-Influence",
 }
-JUDGES = ("purify_2", "verify", "detect")
+JUDGES = {  # stage with verdicts: how its score reads; higher is more suspicious
+    "purify_2": "{score:.1f} grey levels changed",
+    "verify": "{score:.2f} (trust {trust:.2f})",
+    "detect": "{score:.3f} influence",
+}
 SIDE = 32  # characters; larger pictures are thinned out
 RAMP = " .:-=+*#%@"
 DASH = "–"
@@ -36,7 +40,6 @@ class Step:
     """The row at one stage."""
 
     stage: str
-    file: str
     label: str
     score: str = ""
     verdict: str = ""
@@ -54,7 +57,7 @@ def main(arguments: argparse.Namespace) -> int:
     _print_pictures(rows, console)
     console.print(_as_table(steps(row_id, rows)))
     for line in (*_truth(row_id, received), _end(rows)):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     return 0
 
 
@@ -80,7 +83,7 @@ def steps(row_id: int, rows: dict[str, Images]) -> list[Step]:
         if row is None and verdict is None:
             continue
         label = names[int(row.labels[0])] if row is not None else DASH
-        found.append(Step(stage, f"data/{stage}/train.parquet" if row is not None else "not in it", label, *(verdict or ())))
+        found.append(Step(stage, label, *(verdict or ())))
     return found
 
 
@@ -95,15 +98,16 @@ def _verdict(stage: str, row_id: int) -> tuple[str, str, str] | None:
         return None
     verdict = mine.iloc[0]
     flagged = "flagged, " if verdict["flagged"] else ""
-    return f"{verdict['score']:.3g}", f"{flagged}{verdict['action']}", str(verdict["reason"])
+    score = JUDGES[stage].format(score=verdict["score"], trust=1 - verdict["score"])
+    return score, f"{flagged}{verdict['action']}", str(verdict["reason"])
 
 
 def _as_table(found: list[Step]) -> Table:
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for head in ("stage", "label", "score", "verdict", "reason", "file"):
-        table.add_column(head, justify="right" if head == "score" else "left", overflow="fold")
+    for head in ("stage", "label", "score", "verdict", "reason"):
+        table.add_column(head, overflow="fold")
     for step in found:
-        table.add_row(step.stage, step.label, step.score, step.verdict, step.reason, step.file)
+        table.add_row(step.stage, step.label, step.score, step.verdict, step.reason)
     return table
 
 
@@ -114,13 +118,15 @@ def _truth(row_id: int, received: Images) -> list[str]:
     truth = read_truth(path)
     mine = truth[truth["id"] == row_id]
     names = received.info.class_names
-    planted = [f"{row.attack} (its true label: {names[row.original_label]})" for row in mine.itertuples()]
+    pairs = zip(mine["attack"], mine["original_label"], strict=True)
+    planted = [f"{attack} (its true label: {names[int(label)]})" for attack, label in pairs]
     return [f"truth of the simulation: {'; '.join(planted) if planted else 'nothing was planted here'}"]
 
 
 def _end(rows: dict[str, Images]) -> str:
     last = [stage for stage in CHAPTERS if (DATA / stage / "train.parquet").is_file()][-1]
-    return f"in the end: {'kept' if last in rows else 'dropped'} (data/{last})"
+    files = f"{{{','.join(rows)}}}" if len(rows) > 1 else next(iter(rows))
+    return f"in the end: {'kept' if last in rows else 'dropped'}; it is in data/{files}/train.parquet"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -55,7 +55,9 @@ def ended_by_exceptions() -> Iterator[None]:
 
 def in_prefect(targets: list[str] | None) -> str:
     """Runs the flow in this process. Returns what went wrong, empty if nothing did."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the board shows it; Prefect's page too
+    os.environ.setdefault(
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL"
+    )  # the board shows it; Prefect's page too
     from flows.clean import clean
 
     state = clean(targets, return_state=True)
@@ -101,6 +103,8 @@ def show_result(board: terminal.Board, seconds: float, console: Console) -> None
         for note in result.notes:
             console.print(note)
     ran = sum(line.state != "Unchanged" for line in board.lines.values())
-    console.print(f"{ran} of {len(board.lines)} stages ran, {seconds:.0f} s" if ran else f"nothing to do, {seconds:.0f} s")
+    console.print(
+        f"{ran} of {len(board.lines)} stages ran, {seconds:.0f} s" if ran else f"nothing to do, {seconds:.0f} s"
+    )
     if REPORT.is_file():
         console.print(f"report: {REPORT}   (decant report --open)")

@@ -154,4 +154,6 @@ def wait_for(address: Address, process: subprocess.Popen[bytes]) -> None:
             break
         time.sleep(0.2)
     last = log_file().read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-    raise DecantError(f"the Prefect server did not start: {''.join(last)} (log: {log_file()}); or: decant run --no-server")
+    raise DecantError(
+        f"the Prefect server did not start: {''.join(last)} (log: {log_file()}); or: decant run --no-server"
+    )

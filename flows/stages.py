@@ -6,30 +6,26 @@ A stale stage runs as ``python -m dvc --wait-for-lock repro --single-item STAGE`
 
 * in a process of its own: a long-lived one would run modules that it imported before an edit, while DVC records the
   edited file's hash; and one failed CUDA call would spoil every later stage;
-* in a process group of its own: stopping DVC alone leaves the stage behind, at work on the GPU;
+* in a process group of its own (`flows.processes`): stopping DVC alone leaves the stage behind, at work on the GPU;
 * with ``--wait-for-lock``: without it a finished stage is lost when another process holds DVC's lock for 3 s.
 
 Cost: about 0.1 s for a fresh stage, 1.3 s of DVC for a stale one.
 """
 
-import os
+import math
 import re
-import signal
-import subprocess
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from decant.errors import DecantError
+from flows.processes import output, process_group
 from flows.source import source_changed
 
-GRACE = 5.0  # seconds between SIGINT, on which DVC drops its locks, and SIGKILL
 BUSY_PAUSE = 2.0  # seconds between two looks whether another DVC process has finished with a file
 BUSY_PATIENCE = 900.0  # seconds after which we stop waiting for it
 LAST_LINES = 15  # of a failed stage's output, kept for the message
@@ -126,48 +122,6 @@ def changes(stage: str) -> list[Any]:
         raise _busy(stage, str(error)) from error
 
 
-@contextmanager
-def process_group(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """The command in a new session, its output as lines; nothing of its group outlives the block, however it is left."""
-    process = subprocess.Popen(
-        command, env=_environment(), text=True, errors="replace", start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        end_group(process)
-        process.wait()
-
-
-def end_group(process: subprocess.Popen[str]) -> None:
-    """Interrupts a process group; kills what is left of it after the grace period. Returns when it is gone."""
-    try:
-        if _signal_group(process, signal.SIGINT):
-            _wait_for_end(process)
-    finally:  # also when a second Ctrl-C cuts the wait short
-        if _signal_group(process, signal.SIGKILL):
-            _wait_for_end(process)
-
-
-def _wait_for_end(process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + GRACE
-    while time.monotonic() < deadline:
-        process.poll()  # takes the leader out of the process table, where it would count as alive
-        if not _signal_group(process, 0):
-            return
-        time.sleep(0.02)
-
-
-def _signal_group(process: subprocess.Popen[str], number: int) -> bool:
-    """Sends the signal (0: none); false when no process of the group is left."""
-    try:
-        os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
-
-
 def bring_up_to_date(stage: Stage, on_line: OnLine, turn: Turn = nullcontext) -> Outcome:
     """Runs the stage if it is stale, waiting while another DVC process works on its files.
 
@@ -197,36 +151,18 @@ def reproduce(stage: Stage, on_line: OnLine, *, forced: bool = False) -> Outcome
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
     command += ["--force"] * forced + [stage.name]
     lines: deque[str] = deque(maxlen=200)
-    with process_group(command) as process, _time_limit(process, stage.timeout) as ran_out:
-        assert process.stdout is not None
-        for line in process.stdout:
+    deadline = time.monotonic() + stage.timeout if stage.timeout else math.inf
+    with process_group(command) as process:
+        for line in output(process):
             if line.strip() and not line.startswith(DVC_ADVICE):
                 lines.append(line.rstrip())
                 on_line(lines[-1])
+            if time.monotonic() > deadline:
+                raise StageTimeout(f"{stage.name}: ran past its timeout of {stage.timeout:g} s and was stopped")
         code = process.wait()
-    if ran_out.is_set():
-        raise StageTimeout(f"{stage.name}: ran past its timeout of {stage.timeout:g} s and was stopped")
     if code:
         raise _failure(stage.name, code, lines)
     return _outcome(lines)
-
-
-@contextmanager
-def _time_limit(process: subprocess.Popen[str], seconds: float | None) -> Iterator[threading.Event]:
-    """Ends the process group after so many seconds, and sets the event."""
-    ran_out = threading.Event()
-
-    def end() -> None:
-        ran_out.set()
-        end_group(process)
-
-    timer = threading.Timer(seconds or 0, end)
-    if seconds:
-        timer.start()
-    try:
-        yield ran_out
-    finally:
-        timer.cancel()
 
 
 def _outcome(lines: Iterable[str]) -> Outcome:
@@ -236,12 +172,6 @@ def _outcome(lines: Iterable[str]) -> Outcome:
         if "is cached - skipping run" in line:
             return "Restored"
     return "Done"
-
-
-def _environment() -> dict[str, str]:
-    """Ours, where `python` in a stage's cmd is this interpreter, and its output comes line by line."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
 
 
 def _failure(stage: str, code: int, lines: Iterable[str]) -> StageError:

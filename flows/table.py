@@ -71,7 +71,9 @@ def spent_on(runs: Any) -> str:
     seconds = sum(record.get("seconds", 0) for record in records)
     memory = max(record.get("peak_memory_mib", 0) for record in records)
     device = max((record.get("date", ""), record.get("device", "")) for record in records)[1]
-    return f"last runs of {len(records)} stages: {seconds:.0f} s, at most {memory / 1024:.1f} GiB of memory, on {device}"
+    return (
+        f"last runs of {len(records)} stages: {seconds:.0f} s, at most {memory / 1024:.1f} GiB of memory, on {device}"
+    )
 
 
 def percent(value: float | None) -> str:

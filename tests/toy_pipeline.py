@@ -169,19 +169,18 @@ def toy_template_done(toy_template: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def toy(toy_template: Path, tmp_path: Path) -> Toy:
     """A toy of one's own, never run."""
-    return _copy(toy_template, tmp_path)
+    return _copy(toy_template, tmp_path / "toy")
 
 
 @pytest.fixture
 def toy_done(toy_template_done: Path, tmp_path: Path) -> Toy:
     """A toy of one's own, in which every stage is fresh."""
-    return _copy(toy_template_done, tmp_path)
+    return _copy(toy_template_done, tmp_path / "done")
 
 
-def _copy(template: Path, folder: Path) -> Toy:
-    root = (folder / "toy").resolve()
+def _copy(template: Path, root: Path) -> Toy:
     shutil.copytree(template, root, symlinks=True)
-    return Toy(root)
+    return Toy(root.resolve())
 
 
 @pytest.fixture

@@ -1,0 +1,86 @@
+"""A command in a process group of its own, so that it can be stopped with all that it started.
+
+Prefect's cancel, Ctrl-C and a failure reach only the flow's own process. What it started would run on, on the GPU.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+GRACE = 5.0  # seconds between SIGINT, on which DVC drops its locks, and SIGKILL
+LULL = 0.2  # seconds between two looks at a silent process: has it ended, has its time run out
+
+
+@contextmanager
+def process_group(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in a new session, its output in a pipe; nothing of its group outlives the block, however it is left."""
+    process = subprocess.Popen(
+        command, env=environment(), start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        end_group(process)
+        with process:  # closes the pipe and takes the leader out of the process table
+            pass
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Interrupts a process group; kills what is left of it after the grace period. Returns when it is gone."""
+    try:
+        if _signal_group(process, signal.SIGINT):
+            _wait_for_end(process)
+    finally:  # also when a second Ctrl-C cuts the wait short
+        if _signal_group(process, signal.SIGKILL):
+            _wait_for_end(process)
+
+
+def _wait_for_end(process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + GRACE
+    while time.monotonic() < deadline:
+        process.poll()  # takes the leader out of the process table, where it would count as alive
+        if not _signal_group(process, 0):
+            return
+        time.sleep(0.02)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Sends the signal (0: none); false when no process of the group is left."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def output(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """Its lines as they come, and an empty one each LULL seconds without. Ends with the process.
+
+    Not with its output: a child that it left behind may hold that open.
+    """
+    assert process.stdout is not None
+    pipe, rest = process.stdout.fileno(), b""
+    while True:
+        ended = process.poll() is not None
+        ready = bool(select.select([pipe], [], [], 0 if ended else LULL)[0])
+        chunk = os.read(pipe, 2**16) if ready else b""
+        if ended and not chunk:
+            break
+        if ready and not chunk:  # it has closed its output and works on
+            time.sleep(LULL)
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines or [b""])
+    yield rest.decode(errors="replace")
+
+
+def environment() -> dict[str, str]:
+    """Ours, where `python` in a stage's cmd is this interpreter, and its output comes line by line."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
