@@ -19,7 +19,7 @@ LULL = 0.2  # seconds between two looks at a silent process: has it ended, has i
 
 @contextmanager
 def process_group(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The command in a new session, its output in a pipe; nothing of its group outlives the block, however it is left."""
+    """The command in a session of its own, its output in a pipe; nothing of its group outlives the block."""
     process = subprocess.Popen(
         command, env=environment(), start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

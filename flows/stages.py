@@ -34,9 +34,14 @@ Outcome = Literal["Unchanged", "Restored", "Done"]
 OnLine = Callable[[str], None]
 Turn = Callable[[], AbstractContextManager[None]]
 
-DVC_ADVICE = (  # that DVC gives after each stage, and that helps nobody here
-    "To track the changes", "\tgit add", "To enable auto staging", "\tdvc config", "Use `dvc push`", "Updating lock file",
-)  # fmt: skip
+DVC_ADVICE = (  # how lines begin that DVC prints after each stage, and that help nobody here
+    "To track the changes",
+    "\tgit add",
+    "To enable auto staging",
+    "\tdvc config",
+    "Use `dvc push`",
+    "Updating lock file",
+)
 
 
 @dataclass(frozen=True)

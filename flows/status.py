@@ -83,7 +83,7 @@ def _state(
     if stage.name == "ingest" and locked and source_changed():
         why.append("files of the source changed")
     if why:
-        return "stale", why + behind
+        return "stale", why
     return ("behind", behind) if behind else ("fresh", [])
 
 

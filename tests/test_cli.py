@@ -158,20 +158,24 @@ def test_status_says_in_words_why_a_stage_is_stale(in_toy_done: Toy) -> None:
         "baseline": ["stale", "train.epochs: 10 -> 12", "train.lr: 0.05 -> 0.01"],
         "purify_1": ["fresh"],
         "train": ["stale", "train.epochs: 10 -> 12", "train.lr: 0.05 -> 0.01"],
-        "evaluate": ["stale", "output missing: data/evaluate", "waits for baseline, train"],
+        "evaluate": ["stale", "output missing: data/evaluate"],
     }
     params.edit_file(["train.epochs=10", "train.lr=0.05"])
     code = in_toy_done.root / "work.py"
     code.write_text(code.read_text() + "\n")
     (in_toy_done.root / "data/ingest").write_text("by hand")
     assert why(in_toy_done)["ingest"] == ["stale", "code changed: work.py", "output modified: data/ingest"]
-    assert why(in_toy_done)["baseline"] == [
-        "stale", "code changed: work.py", "input changed: data/ingest", "waits for ingest",
-    ]  # fmt: skip
+    assert why(in_toy_done)["baseline"] == ["stale", "code changed: work.py", "input changed: data/ingest"]
+
+
+def test_status_of_a_stage_that_is_fresh_but_needs_a_stale_one(in_toy_done: Toy) -> None:
+    params.edit_file(["purify_1.kld_limit=0.5"])
+    found = why(in_toy_done)
+    assert found["train"] == ["behind", "waits for purify_1"] and found["baseline"] == ["fresh"]
 
 
 def test_status_of_what_never_ran_and_of_what_runs_now(in_toy: Toy) -> None:
-    assert why(in_toy)["train"] == ["stale", "never ran", "waits for purify_1"]
+    assert why(in_toy)["train"] == ["stale", "never ran"]
     in_toy.order("ingest", "sleep 600")
     run = in_toy.start("run", "--no-server")
     in_toy.process_of("ingest")

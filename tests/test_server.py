@@ -57,13 +57,13 @@ def test_telemetry_is_off(bare: pytest.MonkeyPatch) -> None:
 
 def test_port_that_something_else_has_taken_is_an_error_with_a_way_out(bare: pytest.MonkeyPatch, stranger: int) -> None:
     os.environ["PREFECT_SERVER_API_PORT"] = str(stranger)
-    with pytest.raises(DecantError, match="is no Prefect 3.x server; choose another port"):
+    with pytest.raises(DecantError, match=r"is no Prefect 3\.x server; choose another port"):
         server.ensure_server(print)
 
 
 def test_far_server_that_does_not_answer_is_never_started_here(bare: pytest.MonkeyPatch) -> None:
     os.environ["PREFECT_API_URL"] = "http://prefect.invalid:4200/api"
-    with pytest.raises(DecantError, match="no Prefect server answers at http://prefect.invalid:4200/api"):
+    with pytest.raises(DecantError, match=r"no Prefect server answers at http://prefect\.invalid:4200/api"):
         server.ensure_server(print)
 
 

@@ -41,7 +41,7 @@ def test_pipeline_is_what_dvc_yaml_says(in_toy: Toy) -> None:
     assert found[2] == Stage("purify_1", upstream=("ingest",), tags=("gpu",), retries=1, timeout=60)
     assert found[4].upstream == ("baseline", "train")
     assert [stage.name for stage in pipeline(["train"])] == ["ingest", "purify_1", "train"]
-    with pytest.raises(DecantError, match="no stage 'detect' in dvc.yaml; there are: ingest, baseline"):
+    with pytest.raises(DecantError, match=r"no stage 'detect' in dvc\.yaml; there are: ingest, baseline"):
         pipeline(["detect"])
 
 
