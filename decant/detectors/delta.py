@@ -11,8 +11,9 @@ deviation; labels are uniform, with repetition; s is the influence on the negati
 ``detector: delta, copies: 50, tolerance: 2, damping: 0, same_label: false`` with one affected point.
 
 What we changed: all n + 1 queries of all points take one pass over the training rows, where the official code takes n + 1;
-gray images have no channels to swap, so six transformations remain; with several affected points a row must be voted
-down by each of them. Score: the smallest share of votes over the points, 0 to 1.
+gray images have no channels to swap, so six transformations remain; widths in pixels are those of a 32 x 32 image and
+shrink with smaller ones; with several affected points a row must be voted down by each of them. Score: the smallest
+share of votes over the points, 0 to 1.
 
 Cost: as one pass of `renormalised`, plus 4 (n + 1) P bytes per point for the queries. Expected: recall 1, precision far
 below that of `renormalised` (0.15 in the authors' own BadNet run); docs/methods/influence.md has our figures.
@@ -23,12 +24,11 @@ import torch
 from torch import Tensor
 
 from decant.detectors import Case, Detection
-from decant.errors import StageError
 from decant.tables import Images
 from decant.training import as_float, to_device
 
 TAU = 0.0
-MIN_SIDE = 8  # below, the 5 x 9 blur does not fit
+OFFICIAL_SIDE = 32  # pixels: the images for which the official widths were chosen
 MEASURE = "share of transformed copies that lose the row's influence (0 to 1)"
 
 
@@ -76,14 +76,14 @@ def transformed(image: Tensor, copies: int, rng: np.random.Generator) -> Tensor:
     """`copies` of a normalised image (c, h, w), each after one of the official transformations: (copies, c, h, w)."""
     from torchvision import transforms as T  # here: it takes seconds, and no other detector needs it
 
-    if min(image.shape[1:]) < MIN_SIDE:
-        raise StageError(f"detect.detector: delta needs images of at least {MIN_SIDE} x {MIN_SIDE}; use renormalised")
+    scale = min(1.0, min(image.shape[1:]) / OFFICIAL_SIDE)
+    kernel = [2 * max(1, round(scale * half)) + 1 for half in (2, 4)]  # 5 x 9
     bank = [
         T.RandomHorizontalFlip(p=1),
         T.ColorJitter(brightness=(0.9, 1.1), contrast=(0.9, 1.1), saturation=(0.6, 1.4), hue=(-0.1, 0.1)),
         T.RandomAffine(degrees=(-180, 180), scale=(1, 2), shear=10),
-        T.ElasticTransform(alpha=150.0),
-        T.GaussianBlur(kernel_size=(5, 9), sigma=(8, 10)),
+        T.ElasticTransform(alpha=150.0, sigma=5.0 * scale),
+        T.GaussianBlur(kernel, sigma=(8 * scale, 10 * scale)),
         T.RandomInvert(p=1),
     ]
     if len(image) == 3:

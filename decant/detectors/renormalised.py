@@ -11,7 +11,7 @@ with the label that was predicted) two Gaussians are fitted to r; rows that more
 flagged. Two Gaussians can be fitted to anything, so three conditions must hold first, or nothing is flagged. They use the
 rows with *other* labels as the background: what r looks like where there is no common cause.
 
-    separation  (μ₁ - μ₀) / √((σ₀² + σ₁²) / 2) ≥ 3.5      two groups, rather than one with a tail
+    separation  (μ₁ - μ₀) / √((σ₀² + σ₁²) / 2) ≥ 2.5      two groups, rather than one with a tail
     height      (μ₁ - m) / s ≥ 9                          the upper one is far outside the background (median m, spread s)
     remainder   (μ₀ - m) / (μ₁ - m) ≤ 0.2                 the lower one is background: the class as such is innocent
 
@@ -33,7 +33,7 @@ from decant.tables import Images
 from decant.training import to_device
 
 MIN_ROWS = 10  # candidates, and background rows, below which two Gaussians or a spread mean nothing
-MIN_SEPARATION = 3.5
+MIN_SEPARATION = 2.5
 MIN_HEIGHT = 9.0
 MAX_REMAINDER = 0.2
 MEASURE = "self-normalised influence on the affected points (-1 to 1)"
@@ -83,6 +83,8 @@ def judge(case: Case, points: Images) -> Detection:
 
 def split_in_two(scores: np.ndarray, background: np.ndarray, *, seed: int) -> Split:
     """Two Gaussians fitted to the candidates' scores (n,), judged against the background's (m,)."""
+    if np.ptp(scores) == 0:  # all rows alike, which no mixture can be fitted to
+        return Split(upper=np.zeros(len(scores)), separation=0.0, height=0.0, remainder=1.0)
     column = scores.astype(np.float64)[:, None]
     mixture = GaussianMixture(2, n_init=3, random_state=seed).fit(column)
     low, high = mixture.means_[:, 0].argsort()
