@@ -18,15 +18,14 @@ import hashlib
 import io
 import math
 import multiprocessing
-import os
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,8 +37,11 @@ from decant.sources.base import Batch, Item
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 89_478_485  # where Pillow itself begins to warn: 256 MiB of RGB
 ORIENTATION = 0x0112  # the EXIF tag
+ORIENTATION_HOLDERS = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # as Pillow calls them in `info`
 BATCH_BYTES = 16 * 2**20  # of pixels in one batch
-PATIENCE = 0.5  # seconds of decoding before other processes are started, which costs about as long
+PATIENCE = 2.0  # seconds of decoding before other processes are started, which costs about one
+
+Result = TypeVar("Result")
 
 
 class Undecodable(Exception):
@@ -80,7 +82,7 @@ def choose_rules(items: Iterable[Item], size: int | None, color: Literal["auto",
     with _quiet():
         for item in items:
             try:
-                found, gray = _look(item)
+                found, gray = _guarded(_look, item)
             except Undecodable as error:
                 reasons[str(error)] += 1
                 continue
@@ -145,51 +147,76 @@ def decode(item: Item, rules: Rules) -> np.ndarray:
     """One image as (height, width, channel) uint8. Raises Undecodable with the reason."""
     if isinstance(item, np.ndarray) and item.shape == rules.shape and item.dtype == np.uint8:
         return item
+    return _guarded(_decode, item, rules)
+
+
+def _decode(item: Item, rules: Rules) -> np.ndarray:
     mode = "L" if rules.channels == 1 else "RGB"
-    with _opened(item) as image, _reasons():
+    with _opened(item) as image:
         image.draft(None, (2 * rules.width, 2 * rules.height))
-        image = _upright_8_bit(image)
-        image = image if image.mode == mode else image.convert(mode)
-        if image.size != (rules.width, rules.height):
-            image = image.resize((rules.width, rules.height), Image.Resampling.BILINEAR)
-        return np.asarray(image).reshape(rules.shape)
+        upright = _upright_8_bit(image)
+        upright = upright if upright.mode == mode else upright.convert(mode)
+        if upright.size != (rules.width, rules.height):
+            upright = upright.resize((rules.width, rules.height), Image.Resampling.BILINEAR)
+        return np.asarray(upright).reshape(rules.shape)
 
 
 def _look(item: Item) -> tuple[tuple[int, int], bool]:
-    """((width, height) when upright, whether it has no colour) of an item. Raises Undecodable."""
-    with _opened(item) as image, _reasons():
-        size = image.size[::-1] if image.getexif().get(ORIENTATION, 1) >= 5 else image.size  # 5 to 8: quarter turns
+    """((width, height) when upright, whether it has no colour) of an item."""
+    with _opened(item) as image:
+        width, height = image.size
+        turned = _may_be_turned(image) and image.getexif().get(ORIENTATION, 1) >= 5  # 5 to 8: quarter turns
         image.draft(None, (64, 64))  # colour shows at any scale
-        image = _upright_8_bit(image)
-        if image.mode == "L":
-            return size, True
-        red, green, blue = np.asarray(image).transpose(2, 0, 1)
-        return size, bool((red == green).all() and (green == blue).all())
+        upright = _upright_8_bit(image)
+        gray = upright.mode == "L"
+        if not gray:
+            red, green, blue = np.asarray(upright).transpose(2, 0, 1)
+            gray = bool((red == green).all() and (green == blue).all())
+        return ((height, width) if turned else (width, height)), gray
 
 
-@contextmanager
-def _opened(item: Item) -> Iterator[Image.Image]:
+def _opened(item: Item) -> Image.Image:
     """The item as an image of which only the header has been read."""
-    if item is None or (isinstance(item, bytes) and not item):
+    if item is None:
         raise Undecodable("image missing")
     if isinstance(item, np.ndarray):
-        yield Image.fromarray(item[..., 0] if item.shape[-1] == 1 else item)
-        return
-    if isinstance(item, str) and not os.path.isfile(item):  # opening a pipe would wait for ever
-        raise Undecodable("broken link" if os.path.islink(item) else "not a regular file")
-    with _reasons():
-        image = Image.open(item if isinstance(item, str) else io.BytesIO(item), formats=FORMATS)
-    with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise Undecodable(f"{image.width} x {image.height} pixels declared, over {MAX_PIXELS}: not decoded")
-        yield image
+        return Image.fromarray(item[..., 0] if item.shape[-1] == 1 else item)
+    image = Image.open(item if isinstance(item, str) else io.BytesIO(item), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise Undecodable(f"{image.width} x {image.height} pixels declared, over {MAX_PIXELS}: not decoded")
+    return image
 
 
-@contextmanager
-def _reasons() -> Iterator[None]:
-    """Whatever a damaged file makes Pillow raise, as Undecodable. The reason holds nothing that varies between runs."""
+def _upright_8_bit(image: Image.Image) -> Image.Image:
+    """The decoded image, turned as EXIF says, in mode L or RGB."""
+    if image.mode == "F":
+        raise Undecodable("floating-point pixels, whose range is unknown")
+    image.load()
+    if _may_be_turned(image):
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16-bit gray; Pillow calls some of it 32-bit ("I")
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _may_be_turned(image: Image.Image) -> bool:
+    """False when the file has nowhere to say so: asking Pillow costs as much as decoding a small image."""
+    return image.format in ("TIFF", "MPO") or not ORIENTATION_HOLDERS.isdisjoint(image.info)
+
+
+def _guarded(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What the function returns; whatever a damaged file makes Pillow raise, as Undecodable.
+
+    The reason holds nothing that varies between runs.
+    """
     try:
-        yield
+        return function(*arguments)
     except (Undecodable, MemoryError):
         raise
     except UnidentifiedImageError as error:  # its message holds a memory address
@@ -208,20 +235,3 @@ def _quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
-
-
-def _upright_8_bit(image: Image.Image) -> Image.Image:
-    """The decoded image, turned as EXIF says, in mode L or RGB."""
-    if image.mode == "F":
-        raise Undecodable("floating-point pixels, whose range is unknown")
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode in ("L", "RGB") and "transparency" not in image.info:
-        image.load()
-        return image
-    if image.mode.startswith("I"):  # 16-bit gray; Pillow calls some of it 32-bit ("I")
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("L" if image.mode == "1" else "RGB")

@@ -167,8 +167,8 @@ def broken(tmp_path: Path) -> dict[str, Item]:
         "can't be decoded: image file is truncated": encoded(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))[:2000],
         "not an image (PNG, JPEG": b"<html>404 Not Found</html>",
         "image missing": None,
-        "broken link": str(tmp_path / "gone"),
-        "not a regular file": str(tmp_path),
+        "can't be decoded: No such file or directory": str(tmp_path / "gone"),
+        "can't be decoded: Is a directory": str(tmp_path),
         "not an image": str(tmp_path / "empty.png"),  # what a file without contents is
     }
 

@@ -8,6 +8,7 @@ Importing this package is cheap (no torch, torchvision or SciPy): the command li
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,8 @@ def fingerprint(source: str) -> str:
     path = Path(source).expanduser()
     if source == "digits" or source.startswith("torchvision:") or not path.exists():
         return digest.hexdigest()
-    for file in [path] if path.is_file() else image_folder.walk(path):
-        status = file.lstat() if file.is_symlink() and not file.exists() else file.stat()
+    for file in [str(path)] if path.is_file() else image_folder.walk(path):
+        status = os.stat(file) if os.path.exists(file) else os.lstat(file)  # a link may lead nowhere
         digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

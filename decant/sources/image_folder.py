@@ -29,9 +29,9 @@ def open_image_folder(folder: Path) -> Source:
         raise SourceError(
             f"{train_folder}: no class folders; give each class a folder of its own: {train_folder.name}/<class>/<image>"
         )
-    files = {entry.name: list(walk(entry)) for entry in classes}
+    files = {entry.name: list(walk(Path(entry.path))) for entry in classes}
     every = [file for found in files.values() for file in found]
-    if not any(file.suffix.lower() in SUFFIXES for file in every):
+    if not any(os.path.splitext(file)[1].lower() in SUFFIXES for file in every):
         raise SourceError(f"{train_folder}: no image files in its {len(classes)} folders; expected <class>/<image>.png")
     empty = [printable(name) for name, found in files.items() if not found]
     if empty:
@@ -45,14 +45,14 @@ def open_image_folder(folder: Path) -> Source:
 
 
 def _test_split(folder: Path, names: list[str], first_id: int) -> Split:
-    files: list[Path] = []
+    files: list[str] = []
     labels: list[int] = []
     faults: dict[int, str] = {}
     known = {name: label for label, name in enumerate(names)}
     for entry in _entries(folder):
         if not entry.is_dir():
             continue
-        for file in walk(entry):
+        for file in walk(Path(entry.path)):
             if entry.name not in known:
                 faults[len(files)] = f"label {printable(entry.name)!r}: no training folder of that name"
             labels.append(known.get(entry.name, -1))
@@ -62,40 +62,44 @@ def _test_split(folder: Path, names: list[str], first_id: int) -> Split:
     return _split(files, np.array(labels), faults, first_id)
 
 
-def _split(files: list[Path], labels: np.ndarray, faults: dict[int, str], first_id: int) -> Split:
+def _split(files: list[str], labels: np.ndarray, faults: dict[int, str], first_id: int) -> Split:
     def read(rows: np.ndarray) -> Iterator[Batch]:
         for start in range(0, len(rows), BATCH_ROWS):
             part = rows[start : start + BATCH_ROWS]
-            yield part, [str(files[row]) for row in part]
+            yield part, [files[row] for row in part]
 
     ids = np.arange(first_id, first_id + len(files), dtype=np.int64)
-    return Split(ids, labels.astype(np.int64), read, lambda row: printable(str(files[row])), faults)
+    return Split(ids, labels.astype(np.int64), read, lambda row: printable(files[row]), faults)
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """Files below `folder` in the order of their names; links are followed, but no folder is entered twice."""
-    yield from _walk(folder, set())
+def walk(folder: Path) -> Iterator[str]:
+    """Paths of the files below `folder` in the order of their names.
+
+    Links are followed, but no folder is entered twice; a link that leads nowhere is listed, pipes and sockets are not.
+    """
+    yield from _walk(str(folder), set())
 
 
-def _walk(folder: Path, entered: set[str]) -> Iterator[Path]:
+def _walk(folder: str, entered: set[str]) -> Iterator[str]:
     real = os.path.realpath(folder)
     if real in entered:
         return
     entered.add(real)
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _walk(entry, entered)
-        else:
-            yield entry
+            yield from _walk(entry.path, entered)
+        elif entry.is_file() or entry.is_symlink():
+            yield entry.path
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What the folder holds, by name, without litter."""
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What the folder holds, by name, without litter. Entries know their kind without another look at the disk."""
     try:
-        names = sorted(os.listdir(folder))
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise SourceError(f"{folder}: can't be listed ({error.strerror}); mend its permissions") from error
-    return [folder / name for name in names if not name.startswith(".") and name.lower() not in LITTER]
+    return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in LITTER]
 
 
 def printable(name: str) -> str:
