@@ -12,8 +12,8 @@ network that trained on the other half, so that no row vouches for itself; a row
 
 The expert decides about the rows that they saw. A label-consistent backdoor row has the right label and must pass.
 
-Cost: `steps` x (1 + 2 x rounds) training steps. On 2,874 digits of 16 x 16 about 25 s on two CPU cores. Expected there,
-with 8 % wrong labels after purification: nine of ten wrong labels found, under 1 % of the clean rows lost.
+Cost: `steps` x (1 + 2 x rounds) training steps; 2,874 digits of 16 x 16 took 23 s on one CPU core. Expected there, with
+8 % wrong labels and after purification: precision .99, recall .95-.97; of 6,000 clean MNIST rows at most 6 are dropped.
 """
 
 from collections.abc import Callable
