@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
@@ -58,6 +59,7 @@ def turn(tags: tuple[str, ...]) -> Iterator[None]:
     if "gpu" not in tags or not will_be_used():
         yield
         return
+    get_run_logger().info("takes its turn on %s", limit_name())
     # The lease's renewal may fail for a while (server restarted): no reason to kill hours of training.
     with concurrency(limit_name(), strict=True, lease_duration=LEASE, raise_on_lease_renewal_failure=False):
         yield
