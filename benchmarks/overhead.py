@@ -37,7 +37,10 @@ def run(scale: str, seed: int) -> dict[str, float]:
         with prefect_server(folder / "prefect") as (environment, started):
             figures = {"server_start_seconds": started}
             for kind, make in (("empty", make_empty), ("demo", clone)):
-                flow, repro = make(folder / f"{kind}-flow"), make(folder / f"{kind}-repro")
+                flow, repro = (
+                    make(folder / f"{kind}-flow"),
+                    make(folder / f"{kind}-repro"),
+                )
                 figures |= {f"{kind}.{key}": value for key, value in beside(flow, repro, environment).items()}
     figures["demo.cold_seconds"] += figures["server_start_seconds"]
     return figures
@@ -82,7 +85,12 @@ def timed(folder: Path, environment: Mapping[str, str], *command: str) -> float:
     code = folder if (folder / "flows").is_dir() else ROOT
     started = time.perf_counter()
     done = subprocess.run(
-        command, cwd=folder, env={**environment, "PYTHONPATH": str(code)}, capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(code)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     seconds = time.perf_counter() - started
     if done.returncode:
@@ -97,9 +105,20 @@ def prefect_server(home: Path) -> Iterator[tuple[dict[str, str], float]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    own = {"PATH": path, "PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": str(port)}
-    environment = {**{key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}, **own}
-    start = (sys.executable, "-c", "from flows import server; server.ensure_server(print)")
+    own = {
+        "PATH": path,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_API_PORT": str(port),
+    }
+    environment = {
+        **{key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"},
+        **own,
+    }
+    start = (
+        sys.executable,
+        "-c",
+        "from flows import server; server.ensure_server(print)",
+    )
     try:
         yield environment, timed(ROOT, environment, *start)
     finally:

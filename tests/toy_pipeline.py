@@ -102,7 +102,13 @@ class Toy:
     def python(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *words]
         return subprocess.run(
-            command, cwd=self.root, env=environment(), capture_output=True, text=True, timeout=120, check=False
+            command,
+            cwd=self.root,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
     def start(self, *words: str) -> subprocess.Popen[str]:
@@ -133,7 +139,12 @@ def _folder_of(pid: int) -> Path | None:
 def environment() -> dict[str, str]:
     """Ours, where `python` is this interpreter and `flows` is found from any folder."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
+    return {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": str(ROOT),
+        "DVC_NO_ANALYTICS": "1",
+    }
 
 
 def wait_until(condition: Callable[[], bool], what: str, patience: float = 60) -> None:
