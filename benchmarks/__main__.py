@@ -1,10 +1,10 @@
 """Measure Decant, and hold the figures against the bars of benchmarks/bars.yaml.
 
-    python -m benchmarks                                    list the benchmarks
-    python -m benchmarks pipeline --scale small --seeds 3   measure, print a table, write JSON
-    python -m benchmarks pipeline --check                   hold the committed result against its bars
-    python -m benchmarks --check                            the same for all
-    python -m benchmarks --render                           write benchmarks/README.md from benchmarks/results/
+python -m benchmarks                                    list the benchmarks
+python -m benchmarks pipeline --scale small --seeds 3   measure, print a table, write JSON
+python -m benchmarks pipeline --check                   hold the committed result against its bars
+python -m benchmarks --check                            the same for all
+python -m benchmarks --render                           write benchmarks/README.md from benchmarks/results/
 """
 
 import argparse

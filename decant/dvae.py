@@ -25,6 +25,7 @@ Cost: `small` on 2,874 digits of 16 x 16: about 20 s a stage on two CPU cores. `
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,21 +144,19 @@ def steps_of(images: Images, settings: PurifySettings) -> int:
     return chosen.epochs * max(1, len(images) // chosen.batch_size)
 
 
-def fit(
-    images: Images, settings: PurifySettings, *, seed: int, on_step: Callable[[], None] = lambda: None
-) -> DVAE:
+def fit(images: Images, settings: PurifySettings, *, seed: int, on_step: Callable[[], None] = lambda: None) -> DVAE:
     """A D-VAE trained on the rows and their given labels, in eval mode. No augmentation: u_y is bound to positions."""
     dev, chosen = device(), recipe(settings, images)
     order = torch.Generator().manual_seed(seed)
     noise = torch.Generator(dev).manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = DVAE(images.shape, images.classes, chosen).to(dev, memory_format=torch.channels_last)
+        model = DVAE(images.shape, images.classes, chosen).to(dev).to(memory_format=torch.channels_last)
     x, y = to_device(images.pixels), torch.from_numpy(images.labels.astype(np.int64)).to(dev)
     batches = epochs_of_batches(len(images), chosen.batch_size, chosen.epochs, order)
     full = [rows for rows in batches if len(rows) == chosen.batch_size] or batches
     rest = [p for name, p in model.named_parameters() if name != "embedding"]
-    groups = [{"params": rest}, {"params": [model.embedding], "lr": LR * chosen.embedding_lr}]
+    groups: list[dict[str, Any]] = [{"params": rest}, {"params": [model.embedding], "lr": LR * chosen.embedding_lr}]
     optimizer = torch.optim.Adam(groups, lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(full))
     for step, rows in enumerate(full):

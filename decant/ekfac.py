@@ -195,7 +195,8 @@ def visit_rows(
     layers = layers_of(model)
     with _frozen(model):
         place = next(model.parameters())
-        size = _rows_per_batch(model, layers, _as_input(x[:1], place), batch_bytes or BATCH_BYTES[place.device.type])
+        budget = batch_bytes or BATCH_BYTES.get(place.device.type, BATCH_BYTES["cpu"])
+        size = _rows_per_batch(model, layers, _as_input(x[:1], place), budget)
         for start in range(0, len(x), size):
             rows = slice(start, min(start + size, len(x)))
             inputs = _as_input(x[rows], place).requires_grad_()  # else no output of the first layer has a gradient

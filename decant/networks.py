@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from decant.errors import TableError
 from decant.files import replacing
@@ -40,6 +41,14 @@ class Centred(nn.Module):
         return x - 0.3
 
 
+class MaxPoolTo2x2(nn.Module):
+    """What nn.AdaptiveMaxPool2d(2) does for sides of 2 and more; that one's gradient is not deterministic on a GPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        return F.max_pool2d(x, (-(-height // 2), -(-width // 2)), (height // 2, width // 2))
+
+
 def small_cnn(channels: int, classes: int) -> nn.Module:
     def block(inputs: int, outputs: int, pool: nn.Module) -> list[nn.Module]:
         return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(), pool]
@@ -48,7 +57,7 @@ def small_cnn(channels: int, classes: int) -> nn.Module:
         Centred(),
         *block(channels, 16, nn.MaxPool2d(2)),
         *block(16, 32, nn.MaxPool2d(2)),
-        *block(32, 32, nn.AdaptiveMaxPool2d(2)),
+        *block(32, 32, MaxPoolTo2x2()),
         nn.Flatten(),
         nn.Linear(32 * 2 * 2, classes),
     )
@@ -65,9 +74,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         out = torch.relu(self.bn1(self.conv1(x)))

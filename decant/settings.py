@@ -47,7 +47,7 @@ class IngestSettings:
     folder of shards), an ImageFolder directory, a Decant Images Parquet."""
     limit: Positive | None = None
     """Keep a class-stratified random subset of that many training rows."""
-    size: Annotated[int, Range(4, 1024)] | None = None
+    size: Annotated[int, Range(8, 1024)] | None = None
     """Side in pixels to which every image is resized; null: the commonest size of the source."""
     color: Literal["auto", "gray", "rgb"] = "auto"
     """`auto`: gray when every sampled image is gray, else rgb."""

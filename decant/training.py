@@ -75,7 +75,7 @@ def train_classifier(
     """
     dev = device()
     generator = torch.Generator().manual_seed(seed)
-    model = build(architecture_of(images, settings), seed=seed).to(dev, memory_format=torch.channels_last).train()
+    model = build(architecture_of(images, settings), seed=seed).to(dev).to(memory_format=torch.channels_last).train()
     x, y = to_device(images.pixels), torch.from_numpy(images.labels.astype(np.int64)).to(dev)
     optimizer = torch.optim.SGD(
         model.parameters(),

@@ -159,6 +159,7 @@ def test_points_with_different_labels_are_judged_apart(backdoored: Scene) -> Non
     alone = detect(backdoored.model, backdoored.train, backdoored.affected, DEFAULT, seed=0)
     together = detect(backdoored.model, backdoored.train, both, DEFAULT, seed=0)
     assert np.array_equal(alone.flagged, together.flagged) and together.points == 5
+    assert alone.note in together.note and "nothing found for the points predicted" in together.note
 
 
 def test_the_guard_believes_two_groups_only_when_there_are_two() -> None:

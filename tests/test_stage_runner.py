@@ -45,9 +45,7 @@ def test_two_runs_write_the_same_bytes(workspace: Path) -> None:
     assert runs[0] == runs[1]
 
 
-def test_a_failing_stage_leaves_nothing_and_what_was_there(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_stage_leaves_nothing_and_what_was_there(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(SIMULATE) == 0
     before = sorted(path.name for path in (workspace / "data").iterdir())
 
@@ -63,9 +61,7 @@ def test_a_failing_stage_leaves_nothing_and_what_was_there(
     assert len(read_images(workspace / "data/simulate/train.parquet")) == len(digits()[0])
 
 
-def test_bad_parameters_are_one_line_and_exit_code_2(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_parameters_are_one_line_and_exit_code_2(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (workspace / "params.yaml").write_text("simulate:\n  atacks: []\n")
     assert main(SIMULATE) == 2
     assert capsys.readouterr().err == (

@@ -62,6 +62,12 @@ def test_shift_moves_each_image_as_a_whole() -> None:
         assert any(torch.equal(moved[i], window) for window in windows)
 
 
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 4), (5, 7), (8, 9)])
+def test_pooling_to_2x2_is_adaptive_pooling(height: int, width: int) -> None:
+    x = torch.rand(2, 3, height, width)
+    assert torch.equal(networks.MaxPoolTo2x2()(x), torch.nn.AdaptiveMaxPool2d(2)(x))
+
+
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_model_comes_back_from_disk_as_it_was(name: str, tmp_path: Path) -> None:
     architecture = networks.Architecture(name=name, shape=(16, 16, 3), class_names=("a", "ü", "c"))

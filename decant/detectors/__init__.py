@@ -121,7 +121,7 @@ def detect(
         parts[0],
         scores=np.max([part.scores for part in parts], axis=0),
         flagged=np.any([part.flagged for part in parts], axis=0),
-        note="; ".join(part.note for part in parts) + remark,
+        note=_summary(parts, [train.info.class_names[label] for label in np.unique(points.labels)]) + remark,
         false_alarms=_total([part.false_alarms for part in parts]),
         points=len(points),
         left_out=missing,
@@ -136,6 +136,15 @@ def _nothing(rows: int, note: str, *, left_out: int) -> Detection:
         measure="not traced",
         left_out=left_out,
     )
+
+
+def _summary(parts: list[Detection], predicted: list[str]) -> str:
+    """One note for the points of all labels; those for which nothing was found are counted up, not told one by one."""
+    if len(parts) == 1:
+        return parts[0].note
+    silent = [name for name, part in zip(predicted, parts, strict=True) if not part.flagged.any()]
+    notes = [part.note for part in parts if part.flagged.any()]
+    return "; ".join(notes + [f"nothing found for the points predicted {', '.join(silent)}"] * bool(silent))
 
 
 def _total(counts: list[float | None]) -> float | None:
