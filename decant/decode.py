@@ -1,20 +1,20 @@
 """Encoded images to uint8 arrays of one shape: decoding, orientation, colour and size, by stated rules.
 
-* **Formats**: PNG, JPEG, WebP, GIF (first frame), BMP, TIFF, PNM. Nothing else is tried: Pillow's other readers include one
-  that runs an external program (EPS).
+* **Formats**: PNG, JPEG, WebP, GIF (first frame), BMP, TIFF, PNM. Nothing else is tried: Pillow's other readers
+  include one that runs an external program (EPS).
 * **Orientation**: an EXIF orientation is applied, because whoever labelled the image saw it that way.
-* **Colour**: transparency is laid over white; palettes are looked up; CMYK and YCbCr become RGB; gray from colour is the
-  ITU-R 601 luma; 16-bit gray is divided by 257 and rounded; 16-bit colour keeps its high byte. Floating-point pixels have
-  no known range and are refused.
-* **Size**: an image of another size is resized to height x width with Pillow's antialiased bilinear filter. Its aspect ratio
-  gives way and nothing is cut off: a backdoor trigger may sit in a corner. A JPEG more than twice as large is decoded at
-  the smallest scale of 1/2, 1/4 or 1/8 that is still twice the size.
+* **Colour**: transparency is laid over white; palettes are looked up; CMYK and YCbCr become RGB; gray from colour is
+  the ITU-R 601 luma; 16-bit gray is divided by 257 and rounded; 16-bit colour keeps its high byte. Floating-point
+  pixels have no known range and are refused.
+* **Size**: an image of another size is resized to height x width with Pillow's antialiased bilinear filter. Its
+  aspect ratio gives way and nothing is cut off: a backdoor trigger may sit in a corner. A JPEG more than twice as
+  large is decoded at the smallest scale of 1/2, 1/4 or 1/8 that is still twice the size.
 * **Bombs**: an image whose header declares more than MAX_PIXELS is never decoded.
 
-The work is divided over `DECANT_WORKERS` processes; the order of the rows and every byte are the same for any number.
+The work is divided over `DECANT_WORKERS` processes; the order of the rows and every byte are the same for any
+number.
 """
 
-import hashlib
 import io
 import math
 import multiprocessing
@@ -67,7 +67,6 @@ class Decoded:
 
     rows: np.ndarray  # (k,) row numbers
     pixels: np.ndarray  # (k, height, width, channel) uint8
-    digests: np.ndarray  # (k,) uint64, hash of the pixels
     rejected: list[tuple[int, str]]
     """(row number, reason)"""
 
@@ -138,9 +137,7 @@ def decode_batch(batch: Batch, rules: Rules) -> Decoded:
                 good.append(row)
             except Undecodable as error:
                 rejected.append((row, str(error)))
-    pixels = pixels[: len(good)]
-    digests = [hashlib.blake2b(image.data, digest_size=8).digest() for image in pixels]
-    return Decoded(np.array(good, np.int64), pixels, np.frombuffer(b"".join(digests), "<u8"), rejected)
+    return Decoded(np.array(good, np.int64), pixels[: len(good)], rejected)
 
 
 def decode(item: Item, rules: Rules) -> np.ndarray:

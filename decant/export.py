@@ -1,8 +1,11 @@
 """The finished dataset in layouts that other tools open at once.
 
-* **Hugging Face image Parquet**: `image` struct of PNG bytes and path, `label` int64, and the `id` of the row; the class names
-  stand in the `huggingface` schema metadata, so `datasets.load_dataset("parquet", data_files=...)` gives Image and ClassLabel.
-* **ImageFolder** of PNG files, `<split>/<class>/<id>.png`, for torchvision and everything that reads folders. Such readers
+* **Hugging Face image Parquet**: `image` struct of PNG bytes and path, `label` int64, and the `id` of the row; the
+class names
+  stand in the `huggingface` schema metadata, so `datasets.load_dataset("parquet", data_files=...)` gives Image and
+  ClassLabel.
+* **ImageFolder** of PNG files, `<split>/<class>/<id>.png`, for torchvision and everything that reads folders. Such
+readers
   number the classes in the order of the folders' names, which need not be the order of the labels.
 
 PNG loses nothing: an exported dataset can be ingested again, with the same ids, pixels and labels.

@@ -1,9 +1,10 @@
 """From a source's rows to Images tables: which rows, in which split, what is quarantined, what is there twice.
 
-Rows are chosen before anything is decoded. They stream through in batches, so memory holds one row group and, per row, an
-id, a label and a 64-bit hash of the pixels.
+Rows are chosen before anything is decoded. They stream through in batches, so memory holds one row group and, per
+row, an id, a label and a 64-bit hash of the pixels.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,8 +108,8 @@ def _check_every_class_has_rows(names: tuple[str, ...], left: np.ndarray, had: n
     if len(gone := np.flatnonzero(left <= 0)):
         name, others = names[gone[0]], f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
         raise SourceError(
-            f"class {name!r}{others} has no training row left, of {int(had[gone[0]])} in the source; add usable rows or "
-            "take the class out"
+            f"class {name!r}{others} has no training row left, of {int(had[gone[0]])} in the source; add usable rows "
+            "or take the class out"
         )
 
 
@@ -138,7 +139,7 @@ def write_part(
             images = Images(ids, decoded.pixels, labels, info)
             checksum.update(images)
             writer.write_images(images)
-            kept.append((decoded.rows, decoded.digests))
+            kept.append((decoded.rows, pixel_digests(decoded.pixels)))
         writer.write_info(DatasetInfo(class_names=names, source=source, checksum=checksum.hexdigest()))
     rows = np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in kept)])
     digests = np.concatenate([np.empty(0, np.uint64), *(digests for _, digests in kept)])
@@ -150,6 +151,12 @@ def write_part(
         pd.DataFrame(lines, columns=REJECTED.names),
         checksum.hexdigest(),
     )
+
+
+def pixel_digests(pixels: np.ndarray) -> np.ndarray:
+    """(n,) uint64, equal for images of equal pixels; a chance of 3e-8 that any two of a million others are equal."""
+    digests = [hashlib.blake2b(image.data, digest_size=8).digest() for image in np.ascontiguousarray(pixels)]
+    return np.frombuffer(b"".join(digests), "<u8")
 
 
 def _decoded(part: Part, rules: Rules, rejected: list[tuple[int, str]], progress: Progress) -> Iterator[Decoded]:
@@ -176,14 +183,12 @@ def _row_groups(stream: Iterator[Decoded], rules: Rules) -> Iterator[Decoded]:
 
 
 def _joined(parts: list[Decoded]) -> Decoded:
-    rows, pixels, digests = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "pixels", "digests")
-    )
-    return Decoded(rows, pixels, digests, [])
+    rows, pixels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "pixels"))
+    return Decoded(rows, pixels, [])
 
 
 def _cut(decoded: Decoded, start: int, stop: int) -> Decoded:
-    return Decoded(decoded.rows[start:stop], decoded.pixels[start:stop], decoded.digests[start:stop], [])
+    return Decoded(decoded.rows[start:stop], decoded.pixels[start:stop], [])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -216,7 +221,7 @@ def check_outcomes(parts: tuple[Part, Part], outcomes: tuple[Outcome, Outcome], 
 
 
 def find_duplicates(train: Outcome, test: Outcome) -> pd.DataFrame:
-    """Rows whose pixels stand in an earlier row: ``id | first_id | same_label``. Training rows come before test rows."""
+    """Rows whose pixels stand in an earlier row: ``id | first_id | same_label``. Training rows precede test rows."""
     digests = np.concatenate([train.digests, test.digests])
     ids = np.concatenate([train.ids, test.ids])
     labels = np.concatenate([train.labels, test.labels])

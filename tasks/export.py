@@ -1,7 +1,7 @@
 """export: the cleaned dataset in the layouts that other tools open, its model, and an audit of every change.
 
-Writes train-00000-of-00001.parquet and test-00000-of-00001.parquet (Hugging Face layout), audit.csv, model.safetensors and,
-with `export.image_folder`, image_folder/<split>/<class>/<id>.png.
+Writes train-00000-of-00001.parquet and test-00000-of-00001.parquet (Hugging Face layout), audit.csv,
+model.safetensors and, with `export.image_folder`, image_folder/<split>/<class>/<id>.png.
 """
 
 import shutil

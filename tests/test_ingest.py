@@ -17,7 +17,7 @@ from PIL import Image
 
 from decant import ingest as library
 from decant.errors import SourceError
-from decant.ingest import pick, shares
+from decant.ingest import pick, pixel_digests, shares
 from decant.settings import IngestSettings
 from decant.sources import fingerprint
 from decant.tables import read_images, read_rejected, rows_checksum
@@ -187,6 +187,15 @@ def test_duplicates_are_reported_and_stay(ingest: Ingest, tmp_path: Path) -> Non
     assert found.to_numpy().tolist() == [[2, 0, True], [4, 1, False], [8, 0, True], [10, 9, True], [12, 11, True]]
     assert (summary["duplicates"], summary["duplicates_other_label"], summary["test_rows_in_train"]) == (5, 1, 1)
     assert (summary["rows_out"], summary["test_rows"]) == (8, 6), "nothing is taken out"
+
+
+def test_digests_tell_images_apart_by_their_pixels_alone() -> None:
+    pixels = np.stack([noise(1), noise(2), noise(1)])
+    pixels[1] = noise(1)
+    pixels[1, 5, 7, 2] ^= 1  # one bit of the last channel of the last pixel
+    digests = pixel_digests(pixels)
+    assert digests[0] == digests[2] != digests[1]
+    assert digests.tolist() == pixel_digests(np.asfortranarray(pixels)).tolist(), "not by how they lie in memory"
 
 
 # When it refuses ----------------------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ def test_damage_inside_the_data_is_met_while_reading(tmp_path: Path, kind: str) 
     contents = bytearray((tmp_path / "a.parquet").read_bytes())
     contents[4:20_000] = bytes(19_996)
     (tmp_path / "a.parquet").write_bytes(contents)
-    with pytest.raises(SourceError, match="can't be read as Parquet .*; fetch it again or take it out"):
+    with pytest.raises(SourceError, match=r"can't be read as Parquet .*; fetch it again or take it out"):
         items(opened(tmp_path / "a.parquet").train)
 
 
@@ -380,7 +380,7 @@ def test_fingerprint_needs_no_heavy_library() -> None:
 
 
 def test_a_torchvision_set_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MNIST's own file format, with three training rows and one test row; nothing is downloaded when the files are there."""
+    """MNIST's own file format, with three training rows and one test row; nothing is downloaded."""
     pixels = np.random.default_rng(0).integers(0, 256, (4, 28, 28), dtype=np.uint8)
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)

@@ -1,8 +1,8 @@
 """What users have, as rows that are not decoded yet. `open_source` picks the reader from the `ingest.source` string.
 
-One file per kind of source: `digits`, `torchvision`, `huggingface` (Parquet), `decant_parquet`, `image_folder`. A reader
-lists the rows (id, label, where a person finds it) and hands out the images that are asked for, batch by batch, so that
-a subset can be picked before anything is decoded. Readers never decode: that is `decant.decode`.
+One file per kind of source: `digits`, `torchvision`, `huggingface` (Parquet), `decant_parquet`, `image_folder`. A
+reader lists the rows (id, label, where a person finds it) and hands out the images that are asked for, batch by
+batch, so that a subset can be picked before anything is decoded. Readers never decode: that is `decant.decode`.
 
 Importing this package is cheap (no torch, torchvision or SciPy): the command line calls `fingerprint` on every run.
 """

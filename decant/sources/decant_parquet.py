@@ -1,4 +1,4 @@
-"""A Decant Images Parquet: one file, or a folder with train.parquet and perhaps test.parquet. Ids and class names stay."""
+"""A Decant Images Parquet: a file, or a folder with train.parquet and perhaps test.parquet. Ids and classes stay."""
 
 from collections.abc import Iterator
 from pathlib import Path

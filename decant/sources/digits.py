@@ -1,8 +1,9 @@
 """scikit-learn's 1,797 handwritten digits (8 x 8, 17 grey levels; UCI ML Repository, CC BY 4.0): the embedded default.
 
-Images are enlarged to 16 x 16 (bilinear) and rounded to uint8. Each has one affine copy (rotation up to 10 degrees, scale
-up to 10 % either way, shift up to 8 % of the side), so that a small network has something to learn from. An image and its copy
-are always in the same split: with the default test fraction of 0.2, 2,874 training and 720 test rows.
+Images are enlarged to 16 x 16 (bilinear) and rounded to uint8. Each has one affine copy (rotation up to 10 degrees,
+scale up to 10 % either way, shift up to 8 % of the side), so that a small network has something to learn from. An
+image and its copy are always in the same split: with the default test fraction of 0.2, 2,874 training and 720 test
+rows.
 """
 
 import numpy as np

@@ -1,9 +1,11 @@
 """Hugging Face image Parquet: column `image` (struct of bytes and path, or plain binary), column `label`.
 
-* The split stands in the file name (`train-00000-of-00003.parquet`) or the folder (`train/0000.parquet`). A validation
-  split serves as the test split when there is no test split. Files that name no split at all are training rows.
-* Integer labels take their names from the `huggingface` schema metadata; without it, the classes are the values that occur.
-  Text labels are their own names, sorted. A missing label, or one outside of the classes, is a fault of that row.
+* The split stands in the file name (`train-00000-of-00003.parquet`) or the folder (`train/0000.parquet`). A
+  validation split serves as the test split when there is no test split. Files that name no split at all are training
+  rows.
+* Integer labels take their names from the `huggingface` schema metadata; without it, the classes are the values that
+  occur. Text labels are their own names, sorted. A missing label, or one outside of the classes, is a fault of that
+  row.
 * An integer column `id` is kept if its values differ over all splits; else rows are numbered as they stand.
 
 Images are read one batch of about 16 MiB after the other, and row groups without a wanted row are not read at all.

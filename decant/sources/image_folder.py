@@ -26,9 +26,7 @@ def open_image_folder(folder: Path) -> Source:
     held_out = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()] if train_folder != folder else []
     classes = [entry for entry in _entries(train_folder) if entry.is_dir()]
     if not classes:
-        raise SourceError(
-            f"{train_folder}: no class folders; give each class a folder of its own: {train_folder.name}/<class>/<image>"
-        )
+        raise SourceError(f"{train_folder}: no class folders; give each class a folder of its own: <class>/<image>.png")
     files = {entry.name: list(walk(Path(entry.path))) for entry in classes}
     every = [file for found in files.values() for file in found]
     if not any(os.path.splitext(file)[1].lower() in SUFFIXES for file in every):
