@@ -1,9 +1,9 @@
 """The whole pipeline on poisoned data: the demo's digits, and MNIST limited to 6,000 rows (60,000 at full scale).
 
-Three poisons at once, as in params.yaml. `gain` is clean accuracy after cleaning less as received; `gap` is the oracle's
-(never poisoned) less the cleaned; poison success before is as received, after is cleaned. `clean.*` is MNIST without any
-poison: what the pipeline does to data that has nothing wrong with it. Seconds are all stages one after the other,
-interpreter starts and imports included.
+Three poisons at once, as in params.yaml. `gain` is clean accuracy after cleaning less as received; `gap` is the
+oracle's (never poisoned) less the cleaned; poison success before is as received, after is cleaned. `clean.*` is MNIST
+without any poison: what the pipeline does to data that has nothing wrong with it. Seconds are all stages one after
+the other, interpreter starts and imports included.
 """
 
 import tempfile

@@ -1,8 +1,9 @@
 """The one training loop for classifiers.
 
 The whole set lives on the device as uint8, batches are index gathers, augmentation runs batched on the device; there is
-no DataLoader and no ``.item()`` inside the loop. SGD with Nesterov momentum on a OneCycle schedule. On a GPU the forward
-pass runs in bfloat16 and channels-last; on a CPU in float32, where bfloat16 measured slower for nets this small.
+no DataLoader and no ``.item()`` inside the loop. SGD with Nesterov momentum on a OneCycle schedule. On a GPU the
+forward pass runs in bfloat16 and channels-last; on a CPU in float32, where bfloat16 measured slower for nets this
+small.
 
 Deterministic: weights and batch order follow from `seed` alone.
 

@@ -24,7 +24,8 @@ def page() -> str:
         "",
         "Every key of `params.yaml`. Change one in the file, with `decant run --set block.key=value`, or for one",
         "experiment with `dvc exp run -S block.key=value`. A key that is not listed here is refused.",
-        "Written by `make docs` from `decant/settings.py`; the attacks' own parameters are on [their page](attacks.md).",
+        "Written by `make docs` from `decant/settings.py`; the attacks' own parameters are",
+        "on [their page](attacks.md).",
         "",
         "`seed` (whole number, default 0): every random draw of the pipeline follows from it.",
     ]

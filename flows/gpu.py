@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from prefect import get_run_logger
@@ -47,10 +47,8 @@ def create_limit() -> None:
         try:
             client.read_global_concurrency_limit_by_name(limit_name())
         except ObjectNotFound:
-            try:
+            with suppress(ObjectAlreadyExists):  # another flow run was faster
                 client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=limit_name(), limit=1))
-            except ObjectAlreadyExists:
-                pass  # another flow run was faster
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""baseline: the two models to compare with. One is trained on the data as received, one on the same rows never poisoned.
+"""baseline: the models to compare with, trained on the data as received and on the same rows never poisoned.
 
 The second, the *oracle*, is what a perfect cleaning could reach; it exists only where a simulation knows the originals.
 """

@@ -1,8 +1,8 @@
 """detect: which training rows cause the affected points? Influence finds them, and they are dropped.
 
 Affected points are images with the wrong label that a user saw predicted. They come from data/inputs/affected.csv
-(columns ``image``: a file's path relative to the CSV, ``predicted``: a class name) when it has rows, else from `simulate`.
-Without any, the stage says so and passes the rows through.
+(columns ``image``: a file's path relative to the CSV, ``predicted``: a class name) when it has rows, else from
+`simulate`. Without any, the stage says so and passes the rows through.
 """
 
 from pathlib import Path

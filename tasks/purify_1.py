@@ -1,4 +1,4 @@
-"""purify_1: D-VAE's first stage. Fits on the data as received with a small rate, subtracts the perturbation it finds."""
+"""purify_1: D-VAE's first stage. Fits at a small rate, subtracts the perturbation that it finds."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""purify_2: D-VAE's second stage. Fits on the first stage's output with a larger rate; its reconstruction is the result.
+"""purify_2: D-VAE's second stage. Fits on the first one's output at a larger rate; its reconstruction is the result.
 
 Its verdicts say how much of each row's pixels both stages together changed. They never drop a row.
 """

@@ -142,7 +142,7 @@ def test_bad_settings_are_named(entry: dict[str, object], message: str) -> None:
 def test_too_few_rows_for_a_rate_is_an_error() -> None:
     train, _ = digits()
     few = train.select(np.arange(40))
-    with pytest.raises(SettingsError, match="badnet.rate: asks for 20 rows where"):
+    with pytest.raises(SettingsError, match=r"badnet\.rate: asks for 20 rows where"):
         poisoned(few, attack("badnet", rate=0.5))
 
 

@@ -1,4 +1,4 @@
-"""LabelTrust on real digits: planted wrong labels are found, right ones are left alone, and the expert has the last word."""
+"""LabelTrust on real digits: wrong labels are found, right ones left alone, and the expert has the last word."""
 
 from pathlib import Path
 

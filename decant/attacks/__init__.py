@@ -4,8 +4,9 @@ An attack's file has a frozen dataclass ``Settings``, its ``KIND`` and
 
     poison(images, settings, rng, spared) -> Poisoned
 
-KIND says what is wrong with its rows: ``noise`` (pixels that teach nothing), ``label`` or ``backdoor``. Noise may lie on
-top of the others; for those, `spared` (n,) bool marks rows that an earlier attack took, so that the truth stays readable. An attack with a trigger also has
+KIND says what is wrong with its rows: ``noise`` (pixels that teach nothing), ``label`` or ``backdoor``. Noise may lie
+on top of the others; for those, `spared` (n,) bool marks rows that an earlier attack took, so that the truth stays
+readable. An attack with a trigger also has
 
     trigger(images, settings, rng) -> Images
 

@@ -4,8 +4,9 @@ The patch is a black square with a white square inside, in the bottom right corn
 
 * ``mode: dirty``: rows of the victim class are stamped and relabelled to the target. A label check can see that.
 * ``mode: consistent``: rows of the target class are blended with a victim image and stamped; their label stays, and is
-  right: (1 - mix) * target image + mix * victim image. No label check can see it (after Turner et al., "Label-consistent
-  backdoor attacks", 2019, with a plain blend in the place of their GAN). The network learns victim + patch -> target.
+  right: (1 - mix) * target image + mix * victim image. No label check can see it (after Turner et al.,
+  "Label-consistent backdoor attacks", 2019, with a plain blend in the place of their GAN). The network learns victim
+  + patch -> target.
 
 Expected on digits: poison success 0.95-1.0 for 5 % of the rows, in both modes.
 """

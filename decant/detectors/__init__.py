@@ -1,7 +1,7 @@
 """Detectors: from a few affected points to the training rows that cause them. One file each, found by its name.
 
-An *affected point* is an image together with the wrong label that a user saw the model predict for it. Points that share
-a predicted label are taken to have one cause and are judged together, as one `Case`. A detector's file has
+An *affected point* is an image together with the wrong label that a user saw the model predict for it. Points that
+share a predicted label are taken to have one cause and are judged together, as one `Case`. A detector's file has
 
     judge(case, points) -> Detection
 

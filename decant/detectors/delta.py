@@ -1,7 +1,7 @@
 """Δ-Influence (arXiv 2411.13731): rows whose influence collapses when the affected point is transformed. `paper` mode.
 
-A poisoned row supports the wrong prediction through the trigger; transform the image and ask for another label, and that
-support is gone, while rows that matter to everything keep theirs. For an affected point z = (x, ŷ) and n copies
+A poisoned row supports the wrong prediction through the trigger; transform the image and ask for another label, and
+that support is gone, while rows that matter to everything keep theirs. For an affected point z = (x, ŷ) and n copies
 g_j(z) = (T_j(x), y_j), each with one random transformation and one random label y_j ≠ ŷ:
 
     Δ_ji = s(i, g_j(z)) - s(i, z)        flag row i  iff  #{j: Δ_ji < τ} ≥ n - n_tol
@@ -10,10 +10,10 @@ As the official code has it: the seven transformations below act on the image no
 deviation; labels are uniform, with repetition; s is the influence on the negative margin; τ = 0. The paper's run is
 ``detector: delta, copies: 50, tolerance: 2, damping: 0, same_label: false`` with one affected point.
 
-What we changed: all n + 1 queries of all points take one pass over the training rows, where the official code takes n + 1;
-gray images have no channels to swap, so six transformations remain; widths in pixels are those of a 32 x 32 image and
-shrink with smaller ones; with several affected points a row must be voted down by each of them. Score: the smallest
-share of votes over the points, 0 to 1.
+What we changed: all n + 1 queries of all points take one pass over the training rows, where the official code takes n
++ 1; gray images have no channels to swap, so six transformations remain; widths in pixels are those of a 32 x 32
+image and shrink with smaller ones; with several affected points a row must be voted down by each of them. Score: the
+smallest share of votes over the points, 0 to 1.
 
 Cost: as one pass of `renormalised`, plus 4 (n + 1) P bytes per point for the queries. Expected: recall 1, precision far
 below that of `renormalised` (0.15 in the authors' own BadNet run); docs/methods/influence.md has our figures.

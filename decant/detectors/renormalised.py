@@ -6,14 +6,15 @@ metric of the inverse curvature, and only the direction is left:
 
     r_i = mean over affected points q of  s_qi / (√u_q √u_i)        in [-1, 1]
 
-What is ours is the decision, made without the truth and without a count of poisons to expect. Among the candidates (rows
-with the label that was predicted) two Gaussians are fitted to r; rows that more likely belong to the upper one are
-flagged. Two Gaussians can be fitted to anything, so three conditions must hold first, or nothing is flagged. They use the
-rows with *other* labels as the background: what r looks like where there is no common cause.
+What is ours is the decision, made without the truth and without a count of poisons to expect. Among the candidates
+(rows with the label that was predicted) two Gaussians are fitted to r; rows that more likely belong to the upper one
+are flagged. Two Gaussians can be fitted to anything, so three conditions must hold first, or nothing is flagged. They
+use the rows with *other* labels as the background: what r looks like where there is no common cause.
 
     separation  (μ₁ - μ₀) / √((σ₀² + σ₁²) / 2) ≥ 2.5      two groups, rather than one with a tail
-    height      (μ₁ - m) / s ≥ 9                          the upper one is far outside the background (median m, spread s)
-    remainder   (μ₀ - m) / (μ₁ - m) ≤ 0.2                 the lower one is background: the class as such is innocent
+    height      (μ₁ - m) / s ≥ 9                          the upper one is far outside the background (median m,
+    spread s) remainder   (μ₀ - m) / (μ₁ - m) ≤ 0.2                 the lower one is background: the class as such is
+    innocent
 
 A natural mistake (a 9 that looks like a 5) fails them, because the whole class shares features with it. The limits were
 fixed on digits, 8 -> 5, seeds 0 to 2, and checked on cases that played no part in it: docs/methods/influence.md.
