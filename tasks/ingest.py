@@ -43,10 +43,10 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
     kind = f"{rules.height} x {rules.width} {'gray' if rules.channels == 1 else 'RGB'}"
     facts = [
         f"{len(train.ids)} training and {len(test.ids)} test rows of {kind} in {len(source.class_names)} classes",
-        f"{len(rejected)} rows quarantined" if len(rejected) else "no row quarantined",
-        f"{parts[0].left_out} rows left out by ingest.limit" if parts[0].left_out else "",
-        f"{len(duplicates)} rows repeat an earlier row's pixels" if len(duplicates) else "",
-        f"{in_train} test rows also stand in train" if in_train else "",
+        f"quarantined: {len(rejected)}" if len(rejected) else "no row quarantined",
+        f"left out by ingest.limit: {parts[0].left_out}" if parts[0].left_out else "",
+        f"same pixels as an earlier row: {len(duplicates)}" if len(duplicates) else "",
+        f"test rows that also stand in train: {in_train}" if in_train else "",
         source.note,
     ]
     return {

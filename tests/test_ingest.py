@@ -163,7 +163,7 @@ def test_bad_rows_are_quarantined_with_place_and_reason(ingest: Ingest, tmp_path
     assert summary["rejected"] == 3 and summary["rows_in"] == summary["rows_out"] + 2 == 61
     train = read_images(tmp_path / "out/train.parquet")
     assert 3 not in train.ids and 4 in train.ids, "the other rows keep their ids"
-    assert "3 rows quarantined" in summary["note"]
+    assert "quarantined: 3" in summary["note"]
 
 
 def test_missing_labels_are_quarantined_even_where_limit_leaves_rows_out(ingest: Ingest, tmp_path: Path) -> None:
