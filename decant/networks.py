@@ -11,7 +11,7 @@ Every network takes (n, c, h, w) float32 in [0, 1], centres it itself, and retur
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -110,11 +110,7 @@ def build(architecture: Architecture, *, seed: int) -> nn.Module:
 
 
 def save(path: Path, model: nn.Module, architecture: Architecture) -> None:
-    header = {
-        "architecture": architecture.name,
-        "shape": json.dumps(architecture.shape),
-        "class_names": json.dumps(architecture.class_names, ensure_ascii=False),
-    }
+    header = {"decant": json.dumps(asdict(architecture), sort_keys=True)}  # one key: safetensors shuffles several
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
         temporary.write_bytes(to_bytes(weights, metadata=header))
@@ -123,14 +119,10 @@ def save(path: Path, model: nn.Module, architecture: Architecture) -> None:
 def load(path: Path) -> tuple[nn.Module, Architecture]:
     """The model in eval mode on the CPU, and what it is. Raises TableError when the file is no Decant model."""
     header = _header(path)
-    try:
-        architecture = Architecture(
-            name=header["architecture"],
-            shape=tuple(json.loads(header["shape"])),
-            class_names=tuple(json.loads(header["class_names"])),
-        )
-    except KeyError as missing:
-        raise TableError(f"{path}: header key {missing} expected, none found: not a Decant model") from missing
+    if "decant" not in header:
+        raise TableError(f"{path}: header key 'decant' expected, none found: not a Decant model")
+    fields = json.loads(header["decant"])
+    architecture = Architecture(fields["name"], tuple(fields["shape"]), tuple(fields["class_names"]))
     model = build(architecture, seed=0)
     model.load_state_dict(load_file(path))
     return model.eval(), architecture

@@ -74,10 +74,7 @@ def summary(states: dict[str, State]) -> str:
 def scheduled(stage: Stage) -> Task[[Stage], State]:
     """The task, with the tags and retries that dvc.yaml gives this stage."""
     return run_stage.with_options(
-        tags=set(stage.tags),
-        retries=stage.retries,
-        retry_delay_seconds=2,
-        retry_condition_fn=worth_a_retry,
+        tags=set(stage.tags), retries=stage.retries, retry_delay_seconds=2, retry_condition_fn=worth_a_retry
     )
 
 
@@ -107,15 +104,6 @@ def publish_result() -> None:
     if result is None:
         return
     link = f"\n\nThe report: [{report}]({report.as_uri()})" if report.is_file() else ""
-    create_markdown_artifact(
-        table.as_markdown(result) + link,
-        key="result",
-        description="What this run came to",
-    )
+    create_markdown_artifact(table.as_markdown(result) + link, key="result", description="What this run came to")
     if report.is_file():
-        create_link_artifact(
-            report.as_uri(),
-            key="report",
-            link_text=str(report),
-            description="The report",
-        )
+        create_link_artifact(report.as_uri(), key="report", link_text=str(report), description="The report")

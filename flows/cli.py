@@ -35,20 +35,13 @@ class Command:
 
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "stages",
-        nargs="*",
-        metavar="STAGE",
-        help="only these stages and what they need (default: all)",
+        "stages", nargs="*", metavar="STAGE", help="only these stages and what they need (default: all)"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="BLOCK.KEY=VALUE",
         help="change a parameter in params.yaml first; may be repeated (docs/parameters.md lists them)",
     )  # fmt: skip
-    parser.add_argument(
-        "--no-server",
-        action="store_true",
-        help="without Prefect: only the terminal shows the run",
-    )
+    parser.add_argument("--no-server", action="store_true", help="without Prefect: only the terminal shows the run")
 
 
 def _status(parser: argparse.ArgumentParser) -> None:
@@ -56,12 +49,7 @@ def _status(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "id",
-        type=int,
-        metavar="ID",
-        help="a row's id, as audit.csv and the report show it",
-    )
+    parser.add_argument("id", type=int, metavar="ID", help="a row's id, as audit.csv and the report show it")
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
@@ -150,10 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"decant: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "decant: stopped; finished stages are kept, `decant run` goes on from there",
-            file=sys.stderr,
-        )
+        print("decant: stopped; finished stages are kept, `decant run` goes on from there", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `decant status | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -59,10 +59,5 @@ def turn(tags: tuple[str, ...]) -> Iterator[None]:
         return
     get_run_logger().info("takes its turn on %s", limit_name())
     # The lease's renewal may fail for a while (server restarted): no reason to kill hours of training.
-    with concurrency(
-        limit_name(),
-        strict=True,
-        lease_duration=LEASE,
-        raise_on_lease_renewal_failure=False,
-    ):
+    with concurrency(limit_name(), strict=True, lease_duration=LEASE, raise_on_lease_renewal_failure=False):
         yield

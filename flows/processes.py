@@ -83,9 +83,4 @@ def output(process: subprocess.Popen[bytes]) -> Iterator[str]:
 def environment() -> dict[str, str]:
     """Ours, where `python` in a stage's cmd is this interpreter, and its output comes line by line."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {
-        **os.environ,
-        "PATH": path,
-        "PYTHONUNBUFFERED": "1",
-        "DVC_NO_ANALYTICS": "1",
-    }
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}

@@ -104,11 +104,7 @@ def pipeline(targets: list[str] | None = None) -> list[Stage]:
 
 
 def _stage(name: str, upstream: list[str], meta: dict[str, object]) -> Stage:
-    tags, retries, timeout = (
-        meta.get("tags", []),
-        meta.get("retries", 0),
-        meta.get("timeout"),
-    )
+    tags, retries, timeout = meta.get("tags", []), meta.get("retries", 0), meta.get("timeout")
     if not (isinstance(tags, list) and isinstance(retries, int) and isinstance(timeout, int | float | None)):
         raise DecantError(f"dvc.yaml: {name}.meta: tags (a list), retries and timeout (numbers) expected, {meta} found")
     return Stage(name, tuple(sorted(upstream)), tuple(map(str, tags)), retries, timeout)

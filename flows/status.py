@@ -49,13 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
     for status in found:
         state = f"[{STYLES[status.state]}]{status.state}[/]"
         seconds = "" if status.seconds is None else f"{status.seconds:.1f}"
-        table.add_row(
-            status.stage,
-            state,
-            "\n".join(status.why),
-            seconds,
-            str(status.memory_mib or ""),
-        )
+        table.add_row(status.stage, state, "\n".join(status.why), seconds, str(status.memory_mib or ""))
     console = Console(highlight=False)
     console.print(table)
     stale = sum(status.state != "fresh" for status in found)
@@ -71,12 +65,7 @@ def statuses() -> list[StageStatus]:
         state, why = _state(stage, locked.get(stage.name), found)
         run = runs.get(stage.name, {})
         found[stage.name] = StageStatus(
-            stage.name,
-            state,
-            why,
-            run.get("seconds"),
-            run.get("peak_memory_mib"),
-            run.get("date"),
+            stage.name, state, why, run.get("seconds"), run.get("peak_memory_mib"), run.get("date")
         )
     return list(found.values())
 
@@ -108,9 +97,9 @@ def reasons(changed: list[Any], locked: Mapping[str, Any] | None) -> Iterator[st
             yield {"changed command": "its cmd in dvc.yaml changed"}.get(entry, entry)
             continue
         for path, how in entry.get("changed deps", {}).items():
-            yield from (_parameters(path, how, locked) if isinstance(how, dict) else [_dependency(path, how)])
+            yield from _parameters(path, how, locked) if isinstance(how, dict) else [_dependency(path, how)]
         for path, how in entry.get("changed outs", {}).items():
-            yield (f"output missing: {path}" if how == "deleted" else f"output {how}: {path}")
+            yield f"output missing: {path}" if how == "deleted" else f"output {how}: {path}"
 
 
 def _dependency(path: str, how: str) -> str:

@@ -23,17 +23,8 @@ STEPS = {
     "cleaned": "after Δ-Influence and unlearning",
     "oracle": "never poisoned (oracle)",
 }
-CLEANERS = {
-    "purify": "purification",
-    "verify": "label verification",
-    "detect": "Δ-Influence",
-}
-STEP_HEADS = (
-    "model trained on the data",
-    "accuracy",
-    "poison success",
-    "rows",
-)  # fits 80 columns
+CLEANERS = {"purify": "purification", "verify": "label verification", "detect": "Δ-Influence"}
+STEP_HEADS = ("model trained on the data", "accuracy", "poison success", "rows")  # fits 80 columns
 CLEANER_HEADS = ("rows that were flagged by", "flagged", "precision", "recall")
 DASH = "–"
 Row = tuple[str, ...]
@@ -55,22 +46,12 @@ def read_result() -> Result | None:
 
 def result_of(metrics: Mapping[str, Any], runs: Mapping[str, Any]) -> Result:
     steps: list[Row] = [
-        (
-            words,
-            percent(step.get("accuracy")),
-            percent(step.get("poison_success")),
-            whole(step.get("rows")),
-        )
+        (words, percent(step.get("accuracy")), percent(step.get("poison_success")), whole(step.get("rows")))
         for name, words in STEPS.items()
         if (step := metrics.get(name))
     ]
     cleaners: list[Row] = [
-        (
-            words,
-            whole(found.get("flagged")),
-            percent(found.get("precision")),
-            percent(found.get("recall")),
-        )
+        (words, whole(found.get("flagged")), percent(found.get("precision")), percent(found.get("recall")))
         for name, words in CLEANERS.items()
         if (found := metrics.get(name))
     ]
@@ -104,10 +85,7 @@ def whole(value: int | None) -> str:
 
 
 def as_markdown(result: Result) -> str:
-    parts = [
-        _markdown(STEP_HEADS, result.steps),
-        _markdown(CLEANER_HEADS, result.cleaners),
-    ]
+    parts = [_markdown(STEP_HEADS, result.steps), _markdown(CLEANER_HEADS, result.cleaners)]
     return "\n\n".join([part for part in parts if part] + [f"* {note}" for note in result.notes])
 
 

@@ -55,12 +55,7 @@ class Board:
         line, now = self.lines[event.stage], time.monotonic()
         if event.state == "Running" and line.state != "Running":
             line.started = now
-        line.state, line.percent, line.error, line.ended = (
-            event.state,
-            event.percent,
-            event.error,
-            now,
-        )
+        line.state, line.percent, line.error, line.ended = event.state, event.percent, event.error, now
         if event.state != "Running" and not self.console.is_terminal:
             self.console.print(f"{event.stage:<{self._width}}  {line.words(now)}", highlight=False)
 

@@ -39,6 +39,7 @@ def run(
     verdicts = verdicts_of(rows, found)
     kept = apply_verdicts(rows, verdicts)
     write_images(out / "train.parquet", kept)
+    write_images(out / "affected.parquet", points)
     write_verdicts(out / "verdicts.parquet", verdicts)
     summary = {
         "rows_in": len(rows),

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +18,7 @@ from toy_pipeline import ROOT, STAGES, Toy, environment
 from decant.errors import SettingsError
 from decant.files import write_json
 from decant.tables import DatasetInfo, Images, write_images, write_truth, write_verdicts
-from flows import cli, explain, params, status, table
+from flows import cli, explain, params, run, status, table
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
@@ -26,11 +28,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
         "except SystemExit: print('loaded:', {'prefect', 'dvc', 'torch', 'pandas', 'rich'} & set(sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "loaded: set()"
 
@@ -90,20 +88,8 @@ def changed_lines(path: Path) -> list[str]:
 
 def test_set_changes_that_line_and_no_other(params_file: Path) -> None:
     count = len(params_file.read_text().splitlines())
-    params.edit_file(
-        [
-            "train.epochs=11",
-            "verify.threshold=0.25",
-            "ingest.limit=600",
-            "train.lr=3e-3",
-        ]
-    )
-    assert changed_lines(params_file) == [
-        "  limit: 600",
-        "  threshold: 0.25",
-        "  epochs: 11",
-        "  lr: 0.003",
-    ]
+    params.edit_file(["train.epochs=11", "verify.threshold=0.25", "ingest.limit=600", "train.lr=3e-3"])
+    assert changed_lines(params_file) == ["  limit: 600", "  threshold: 0.25", "  epochs: 11", "  lr: 0.003"]
     assert len(params_file.read_text().splitlines()) == count
 
 
@@ -121,10 +107,7 @@ def test_set_takes_lists_and_their_entries(params_file: Path) -> None:
     [
         ("train.epoch=3", "train.epoch: unknown parameter; known: network"),
         ("trian.epochs=3", "unknown block 'trian'"),
-        (
-            "train.epochs=many",
-            "train.epochs: whole number (at least 1) expected, 'many' found",
-        ),
+        ("train.epochs=many", "train.epochs: whole number (at least 1) expected, 'many' found"),
         ("train.epochs", "block.key=value expected"),
         ("train=3", "train: a block of parameters expected"),
         ("seed.x=3", "holds a value, not a block"),
@@ -159,6 +142,14 @@ def test_run_without_a_server_does_the_same_work(toy_done: Toy) -> None:
     assert toy_done.lock.read_bytes() == before
 
 
+def test_lost_server_is_one_sentence_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(targets: list[str] | None, return_state: bool) -> None:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setitem(sys.modules, "flows.clean", SimpleNamespace(clean=lost))
+    assert "finished stages are kept" in run.in_prefect(None)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # status
 # ---------------------------------------------------------------------------------------------------------------------
@@ -183,21 +174,11 @@ def test_status_says_in_words_why_a_stage_is_stale(in_toy_done: Toy) -> None:
     code = in_toy_done.root / "work.py"
     code.write_text(code.read_text() + "\n")
     (in_toy_done.root / "data/ingest").write_text("by hand")
-    assert why(in_toy_done)["ingest"] == [
-        "stale",
-        "code changed: work.py",
-        "output modified: data/ingest",
-    ]
-    assert why(in_toy_done)["baseline"] == [
-        "stale",
-        "code changed: work.py",
-        "input changed: data/ingest",
-    ]
+    assert why(in_toy_done)["ingest"] == ["stale", "code changed: work.py", "output modified: data/ingest"]
+    assert why(in_toy_done)["baseline"] == ["stale", "code changed: work.py", "input changed: data/ingest"]
 
 
-def test_status_of_a_stage_that_is_fresh_but_needs_a_stale_one(
-    in_toy_done: Toy,
-) -> None:
+def test_status_of_a_stage_that_is_fresh_but_needs_a_stale_one(in_toy_done: Toy) -> None:
     params.edit_file(["purify_1.kld_limit=0.5"])
     found = why(in_toy_done)
     assert found["train"] == ["behind", "waits for purify_1"] and found["baseline"] == ["fresh"]
@@ -206,21 +187,18 @@ def test_status_of_a_stage_that_is_fresh_but_needs_a_stale_one(
 def test_status_of_what_never_ran_and_of_what_runs_now(in_toy: Toy) -> None:
     assert why(in_toy)["train"] == ["stale", "never ran"]
     in_toy.order("ingest", "sleep 600")
-    run = in_toy.start("run", "--no-server")
+    child = in_toy.start("run", "--no-server")
     in_toy.process_of("ingest")
     time.sleep(0.1)
     state, reason = why(in_toy)["ingest"]
     assert state == "busy" and "another DVC process works on its files (PID" in reason
-    run.terminate()
-    assert run.wait(timeout=30) == 143
+    child.terminate()
+    assert child.wait(timeout=30) == 143
     assert in_toy.processes() == [os.getpid()]
 
 
 def test_status_shows_what_the_last_run_took(in_toy_done: Toy, capsys: pytest.CaptureFixture[str]) -> None:
-    write_json(
-        status.RUNS / "train.json",
-        {"seconds": 12.34, "peak_memory_mib": 512, "date": "2026-01-02"},
-    )
+    write_json(status.RUNS / "train.json", {"seconds": 12.34, "peak_memory_mib": 512, "date": "2026-01-02"})
     assert cli.main(["status"]) == 0
     shown = capsys.readouterr().out
     assert "12.3" in shown and "512" in shown and "everything is up to date" in shown
@@ -285,10 +263,7 @@ def test_picture_has_two_pixels_per_character() -> None:
     pixels[0, 1] = (255, 0, 7)
     text = explain.picture(pixels, in_colour=True)
     assert text.plain == "▀▀\n▀▀"
-    assert {str(span.style) for span in text.spans} == {
-        "rgb(0,0,0) on rgb(0,0,0)",
-        "rgb(255,0,7) on rgb(0,0,0)",
-    }
+    assert {str(span.style) for span in text.spans} == {"rgb(0,0,0) on rgb(0,0,0)", "rgb(255,0,7) on rgb(0,0,0)"}
     assert explain.thinned(np.zeros((65, 10, 1))).shape == (22, 4, 1)
 
 
@@ -308,14 +283,7 @@ def test_result_table_does_without_what_was_not_measured() -> None:
     assert table.result_of({}, {}) == table.Result([], [], [])
     result = table.result_of(
         {"as_received": {"accuracy": 0.5}, "detect": {"flagged": 0}, "reviews": 0},
-        {
-            "train": {
-                "seconds": 61.2,
-                "peak_memory_mib": 2048,
-                "device": "x86_64",
-                "date": "2026",
-            }
-        },
+        {"train": {"seconds": 61.2, "peak_memory_mib": 2048, "device": "x86_64", "date": "2026"}},
     )
     assert result.steps == [("as received", "50.0 %", "–", "–")]
     assert result.cleaners == [("Δ-Influence", "0", "–", "–")]

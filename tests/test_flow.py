@@ -20,9 +20,7 @@ METRICS = {
 
 def api(server: str, path: str, query: dict[str, Any]) -> Any:
     request = urllib.request.Request(
-        f"{server}/api/{path}",
-        data=json.dumps(query).encode(),
-        headers={"Content-Type": "application/json"},
+        f"{server}/api/{path}", data=json.dumps(query).encode(), headers={"Content-Type": "application/json"}
     )
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
         return json.load(answer)
@@ -121,10 +119,7 @@ def test_gpu_works_on_one_stage_at_a_time_across_flow_runs(
         done = list(pool.map(lambda each: each.decant("run", "baseline"), toys))
     assert [each.returncode for each in done] == [0, 0], done
     spans = sorted(
-        (
-            (each.root / "started/baseline").stat().st_mtime,
-            (each.root / "data/baseline").stat().st_mtime,
-        )
+        ((each.root / "started/baseline").stat().st_mtime, (each.root / "data/baseline").stat().st_mtime)
         for each in toys
     )
     assert spans[0][1] <= spans[1][0], spans
@@ -143,8 +138,4 @@ def test_deployment_is_scheduled(prefect_server: str, toy_done: Toy) -> None:
     }
     assert deployment["global_concurrency_limit"]["limit"] == 1
     query = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    wait_until(
-        lambda: bool(api(prefect_server, "flow_runs/filter", query)),
-        "a scheduled run",
-        patience=90,
-    )
+    wait_until(lambda: bool(api(prefect_server, "flow_runs/filter", query)), "a scheduled run", patience=90)

@@ -96,7 +96,7 @@ def make_run(root: Path, *, known: bool = True, switched_off: bool = False, colo
     pd.DataFrame({"id": [] if switched_off else [8, 9]}).to_csv(root / "verify/reviews.csv", index=False)
     pd.DataFrame({"id": [7], "first_id": [1], "same_label": [True]}).to_csv(root / "ingest/duplicates.csv", index=False)
     write_images(root / "train.parquet", received)
-    write_images(root / "affected.parquet", received.select(np.arange(0 if switched_off else 2)))
+    write_images(root / "detect" / "affected.parquet", received.select(np.arange(0 if switched_off else 2)))
     truth = pd.DataFrame(
         {"id": range(6), "attack": ["badnet"] * 3 + ["label_noise"] * 3, "original_label": [0, 1, 2, 1, 2, 0]}
     )
@@ -107,7 +107,7 @@ def make_run(root: Path, *, known: bool = True, switched_off: bool = False, colo
         f"{stage}_dir": root / stage for stage in ("ingest", "purify_1", "purify_2", "verify", "detect", "evaluate")
     }
     files = {"metrics": "metrics.json", "settings": "params.yaml", "received": "train.parquet"}
-    files |= {"truth": "truth.parquet", "affected": "affected.parquet"}
+    files |= {"truth": "truth.parquet"}
     return named | {name: root / file for name, file in files.items()}
 
 

@@ -35,9 +35,7 @@ def stranger() -> Iterator[int]:
         thread.join()
 
 
-def test_address_comes_from_the_url_then_the_port_then_prefect_toml(
-    bare: pytest.MonkeyPatch,
-) -> None:
+def test_address_comes_from_the_url_then_the_port_then_prefect_toml(bare: pytest.MonkeyPatch) -> None:
     assert server.settle_environment() == Address("http://127.0.0.1:4200/api")
     os.environ.clear()
     Path("prefect.toml").write_text('[api]\nurl = "http://127.0.0.1:4300/api"\n')
@@ -47,21 +45,13 @@ def test_address_comes_from_the_url_then_the_port_then_prefect_toml(
     assert server.settle_environment() == Address("http://127.0.0.1:4301/api")
     os.environ["PREFECT_API_URL"] = "https://prefect.example/team/api/"
     address = server.settle_environment()
-    assert (address.host, address.port, address.is_local) == (
-        "prefect.example",
-        443,
-        False,
-    )
+    assert (address.host, address.port, address.is_local) == ("prefect.example", 443, False)
     assert address.ui == "https://prefect.example/team"
 
 
 def test_telemetry_is_off(bare: pytest.MonkeyPatch) -> None:
     server.settle_environment()
-    wanted = {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DVC_NO_ANALYTICS": "1",
-    }
+    wanted = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DVC_NO_ANALYTICS": "1"}
     assert wanted.items() <= os.environ.items()
 
 
@@ -71,33 +61,19 @@ def test_port_that_something_else_has_taken_is_an_error_with_a_way_out(bare: pyt
         server.ensure_server(print)
 
 
-def test_far_server_that_does_not_answer_is_never_started_here(
-    bare: pytest.MonkeyPatch,
-) -> None:
+def test_far_server_that_does_not_answer_is_never_started_here(bare: pytest.MonkeyPatch) -> None:
     os.environ["PREFECT_API_URL"] = "http://prefect.invalid:4200/api"
-    with pytest.raises(
-        DecantError,
-        match=r"no Prefect server answers at http://prefect\.invalid:4200/api",
-    ):
+    with pytest.raises(DecantError, match=r"no Prefect server answers at http://prefect\.invalid:4200/api"):
         server.ensure_server(print)
 
 
 def test_server_that_dies_at_once_shows_its_last_words(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    os.environ |= {
-        "PREFECT_HOME": str(tmp_path),
-        "PREFECT_SERVER_API_PORT": "1",
-        "PREFECT_API_DATABASE_TIMEOUT": "no",
-    }
-    with pytest.raises(
-        DecantError,
-        match=r"did not start: .+ \(log: .*server.log\); or: decant run --no-server",
-    ):
+    os.environ |= {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_API_PORT": "1", "PREFECT_API_DATABASE_TIMEOUT": "no"}
+    with pytest.raises(DecantError, match=r"did not start: .+ \(log: .*server.log\); or: decant run --no-server"):
         server.ensure_server(lambda line: None)
 
 
-def test_running_server_is_found_and_its_page_asks_the_right_port(
-    prefect_server: str,
-) -> None:
+def test_running_server_is_found_and_its_page_asks_the_right_port(prefect_server: str) -> None:
     said: list[str] = []
     address = server.ensure_server(said.append)
     assert said == [f"Prefect's page: {prefect_server}"]

@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -102,13 +103,7 @@ class Toy:
     def python(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *words]
         return subprocess.run(
-            command,
-            cwd=self.root,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+            command, cwd=self.root, env=environment(), capture_output=True, text=True, timeout=120, check=False
         )
 
     def start(self, *words: str) -> subprocess.Popen[str]:
@@ -139,12 +134,7 @@ def _folder_of(pid: int) -> Path | None:
 def environment() -> dict[str, str]:
     """Ours, where `python` is this interpreter and `flows` is found from any folder."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {
-        **os.environ,
-        "PATH": path,
-        "PYTHONPATH": str(ROOT),
-        "DVC_NO_ANALYTICS": "1",
-    }
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
 
 
 def wait_until(condition: Callable[[], bool], what: str, patience: float = 60) -> None:
@@ -229,6 +219,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.wait_for(address, process)
         yield address.ui
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        for pid in {process.pid, int((server.home() / "server.pid").read_text())}:  # a run that found none starts one
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGTERM)
         process.wait(timeout=30)
         patch.undo()
