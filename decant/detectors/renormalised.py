@@ -17,8 +17,8 @@ use the rows with *other* labels as the background: what r looks like where ther
     innocent
 
 A natural mistake (a 9 that looks like a 5) fails them, because the whole class shares features with it. What they can't
-catch is a point that is predicted rightly, reported by mistake, in a class that is poisoned: its innocent rows are a group
-too. How the limits were chosen, and what they did on cases that played no part in it: docs/methods/influence.md.
+catch is a rightly predicted point, reported by mistake, in a class that is poisoned: its innocent rows are a group too.
+How the limits were chosen, and what they did on cases that played no part in it: docs/methods/influence.md.
 
 Cost: EK-FAC's two passes over the rows and one for the scores; 5 points on 2,874 digits: 3 s on one CPU core.
 Expected on digits: precision and recall 0.97 to 1 for both kinds of BadNet, none flagged on clean data.
