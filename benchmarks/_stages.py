@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from decant.errors import StageError
 from decant.files import read_json
 
 ROOT = Path(__file__).parents[1]
+STEPS = ("as_received", "purified", "verified", "cleaned", "oracle")
 
 
 def params(seed: int, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,6 +50,30 @@ def run_command(folder: Path, name: str, command: str) -> float:
     if done.returncode:
         raise StageError(f"{name}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
     return time.perf_counter() - started
+
+
+def pipeline_figures(case: str, seed: int, changes: Mapping[str, Any]) -> dict[str, float]:
+    """One run of all stages with changed parameters: `case.figure` and `case.seconds`."""
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = run_stages(Path(folder), params(seed, changes))
+        figures = summary(metrics(Path(folder)))
+    return {f"{case}.{key}": value for key, value in {**figures, "seconds": sum(seconds.values())}.items()}
+
+
+def summary(found: dict[str, Any]) -> dict[str, float]:
+    """The figures that the bars speak of, from metrics.json."""
+    received, cleaned, oracle = found["as_received"], found["cleaned"], found["oracle"]
+    figures: dict[str, float] = {f"{step}.accuracy": found[step]["accuracy"] for step in STEPS}
+    figures |= {
+        "gain": cleaned["accuracy"] - received["accuracy"],
+        "gap": oracle["accuracy"] - cleaned["accuracy"],
+        "rows_lost": 1 - cleaned["rows"] / received["rows"],
+        "reviews": found["reviews"],
+    }
+    if "poison_success" in received:
+        figures |= {"poison_before": received["poison_success"], "poison_after": cleaned["poison_success"]}
+    judged = [(stage, key) for stage in ("verify", "detect") for key in ("precision", "recall")]
+    return figures | {f"{stage}.{key}": found[stage][key] for stage, key in judged if key in found.get(stage, {})}
 
 
 def metrics(folder: Path) -> dict[str, Any]:
