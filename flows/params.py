@@ -35,10 +35,18 @@ def check_file() -> None:
     check(_read())
 
 
+def planted_in_own_data() -> list[str]:
+    """The attacks that `simulate` would plant into data that isn't the demo's."""
+    params = yaml.safe_load(_read()) or {}
+    settings = load_params(params)
+    return [] if settings["ingest"].source == "digits" else [a["name"] for a in settings["simulate"].attacks]
+
+
 def edit_file(assignments: list[str]) -> None:
     """Applies `block.key=value` assignments; a number in the path counts list entries from 0.
 
-    Raises: SettingsError for a malformed assignment, an unknown key or a bad value; params.yaml is then as it was.
+    Raises: SettingsError for a malformed assignment, an unknown key or a bad value, SourceError for a source that isn't
+    there; params.yaml is then as it was.
     """
     from ruamel.yaml import YAML
 
@@ -56,6 +64,10 @@ def edit_file(assignments: list[str]) -> None:
     edited = io.StringIO()
     ruamel.dump(document, edited)
     check(edited.getvalue())
+    if any(assignment.startswith("ingest.source=") for assignment in assignments):
+        from decant.sources import check_name
+
+        check_name(str(document["ingest"]["source"]))
     write_text(PARAMS, edited.getvalue())
 
 

@@ -25,6 +25,13 @@ def main(arguments: argparse.Namespace) -> int:
         params.edit_file(arguments.set)
     else:
         params.check_file()
+    if planted := params.planted_in_own_data():
+        console.print(
+            f"an experiment: {', '.join(planted)} will be planted into this data, to measure what is found again; "
+            "to clean the data as it is: decant run --set simulate.attacks=[]",
+            style="yellow",
+            soft_wrap=True,
+        )
     started = time.monotonic()
     with ended_by_exceptions():
         if not arguments.no_server:

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from toy_pipeline import ROOT, STAGES, Toy, environment
 
-from decant.errors import SettingsError
+from decant.errors import DecantError
 from decant.files import write_json
 from decant.tables import DatasetInfo, Images, write_images, write_truth, write_verdicts
 from flows import cli, explain, params, run, status, table
@@ -114,14 +114,24 @@ def test_set_takes_lists_and_their_entries(params_file: Path) -> None:
         ("simulate.attacks.9.rate=0", "9: an entry from 0 to"),
         ("simulate.attacks=[{name: nonsense}]", "simulate.attacks[0].name: one of"),
         ("ingest.source=[", "the value is not YAML"),
+        ("ingest.source=/no/such/folder", "/no/such/folder: no such file or folder; ingest.source takes"),
+        ("ingest.source=digit", "unknown source and no such folder; known: digits"),
     ],
 )
 def test_refused_set_writes_nothing(params_file: Path, assignment: str, message: str) -> None:
     before = params_file.read_bytes()
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(DecantError) as refused:
         params.edit_file(["seed=7", assignment])
     assert message in str(refused.value) and "\n" not in str(refused.value)
     assert params_file.read_bytes() == before
+
+
+def test_poison_planted_into_own_data_is_told(params_file: Path, tmp_path: Path) -> None:
+    assert params.planted_in_own_data() == []  # the demo's digits
+    params.edit_file([f"ingest.source={tmp_path}"])
+    assert params.planted_in_own_data() == ["badnet", "label_noise", "lsp"]
+    params.edit_file(["simulate.attacks=[]"])
+    assert params.planted_in_own_data() == []
 
 
 def test_refused_set_ends_run_with_exit_code_2_before_anything_starts(toy: Toy) -> None:

@@ -46,6 +46,12 @@ def open_source(source: str, *, test_fraction: float, rng: np.random.Generator) 
     return decant_parquet.open_tables(*tables) if tables else huggingface.open_shards(shards)
 
 
+def check_name(source: str) -> None:
+    """Raises SourceError when there is nothing behind that name. What lies there is not looked at."""
+    if source != "digits" and not source.startswith("torchvision:"):
+        _existing_path(source)
+
+
 def find_shards(path: Path) -> list[Path]:
     """The Parquet file itself, or those of a folder: at its top, else in `data/`, else in one folder per split."""
     if path.is_file():
