@@ -15,8 +15,8 @@ use the rows with *other* labels as the background: what r looks like where ther
     height      (μ₁ - m) / s ≥ 9                          the upper one is far outside the background
     remainder   (μ₀ - m) / (μ₁ - m) ≤ 0.2                 the lower one is background: the class as such is innocent
 
-with the background's median m and spread s. Where the separation is 8 or more, the remainder may be what it likes: no
-natural mistake was ever seen to split a class that sharply.
+with the background's median m and spread s. Where the separation is 5 or more, the remainder may be what it likes: natural
+mistakes don't split a class that sharply.
 
 A natural mistake (a 9 that looks like a 5) fails them, because the whole class shares features with it. What they can't
 catch is a rightly predicted point, reported by mistake, in a class that is poisoned: its innocent rows are a group too.
@@ -40,7 +40,7 @@ MIN_ROWS = 10  # candidates, and background rows, below which two Gaussians or a
 MIN_SEPARATION = 2.5
 MIN_HEIGHT = 9.0
 MAX_REMAINDER = 0.2
-CLEAR_SEPARATION = 8.0
+CLEAR_SEPARATION = 5.0
 MEASURE = "self-normalised influence on the affected points (-1 to 1)"
 
 
