@@ -1,6 +1,7 @@
 """Small real data for tests: scikit-learn's digits, enlarged to 16 x 16 as ingest does, a fixed split."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -8,6 +9,7 @@ from sklearn.datasets import load_digits
 
 from decant.tables import DatasetInfo, Images
 
+ROOT = Path(__file__).parents[1]
 INFO = DatasetInfo(class_names=tuple("0123456789"), source="digits", checksum="test")
 
 

@@ -15,7 +15,7 @@ use the rows with *other* labels as the background: what r looks like where ther
     height      (μ₁ - m) / s ≥ 9                          the upper one is far outside the background
     remainder   (μ₀ - m) / (μ₁ - m) ≤ 0.2                 the lower one is background: the class as such is innocent
 
-with the background's median m and spread s. Where the separation is 5 or more, the remainder may be what it likes: natural
+with the background's median m and spread s. Where the separation is 5 or more, a remainder of 0.4 will do: natural
 mistakes don't split a class that sharply.
 
 A natural mistake (a 9 that looks like a 5) fails them, because the whole class shares features with it. What they can't
@@ -41,6 +41,7 @@ MIN_SEPARATION = 2.5
 MIN_HEIGHT = 9.0
 MAX_REMAINDER = 0.2
 CLEAR_SEPARATION = 5.0
+MAX_CLEAR_REMAINDER = 0.4
 MEASURE = "self-normalised influence on the affected points (-1 to 1)"
 
 
@@ -55,8 +56,8 @@ class Split:
 
     @property
     def is_real(self) -> bool:
-        is_background = self.remainder <= MAX_REMAINDER or self.separation >= CLEAR_SEPARATION
-        return self.separation >= MIN_SEPARATION and self.height >= MIN_HEIGHT and is_background
+        allowed = MAX_CLEAR_REMAINDER if self.separation >= CLEAR_SEPARATION else MAX_REMAINDER
+        return self.separation >= MIN_SEPARATION and self.height >= MIN_HEIGHT and self.remainder <= allowed
 
 
 def judge(case: Case, points: Images) -> Detection:
