@@ -20,7 +20,7 @@ latent noise of the inferences is seeded; preset `small` has width 16, a lighter
 transposed convolutions) and a ten times higher learning rate for the class embedding, which otherwise hardly moves in a
 few hundred steps.
 
-Cost: `small` on 2,874 digits of 16 x 16: about 20 s a stage on two CPU cores. `official` on CIFAR-10 wants a GPU.
+Cost: `small` on 2,874 digits of 16 x 16: about 15 s a stage on two CPU cores. `official` on CIFAR-10 wants a GPU.
 """
 
 from collections.abc import Callable, Iterator
