@@ -15,7 +15,7 @@ from rich.table import Table
 from decant.files import read_json
 from decant.runtime import read_runs
 
-METRICS, RUNS = Path("metrics.json"), Path("data/runs")
+METRICS, RUNS, VERIFY = Path("metrics.json"), Path("data/runs"), Path("data/verify/summary.json")
 STEPS = {
     "as_received": "as received",
     "purified": "after purification",
@@ -41,10 +41,14 @@ class Result:
 
 def read_result() -> Result | None:
     """None when nothing was measured yet."""
-    return result_of(read_json(METRICS), read_runs(RUNS)) if METRICS.is_file() else None
+    if not METRICS.is_file():
+        return None
+    queued = read_json(VERIFY).get("queued", 0) if VERIFY.is_file() else 0
+    return result_of(read_json(METRICS), read_runs(RUNS), queued)
 
 
-def result_of(metrics: Mapping[str, Any], runs: Mapping[str, Any]) -> Result:
+def result_of(metrics: Mapping[str, Any], runs: Mapping[str, Any], queued: int = 0) -> Result:
+    """`queued`: rows that wait for a person's answer."""
     steps: list[Row] = [
         (words, percent(step.get("accuracy")), percent(step.get("poison_success")), whole(step.get("rows")))
         for name, words in STEPS.items()
@@ -58,6 +62,11 @@ def result_of(metrics: Mapping[str, Any], runs: Mapping[str, Any]) -> Result:
     notes = []
     if metrics.get("reviews") is not None:
         notes.append(f"rows that an expert looked at: {whole(metrics['reviews'])}")
+    if queued:
+        notes.append(
+            f"{whole(queued)} rows wait for your answer: fill in the column 'label' of data/verify/queue.csv, "
+            "add its lines to data/inputs/decisions.csv, and run again"
+        )
     if spent := spent_on(runs.values()):
         notes.append(spent)
     return Result(steps, cleaners, notes)

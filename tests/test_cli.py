@@ -301,6 +301,7 @@ def test_result_table_does_without_what_was_not_measured() -> None:
         "rows that an expert looked at: 0",
         "last runs of 1 stages: 61 s, at most 2.0 GiB of memory, on x86_64",
     ]
+    assert table.result_of({}, {}, queued=100).notes[0].startswith("100 rows wait for your answer: ")
     assert table.as_markdown(table.Result([], [], [])) == ""
 
 
