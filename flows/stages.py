@@ -14,6 +14,7 @@ Cost: about 0.1 s for a fresh stage, 1.3 s of DVC for a stale one.
 
 import math
 import re
+import signal
 import sys
 import time
 from collections import deque
@@ -184,10 +185,20 @@ def _failure(stage: str, code: int, lines: Iterable[str]) -> StageError:
     if "is busy, it is being blocked by" in text:
         return _busy(stage, text)
     exited = re.search(r"exited with (-?\d+)", text)  # DVC itself ends with 255
+    code = int(exited[1]) if exited else code
     printed = tuple(line for line in lines if not line.startswith("::progress "))
     own = [line for line in printed if line.startswith(f"{stage}: ")]  # how `python -m tasks` says what is wrong
-    said = own[-1] if own else f"{stage}: failed with exit code {exited[1] if exited else code}"
-    return StageError(said, int(exited[1]) if exited else code, printed[-LAST_LINES:])
+    return StageError(own[-1] if own else f"{stage}: {_ending(code)}", code, printed[-LAST_LINES:])
+
+
+def _ending(code: int) -> str:
+    """What an exit code says. A signal's number comes negative, or, through a shell that stays in between, above 128."""
+    number = -code if code < 0 else code - 128
+    if number == signal.SIGKILL:
+        return "was killed (SIGKILL), as the system does when memory runs out"
+    if number in set(signal.Signals):
+        return f"was ended by {signal.Signals(number).name}"
+    return f"failed with exit code {code}"
 
 
 def _busy(stage: str, text: str) -> Busy:
