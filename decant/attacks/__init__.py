@@ -11,7 +11,8 @@ readable. An attack with a trigger also has
     trigger(images, settings, rng) -> Images
 
 the rows of a clean set that its trigger turns, carrying the label that the attacker wants predicted.
-NumPy only: the command line checks the settings of attacks without loading torch.
+Importing an attack loads no torch (the command line checks their settings); those that train a surrogate load it when
+they run, through `decant.attacks._surrogate`.
 """
 
 import importlib
@@ -57,7 +58,7 @@ class Attack:
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def kind_of(name: str) -> str:
@@ -87,6 +88,21 @@ def draw_rows(pool: np.ndarray, wanted: int, rng: np.random.Generator, *, key: s
     mask = np.zeros(len(pool), bool)
     mask[rng.choice(candidates, wanted, replace=False)] = True
     return mask
+
+
+def carriers(images: Images, rate: float, rng: np.random.Generator, *, key: str) -> np.ndarray:
+    """The rows, (n,) bool, that carry a noise attack: a share `rate` of all, whatever else was done to them."""
+    return draw_rows(np.ones(len(images), bool), round(rate * len(images)), rng, key=key)
+
+
+def add_noise(images: Images, rows: np.ndarray, noise: np.ndarray) -> Poisoned:
+    """`noise` (rows.sum(), h, w, c) in grey levels on top of `rows`, rounded and clipped to [0, 255].
+
+    Noise of whole grey levels within a bound stays within it: rounding then changes nothing, and clipping only shrinks.
+    """
+    pixels = images.pixels.copy()
+    pixels[rows] = np.clip(np.rint(pixels[rows] + noise), 0, 255).astype(np.uint8)
+    return Poisoned(images.with_pixels(pixels), rows)
 
 
 def class_index(images: Images, label: int, *, key: str) -> int:

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import numpy as np
 
-from decant.attacks import Poisoned, draw_rows
+from decant.attacks import Poisoned, add_noise, carriers
 from decant.errors import SettingsError
 from decant.settings import Fraction, Positive, Range
 from decant.tables import Images
@@ -39,11 +39,8 @@ class Settings:
 
 
 def poison(images: Images, settings: Settings, rng: np.random.Generator, spared: np.ndarray) -> Poisoned:
-    rows = draw_rows(np.ones(len(images), bool), round(settings.rate * len(images)), rng, key="lsp.rate")
-    noise = perturbations(images.labels[rows], images.shape, images.classes, settings, rng)
-    pixels = images.pixels.copy()
-    pixels[rows] = np.clip(np.rint(pixels[rows] + noise), 0, 255).astype(np.uint8)
-    return Poisoned(images.with_pixels(pixels), rows)
+    rows = carriers(images, settings.rate, rng, key="lsp.rate")
+    return add_noise(images, rows, perturbations(images.labels[rows], images.shape, images.classes, settings, rng))
 
 
 def perturbations(

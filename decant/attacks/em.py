@@ -1,0 +1,109 @@
+"""EM: error-minimising noise (Huang et al., "Unlearnable examples: making personal data unexploitable", ICLR 2021).
+
+Noise that brings the loss of a row to nearly zero leaves a network nothing to learn from it. A surrogate is trained
+on the noisy rows for a few steps, then the noise descends on the surrogate's loss, in turns, until the surrogate errs
+on hardly any noisy row.
+
+    min over |delta| <= strength of  min over theta of  sum CE(f_theta(x + delta), y)
+
+``mode: sample`` has one delta per row (20 signed steps of a tenth of the bound a round, stops at an error of 1 %);
+``mode: class`` one per class (one step a batch, stops at 10 %, seen on a random fifth of the rows). As in the paper,
+10 SGD steps of the surrogate a round. What we changed: the surrogate is a network of ours (``network``), at the
+learning rate of our training; rounds have a cap; the noise is stored in whole grey levels.
+
+Cost: 3-10 s for the 1,437 digits of 16 x 16 (2 CPU cores, shared with other work).
+Expected: clean accuracy of small_cnn on the digits of the tests 0.99 -> 0.85 at strength 32, 0.53 at 48.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+
+from decant.attacks import Poisoned, add_noise, carriers
+from decant.settings import Fraction, Positive, Range
+from decant.tables import Images
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decant.attacks._surrogate import Surrogate
+
+KIND = "noise"
+LEARN_STEPS = 10
+STOP_ERROR = {"sample": 0.01, "class": 0.1}
+CLASS_SHARE = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    mode: Literal["sample", "class"] = "sample"
+    strength: Annotated[int, Range(1, 255)] = 16
+    """Largest change of a pixel in grey levels (8 in the paper)."""
+    network: Literal["small_cnn", "resnet18"] = "small_cnn"
+    """The surrogate."""
+    steps: Positive = 20
+    """`sample`: signed gradient steps a round, each of a tenth of `strength`."""
+    rounds: Positive = 30
+    """At most that many turns of surrogate and noise."""
+    rate: Fraction = 1.0
+    """Share of the rows that carry noise."""
+
+
+def poison(images: Images, settings: Settings, rng: np.random.Generator, spared: np.ndarray) -> Poisoned:
+    rows = carriers(images, settings.rate, rng, key="em.rate")
+    seed = int(rng.integers(2**31))
+    return add_noise(images, rows, perturbations(images.select(rows), settings, seed))
+
+
+def perturbations(images: Images, settings: Settings, seed: int) -> np.ndarray:
+    """(n, h, w, c) of whole grey levels, one per row."""
+    from decant.attacks._surrogate import Surrogate, grey_levels
+
+    if not len(images):
+        return np.zeros(images.pixels.shape)
+    surrogate = Surrogate(images, settings.network, seed=seed)
+    delta = sample_wise(surrogate, settings) if settings.mode == "sample" else class_wise(surrogate, settings)
+    return grey_levels(delta, settings.strength)
+
+
+def sample_wise(surrogate: "Surrogate", settings: Settings) -> "Tensor":
+    """(n, c, h, w): one noise per row."""
+    from torch.nn import functional as F
+
+    from decant.attacks._surrogate import descend
+
+    def loss(rows: "Tensor", inputs: "Tensor") -> "Tensor":
+        return F.cross_entropy(surrogate.logits(inputs), surrogate.y[rows], reduction="sum")
+
+    delta, radius = surrogate.blank(), settings.strength / 255
+    for _ in range(settings.rounds):
+        surrogate.learn(LEARN_STEPS, delta)
+        delta = descend(surrogate.x, delta, loss, radius=radius, step=radius / 10, steps=settings.steps)
+        if surrogate.error(delta) < STOP_ERROR["sample"]:
+            break
+    return delta
+
+
+def class_wise(surrogate: "Surrogate", settings: Settings) -> "Tensor":
+    """(n, c, h, w): every row of a class has the same."""
+    import torch
+    from torch.nn import functional as F
+
+    from decant.attacks._surrogate import BATCH
+    from decant.training import as_float
+
+    radius, x, y = settings.strength / 255, surrogate.x, surrogate.y
+    of_class = torch.zeros((surrogate.classes, *x.shape[1:]), device=x.device)
+    seen = max(1, round(CLASS_SHARE * len(x)))
+    some = torch.randperm(len(x), generator=surrogate.generator)[:seen].to(x.device)
+    for _ in range(settings.rounds):
+        surrogate.learn(LEARN_STEPS, of_class[y])
+        for rows in some.split(BATCH):
+            noise = of_class.clone().requires_grad_(True)
+            inputs = (as_float(x[rows]) + noise[y[rows]]).clamp(0, 1)
+            (gradient,) = torch.autograd.grad(F.cross_entropy(surrogate.logits(inputs), y[rows]), noise)
+            of_class = (of_class - radius / 10 * gradient.sign()).clamp_(-radius, radius)
+        if surrogate.error(of_class[y]) < STOP_ERROR["class"]:
+            break
+    return of_class[y]
