@@ -4,6 +4,9 @@
   parameters; what the demo and the CPU-sized checks train in seconds. Max pooling at the end keeps a small patch
   visible to the last layer, as a large network would.
 * ``resnet18``: He et al. 2016 with the CIFAR stem (3 x 3, stride 1, no pooling), as all three papers use it. 11.2 M.
+* ``resnet50`` (23.5 M), ``densenet121`` (7.0 M), ``mobilenet_v2`` (2.2 M): the other classifiers of D-VAE's tables.
+  torchvision's definitions with the CIFAR stem put in. MobileNet-v2 keeps full resolution in its stem and in its first
+  stage of stride 2, and has no dropout, whose draws would come from the global random state.
 
 Every network takes (n, c, h, w) float32 in [0, 1], centres it itself, and returns logits (n, classes).
 """
@@ -99,7 +102,46 @@ def resnet18(channels: int, classes: int) -> nn.Module:
     )
 
 
-NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {"small_cnn": small_cnn, "resnet18": resnet18}
+def resnet50(channels: int, classes: int) -> nn.Module:
+    from torchvision import models  # costs seconds, as in the two below
+
+    net = models.resnet50(num_classes=classes)
+    net.conv1 = _stem(channels, 64)
+    net.maxpool = nn.Identity()
+    return nn.Sequential(Centred(), net)
+
+
+def densenet121(channels: int, classes: int) -> nn.Module:
+    from torchvision import models
+
+    net = models.densenet121(num_classes=classes)
+    net.features.conv0 = _stem(channels, 64)
+    net.features.pool0 = nn.Identity()
+    return nn.Sequential(Centred(), net)
+
+
+def mobilenet_v2(channels: int, classes: int) -> nn.Module:
+    from torchvision import models
+
+    net = models.mobilenet_v2(num_classes=classes, dropout=0.0)
+    net.features[0][0] = _stem(channels, 32)
+    net.features[2].conv[1][0].stride = (1, 1)  # the depthwise convolution of the first block of the stage
+    return nn.Sequential(Centred(), net)
+
+
+def _stem(channels: int, width: int) -> nn.Conv2d:
+    stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    return stem
+
+
+NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
+    "small_cnn": small_cnn,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "densenet121": densenet121,
+    "mobilenet_v2": mobilenet_v2,
+}
 
 
 def build(architecture: Architecture, *, seed: int) -> nn.Module:

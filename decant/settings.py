@@ -69,7 +69,8 @@ class SimulateSettings:
 class TrainSettings:
     """The one training recipe, used by baseline, train, unlearn and evaluate alike."""
 
-    network: Literal["small_cnn", "resnet18"] = "small_cnn"
+    network: Literal["small_cnn", "resnet18", "resnet50", "densenet121", "mobilenet_v2"] = "small_cnn"
+    """Layers and sizes: `decant.networks`. All but the first are meant for a GPU."""
     epochs: Positive = 10
     batch_size: Positive = 64
     lr: Annotated[float, Range(1e-6, 10)] = 0.05

@@ -1,5 +1,6 @@
 """The classifier's training loop and the models on disk."""
 
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,44 @@ def test_foreign_model_file_is_refused(tmp_path: Path) -> None:
         networks.load(tmp_path / "foreign.safetensors")
 
 
-def test_resnet18_has_the_size_of_its_paper() -> None:
-    architecture = networks.Architecture(name="resnet18", shape=(32, 32, 3), class_names=tuple("0123456789"))
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("resnet18", 11_173_962),
+        ("resnet50", 25_557_032 - 990 * 2049 - (49 - 9) * 3 * 64),  # as published for ImageNet, less head and stem
+        ("densenet121", 7_978_856 - 990 * 1025 - (49 - 9) * 3 * 64),
+        ("mobilenet_v2", 3_504_872 - 990 * 1281),
+    ],
+)
+def test_networks_have_the_size_of_their_papers(name: str, parameters: int) -> None:
+    architecture = networks.Architecture(name=name, shape=(32, 32, 3), class_names=tuple("0123456789"))
     model = networks.build(architecture, seed=0)
-    assert sum(p.numel() for p in model.parameters()) == 11_173_962  # the usual CIFAR ResNet-18
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121", "mobilenet_v2"])
+def test_small_images_are_reduced_eightfold(name: str) -> None:
+    """The CIFAR stem: 32 pixels leave 4 x 4 positions before the last pooling; ImageNet's would leave one."""
+    architecture = networks.Architecture(name=name, shape=(32, 32, 3), class_names=tuple("0123456789"))
+    model, sides = networks.build(architecture, seed=0).eval(), [32]
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda layer, inputs, output: sides.append(output.shape[-1]))
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+    assert sides[1] == 32 and sides[-1] == 4
+
+
+def test_parameters_name_every_network() -> None:
+    assert typing.get_args(typing.get_type_hints(TrainSettings)["network"]) == tuple(networks.NETWORKS)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "mobilenet_v2"])
+def test_large_networks_train_from_their_seed_alone(name: str) -> None:
+    few = digits()[0].select(np.arange(4))
+    settings = TrainSettings(network=name, epochs=1)  # type: ignore[arg-type]
+    torch.manual_seed(7)
+    first = training.train_classifier(few, settings, seed=1).state_dict()
+    torch.manual_seed(8)
+    second = training.train_classifier(few, settings, seed=1).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
