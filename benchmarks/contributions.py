@@ -9,12 +9,15 @@ from pathlib import Path
 
 from benchmarks._stages import metrics, params, run_stages
 
-OFF = {stage: {f"{stage}.enabled": False} for stage in ("purify_1", "purify_2", "verify", "detect", "unlearn")}
+OFF: dict[str, dict[str, object]] = {
+    "purify": {"purify.when": "never"},
+    **{stage: {f"{stage}.enabled": False} for stage in ("verify", "detect", "unlearn")},
+}
 NO_CLEANING = {key: value for change in OFF.values() for key, value in change.items()}
 WITHOUT = {  # what is switched off, and the stage from which on the pipeline must run again
     "detect": (OFF["detect"], "detect"),
     "verify": (OFF["verify"], "verify"),
-    "purify": (OFF["purify_1"] | OFF["purify_2"], "purify_1"),
+    "purify": (OFF["purify"], "purify_1"),
 }
 
 

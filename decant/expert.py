@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from decant.errors import StageError
-from decant.tables import Images
+from decant.images import Images
 
 UNCLEAR = -1
 """The answer of an expert who can't tell what a row shows."""

@@ -22,7 +22,8 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
-from decant.tables import Images, TableWriter, iter_images, read_labels
+from decant.images import Images
+from decant.tables import TableWriter, iter_images, read_labels
 
 ROWS_PER_GROUP = 1000  # as `datasets` itself writes images: its viewers and streaming readers fetch one group at a time
 AUDIT_COLUMNS = ("id", "stage", "action", "label_received", "label_now", "score", "reason")

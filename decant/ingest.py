@@ -15,10 +15,11 @@ import pandas as pd
 
 from decant.decode import Decoded, Rules, choose_rules, decode_batches
 from decant.errors import SourceError
+from decant.images import DatasetInfo, Images, RowsChecksum
 from decant.runtime import Progress
 from decant.settings import IngestSettings
 from decant.sources.base import Source, Split
-from decant.tables import REJECTED, ROW_GROUP_BYTES, DatasetInfo, Images, RowsChecksum, images_writer
+from decant.tables import REJECTED, ROW_GROUP_BYTES, images_writer
 
 SAMPLE_ROWS = 256  # whose sizes and colours decide those of the dataset
 BYTES_BESIDE_PIXELS = 12  # id and label

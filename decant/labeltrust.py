@@ -26,10 +26,10 @@ from torch import Tensor
 
 from decant import noise
 from decant.expert import UNCLEAR, Expert
+from decant.images import Images
 from decant.refeed import Reviews, chosen_rows, draw_references
 from decant.settings import VerifySettings
 from decant.siamese import Pool, class_scores, train
-from decant.tables import Images
 from decant.training import to_device
 
 MIN_REFERENCES = 2  # of a class, as in the paper: one row makes no same-class pair

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from decant.tables import Images
+from decant.images import Images
 from decant.training import accuracy
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from decant.expert import Expert
-from decant.tables import Images
+from decant.images import Images
 
 UNASKED = -2
 FIRST, EARLIER = "drawn at random as a reference", "answered before it was asked for"

@@ -21,9 +21,9 @@ from markupsafe import Markup
 from decant import charts
 from decant.attacks import kind_of
 from decant.charts import Step, percent
+from decant.images import DatasetInfo, Images
 from decant.pictures import diverging, png_uri, shown_side
 from decant.settings import VerifySettings
-from decant.tables import DatasetInfo, Images
 
 STRIP_SIDE, CARD_SIDE = 72, 92  # CSS pixels that a picture should take: about, at a whole multiple of its own size
 STEPS = (
@@ -106,7 +106,11 @@ class Evidence:
     @cached_property
     def backdoored(self) -> frozenset[int]:
         """ids of the rows that carry a trigger."""
-        return frozenset(i for i, names in self.planted.items() if any(kind_of(name) == "backdoor" for name in names))
+        return self.carrying("backdoor")
+
+    def carrying(self, kind: str) -> frozenset[int]:
+        """ids of the rows that an attack of this kind was planted on."""
+        return frozenset(i for i, names in self.planted.items() if any(kind_of(name) == kind for name in names))
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -119,7 +123,7 @@ class Evidence:
             "kept": len(self.ids) - len(dropped),
             "dropped": len(dropped),
             "relabelled": len(relabelled),
-            "purified": int(self.verdicts["purify_2"]["flagged"].sum()),
+            "purified": int(self.summaries["purify_2"].get("purified", 0)),
         }
 
 
@@ -296,8 +300,7 @@ def _histogram(stage: str, evidence: Evidence) -> Markup | None:
     verdicts = evidence.verdicts[stage]
     if verdicts["score"].nunique() < 2:
         return None
-    # Purification flags what it touched, which is mostly everything and no accusation: those rows stay.
-    flagged = verdicts["flagged"].to_numpy() & (stage != "purify_2")
+    flagged = verdicts["flagged"].to_numpy()
     bins = int(evidence.settings.get("evaluate", {}).get("bins", 40))
     planted = _really_bad(stage, verdicts, evidence)
     threshold = _threshold(stage, evidence)
@@ -306,7 +309,7 @@ def _histogram(stage: str, evidence: Evidence) -> Markup | None:
 
 
 _AXES = {
-    "purify_2": "change of a row in grey levels, root mean square",
+    "purify_2": "how well a row's label reads from what purification takes off it (margin of a linear reader)",
     "verify": "suspicion = 1 − trust",
     "detect": "influence on the affected points",
 }
@@ -314,8 +317,10 @@ _AXES = {
 
 def _really_bad(stage: str, verdicts: pd.DataFrame, evidence: Evidence) -> np.ndarray | None:
     """(n,) bool: what the stage is there to find. None where nobody knows, or where every row or none is that."""
-    if not evidence.known or stage == "purify_2":
+    if not evidence.known:
         return None
+    if stage == "purify_2":
+        return verdicts["id"].isin(list(evidence.carrying("noise"))).to_numpy()
     if stage == "verify":
         given = pd.Series(evidence.labels, index=evidence.ids).loc[verdicts["id"]].to_numpy()
         return given != evidence.original_labels.loc[verdicts["id"]].to_numpy()
@@ -329,4 +334,4 @@ def _threshold(stage: str, evidence: Evidence) -> float | None:
         return 1 - float(trust)
     verdicts = evidence.verdicts[stage]
     flagged = verdicts.loc[verdicts["flagged"], "score"]
-    return float(flagged.min()) if stage == "detect" and len(flagged) else None
+    return float(flagged.min()) if len(flagged) else None

@@ -51,6 +51,9 @@ class IngestSettings:
     """Side in pixels to which every image is resized; null: the commonest size of the source."""
     color: Literal["auto", "gray", "rgb"] = "auto"
     """`auto`: gray when every sampled image is gray, else rgb."""
+    probe: str | None = None
+    """Labelled images that you know to be clean (any source of the same classes); `purify.when: auto` compares the data
+    with them. Never trained on."""
     test_fraction: Annotated[float, Range(0.01, 0.9)] = 0.2
     """Share of each class set aside as test rows when the source has no test split."""
     max_rejected: Fraction = 0.05
@@ -83,14 +86,30 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PurifySettings:
-    """One stage of D-VAE's two-stage purification."""
+    """D-VAE's two-stage purification: what both stages share."""
 
-    enabled: bool = True
-    preset: Literal["auto", "small", "official"] = "auto"
-    """`official`: width 64, batch 128, 60 epochs. `small`: width 16, batch 64, few steps, embedding learning rate x10.
-    `auto`: small below 20,000 rows of at most 28 x 28 gray pixels, else official."""
-    kld_limit: Annotated[float, Range(0)] = 1.0
-    """Nats per latent position: the rate below which the KL term has no gradient (1.0 in stage 1, 3.0 in stage 2)."""
+    when: Literal["auto", "always", "never"] = "auto"
+    """`auto`: where there is evidence that the data carries a shortcut (`decant.shortcuts`); where there is none, no
+    pixel is touched."""
+    rows: Literal["all", "flagged"] = "all"
+    """Which rows get purified pixels; `flagged`: only those that seem to carry a perturbation, the others keep theirs
+    exactly."""
+    preset: Literal["auto", "paper", "small", "standard", "px64", "px224"] = "auto"
+    """Network and length of training (`decant.dvae`). `auto` goes by image size and number of rows; `paper` is the
+    official code."""
+    objective: Literal["code", "eq14"] = "code"
+    """`code`: the official code's loss; `eq14`: the paper's Eq. 14 to the letter."""
+    sample: Positive = 100_000
+    """Rows, drawn at random, that D-VAE is fitted on; all rows are purified."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurifyStageSettings:
+    """One stage of it."""
+
+    kld_limit: Annotated[float, Range(0)] = 0.25
+    """Nats per pixel: the rate below which the KL term has no gradient. 0.25 in stage 1 and 0.75 in stage 2 are the
+    paper's 1.0 and 3.0 per latent position at half resolution."""
     epochs: Positive | None = None
     """null: the preset's."""
 
@@ -164,8 +183,9 @@ BLOCKS: Mapping[str, type] = {
     "ingest": IngestSettings,
     "simulate": SimulateSettings,
     "train": TrainSettings,
-    "purify_1": PurifySettings,
-    "purify_2": PurifySettings,
+    "purify": PurifySettings,
+    "purify_1": PurifyStageSettings,
+    "purify_2": PurifyStageSettings,
     "verify": VerifySettings,
     "detect": DetectSettings,
     "unlearn": UnlearnSettings,

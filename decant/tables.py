@@ -11,10 +11,7 @@ Files are Parquet with zstd and row groups of about 32 MiB, written under a temp
 exists is complete. The same rows give the same bytes.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,11 +23,10 @@ import pyarrow.parquet as pq
 
 from decant.errors import TableError
 from decant.files import replacing
+from decant.images import METADATA_KEY, DatasetInfo, Images, concat_images
 
-SCHEMA_VERSION = 1
 ROW_GROUP_BYTES = 32 * 2**20
 ACTIONS = ("keep", "drop", "relabel")
-_METADATA_KEY = b"decant"
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
@@ -53,106 +49,6 @@ TRUTH = pa.schema([_ID, _required("attack", pa.string()), _required("original_la
 REJECTED = pa.schema(
     [_required("split", pa.string()), _required("row", pa.int64()), _required("path", pa.string()), _REASON]
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetInfo:
-    """What a dataset is, apart from its rows; kept in the Parquet schema's metadata."""
-
-    class_names: tuple[str, ...]
-    source: str
-    """What the user named as `ingest.source`."""
-    checksum: str
-    """SHA-256 over the rows as they were ingested (`rows_checksum`)."""
-
-    def to_metadata(self) -> dict[bytes, bytes]:
-        fields = {
-            "class_names": list(self.class_names),
-            "source": self.source,
-            "checksum": self.checksum,
-            "schema_version": SCHEMA_VERSION,
-        }
-        return {_METADATA_KEY: json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()}
-
-    @classmethod
-    def from_metadata(cls, metadata: dict[bytes, bytes] | None, path: Path) -> Self:
-        if not metadata or _METADATA_KEY not in metadata:
-            raise TableError(
-                f"{path}: not a Decant Images table: schema metadata 'decant' expected, none found; run ingest on it"
-            )
-        fields = json.loads(metadata[_METADATA_KEY])
-        if fields["schema_version"] != SCHEMA_VERSION:
-            raise TableError(
-                f"{path}: schema version {SCHEMA_VERSION} expected, {fields['schema_version']} found; ingest it again"
-            )
-        return cls(class_names=tuple(fields["class_names"]), source=fields["source"], checksum=fields["checksum"])
-
-
-@dataclass(frozen=True)
-class Images:
-    """Rows of an Images table in memory."""
-
-    ids: np.ndarray  # (n,) int64
-    pixels: np.ndarray  # (n, height, width, channel) uint8
-    labels: np.ndarray  # (n,) int32
-    info: DatasetInfo
-
-    def __post_init__(self) -> None:
-        n = len(self.ids)
-        assert self.ids.shape == (n,) and self.ids.dtype == np.int64, (self.ids.shape, self.ids.dtype)
-        assert self.pixels.ndim == 4 and len(self.pixels) == n and self.pixels.dtype == np.uint8, self.pixels.shape
-        assert self.labels.shape == (n,) and self.labels.dtype == np.int32, (self.labels.shape, self.labels.dtype)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(height, width, channel) of every image."""
-        _, height, width, channel = self.pixels.shape
-        return height, width, channel
-
-    @property
-    def classes(self) -> int:
-        return len(self.info.class_names)
-
-    def select(self, rows: np.ndarray) -> "Images":
-        """The rows that an index array or a boolean mask picks, in its order."""
-        return replace(self, ids=self.ids[rows], pixels=self.pixels[rows], labels=self.labels[rows])
-
-    def with_pixels(self, pixels: np.ndarray) -> "Images":
-        return replace(self, pixels=pixels)
-
-    def with_labels(self, labels: np.ndarray) -> "Images":
-        return replace(self, labels=labels.astype(np.int32))
-
-
-def concat_images(parts: list[Images]) -> Images:
-    return Images(
-        ids=np.concatenate([p.ids for p in parts]),
-        pixels=np.concatenate([p.pixels for p in parts]),
-        labels=np.concatenate([p.labels for p in parts]),
-        info=parts[0].info,
-    )
-
-
-class RowsChecksum:
-    """SHA-256 of a table's rows, fed part by part: the same however the rows are divided into parts."""
-
-    def __init__(self) -> None:
-        self._columns = [hashlib.sha256() for _ in range(3)]
-
-    def update(self, images: Images) -> Self:
-        for digest, column in zip(self._columns, (images.ids, images.pixels, images.labels), strict=True):
-            digest.update(np.ascontiguousarray(column).data)
-        return self
-
-    def hexdigest(self) -> str:
-        return hashlib.sha256(b"".join(digest.digest() for digest in self._columns)).hexdigest()
-
-
-def rows_checksum(images: Images) -> str:
-    return RowsChecksum().update(images).hexdigest()
 
 
 # Images: streaming reader and writer ----------------------------------------------------------------------------------
@@ -185,6 +81,10 @@ class TableWriter:
 
     def write_images(self, images: Images) -> None:
         self.write(pa.array(images.ids), _tensor_column(images.pixels), pa.array(images.labels))
+
+    def write_perturbations(self, ids: np.ndarray, perturbations: np.ndarray) -> None:
+        """perturbations: (n, height, width, channel), in [-1, 1]; stored as float16."""
+        self.write(pa.array(ids), _tensor_column(perturbations.astype(np.float16)))
 
     def write_info(self, info: DatasetInfo) -> None:
         """For a writer opened without info: what is known only when all rows are through, such as a checksum."""
@@ -290,8 +190,25 @@ def _to_images(table: pa.Table, info: DatasetInfo, path: Path) -> Images:
     return Images(table.column("id").to_numpy(), _tensor_values(table.column("image")), labels, info)
 
 
+def sample_images(path: Path, limit: int, *, seed: int) -> Images:
+    """At most `limit` rows, drawn at random, in the table's order; no more than a row group beside them in memory.
+
+    The same rows of every table of that length: the draw depends on the number of rows and the seed alone.
+    """
+    n = count_rows(path)
+    if n <= limit:
+        return read_images(path)
+    drawn = np.zeros(n, bool)
+    drawn[np.random.default_rng(seed).choice(n, limit, replace=False)] = True
+    parts, start = [], 0
+    for part in iter_images(path):
+        parts.append(part.select(drawn[start : start + len(part)]))
+        start += len(part)
+    return concat_images(parts)
+
+
 def is_images_table(path: Path) -> bool:
-    return _METADATA_KEY in (_open(path).metadata.metadata or {})
+    return METADATA_KEY in (_open(path).metadata.metadata or {})
 
 
 def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, DatasetInfo]:
@@ -342,12 +259,8 @@ def read_truth(path: Path) -> pd.DataFrame:
     return _read_frame(path, TRUTH)
 
 
-def write_perturbations(path: Path, ids: np.ndarray, perturbations: np.ndarray) -> None:
-    """perturbations: (n, height, width, channel), in [-1, 1]; stored as float16."""
-    values = perturbations.astype(np.float16)
-    schema = pa.schema([_ID, pa.field("perturbation", pa.fixed_shape_tensor(pa.float16(), values.shape[1:]))])
-    with TableWriter(path, schema) as writer:
-        writer.write(pa.array(ids), _tensor_column(values))
+def perturbations_writer(path: Path, shape: tuple[int, int, int]) -> TableWriter:
+    return TableWriter(path, pa.schema([_ID, pa.field("perturbation", pa.fixed_shape_tensor(pa.float16(), shape))]))
 
 
 def read_perturbations(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from decant.errors import DecantError
-from decant.tables import Images, read_image_row, read_truth, read_verdicts
+from decant.images import Images
+from decant.tables import read_image_row, read_truth, read_verdicts
 
 DATA = Path("data")
 CHAPTERS = {  # stage folder: what its train.parquet holds
@@ -26,7 +27,7 @@ CHAPTERS = {  # stage folder: what its train.parquet holds
     "detect": "after Δ-Influence",
 }
 JUDGES = {  # stage with verdicts: how its score reads; higher is more suspicious
-    "purify_2": "{score:.1f} grey levels changed",
+    "purify_2": "its label reads from its noise by {score:.2f}",
     "verify": "{score:.2f} (trust {trust:.2f})",
     "detect": "{score:.3f} influence",
 }

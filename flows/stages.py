@@ -192,7 +192,7 @@ def _failure(stage: str, code: int, lines: Iterable[str]) -> StageError:
 
 
 def _ending(code: int) -> str:
-    """What an exit code says. A signal's number comes negative, or, through a shell that stays in between, above 128."""
+    """What an exit code says. A signal comes as a negative number, or above 128 through a shell that stays between."""
     number = -code if code < 0 else code - 128
     if number == signal.SIGKILL:
         return "was killed (SIGKILL), as the system does when memory runs out"

@@ -16,9 +16,10 @@ from decant.decode import Rules, decode_batch
 from decant.detectors import Detection, passes
 from decant.detectors import detect as find_causes
 from decant.errors import SourceError
+from decant.images import Images
 from decant.runtime import Progress, be_deterministic, device
 from decant.settings import DetectSettings
-from decant.tables import Images, apply_verdicts, read_images, write_images, write_verdicts
+from decant.tables import apply_verdicts, read_images, write_images, write_verdicts
 
 HOW_TO = "list images and their wrongly predicted classes in {} (columns image,predicted) to trace them"
 

@@ -12,10 +12,11 @@ import pandas as pd
 from decant import networks
 from decant.attacks import kind_of
 from decant.files import read_json, write_json, write_text
+from decant.images import Images
 from decant.metrics import histogram, model_metrics, verdict_metrics
 from decant.runtime import Progress, be_deterministic
 from decant.settings import EvaluateSettings, TrainSettings
-from decant.tables import Images, count_rows, read_images, read_truth, read_verdicts
+from decant.tables import count_rows, read_images, read_truth, read_verdicts
 from decant.training import architecture_of, steps_of, train_classifier
 
 STEPS = ("as_received", "purified", "verified", "cleaned", "oracle")

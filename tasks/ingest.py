@@ -1,6 +1,6 @@
 """ingest: read what the user has into one table of images per split; quarantine what can't be read.
 
-Writes train.parquet, test.parquet, rejected.parquet (split, row, path, reason) and duplicates.csv (id, first_id,
+Writes train.parquet, test.parquet, probe.parquet (clean rows to compare with, if any), rejected.parquet (split, row, path, reason) and duplicates.csv (id, first_id,
 same_label).
 """
 
@@ -10,16 +10,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from decant.decode import Rules
+from decant.errors import SourceError
 from decant.files import write_text
-from decant.ingest import check_outcomes, choose_parts, find_duplicates, sample_rules, write_part
+from decant.images import DatasetInfo
+from decant.ingest import Part, check_outcomes, choose_parts, find_duplicates, sample_rules, write_part
 from decant.runtime import Progress
 from decant.settings import IngestSettings
 from decant.sources import fingerprint, open_source
-from decant.tables import write_rejected
+from decant.tables import images_writer, write_rejected
 
 FINGERPRINT = Path("data/runs/ingest.source")
 """Digest of the files behind `ingest.source` as they were read; the command line compares. No output of the stage:
 modification times differ between machines, and nothing that DVC hashes may."""
+
+
+def write_probe(path: Path, ingest: IngestSettings, class_names: tuple[str, ...], rules: Rules) -> int:
+    """The clean rows that the user named, decoded by the dataset's rules; an empty table when none are named."""
+    if ingest.probe is None:
+        info = DatasetInfo(class_names=class_names, source="", checksum="")
+        with images_writer(path, rules.shape, info):
+            return 0
+    source = open_source(ingest.probe, test_fraction=ingest.test_fraction, rng=np.random.default_rng(0))
+    if source.class_names != class_names:
+        raise SourceError(
+            f"ingest.probe: classes {class_names} expected, as in ingest.source, {source.class_names} found"
+        )
+    part = Part("probe", source.train, np.flatnonzero(source.train.labels >= 0), np.empty(0, np.int64))
+    progress = Progress("ingest", len(part.rows))
+    return len(write_part(path, part, rules, class_names, ingest.probe, progress).ids)
 
 
 def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
@@ -34,6 +53,7 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
         for part in parts
     )
     check_outcomes(parts, (train, test), source, ingest.max_rejected)
+    probe = write_probe(out / "probe.parquet", ingest, source.class_names, rules)
     rejected = pd.concat([train.rejected, test.rejected], ignore_index=True)
     write_rejected(out / "rejected.parquet", rejected)
     duplicates = find_duplicates(train, test)
@@ -47,6 +67,7 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
         f"left out by ingest.limit: {parts[0].left_out}" if parts[0].left_out else "",
         f"same pixels as an earlier row: {len(duplicates)}" if len(duplicates) else "",
         f"test rows that also stand in train: {in_train}" if in_train else "",
+        f"clean rows to compare with: {probe}" if probe else "",
         source.note,
     ]
     return {
@@ -55,6 +76,7 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
         "test_rows": len(test.ids),
         "left_out": parts[0].left_out,
         "rejected": len(rejected),
+        "probe_rows": probe,
         "duplicates": len(duplicates),
         "duplicates_other_label": int((~duplicates["same_label"]).sum()),
         "test_rows_in_train": in_train,

@@ -1,29 +1,47 @@
-"""purify_1: D-VAE's first stage. Fits at a small rate, subtracts the perturbation that it finds."""
+"""purify_1: D-VAE's first stage. Fits at a small rate, subtracts the perturbation that it finds.
+
+With clean rows to compare with (`ingest.probe`) and `purify.when: auto`, it first asks whether there is anything to
+purify, and passes the data through when there is not; `purify_2` then does the same.
+"""
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from decant import dvae
+from decant.purify import Inference, Stage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
-from decant.settings import PurifySettings
-from decant.tables import read_images, write_images, write_perturbations
+from decant.settings import PurifySettings, PurifyStageSettings
+from decant.shortcuts import Evidence, probe_gap, reader_sample
+from decant.tables import count_rows, iter_images, read_images, sample_images
 
 
-def run(*, seed: int, purify_1: PurifySettings, images: Path, out: Path) -> dict[str, Any]:
-    received = read_images(images)
-    summary = {"rows_in": len(received), "rows_out": len(received)}
-    if not purify_1.enabled:
-        write_images(out / "train.parquet", received)
-        write_perturbations(out / "perturbations.parquet", received.ids, np.zeros(received.pixels.shape, np.float16))
-        return {**summary, "note": "switched off: the pixels pass through as they are"}
+def run(
+    *, seed: int, purify: PurifySettings, purify_1: PurifyStageSettings, images: Path, probe: Path, out: Path
+) -> dict[str, Any]:
     be_deterministic()
-    progress = Progress("purify_1", dvae.steps_of(received, purify_1))
-    model = dvae.fit(received, purify_1, seed=seed, on_step=progress.step)
-    subtracted, perturbations = dvae.first_stage(model, received, seed=seed)
-    write_images(out / "train.parquet", subtracted)
-    write_perturbations(out / "perturbations.parquet", received.ids, perturbations)
-    rms = 255 * float(np.sqrt((perturbations.astype(np.float32) ** 2).mean()))
-    note = f"subtracted a perturbation of {rms:.1f} grey levels RMS from {len(received)} rows"
-    return {**summary, "perturbation_rms": round(rms, 2), "note": note}
+    evidence = ask_probe(purify, images, probe, seed)
+    if purify.when == "never" or (evidence and not evidence.found):
+        rows, _ = write_parts(untouched(images), out / "train.parquet", out / "perturbations.parquet")
+        why = f"{evidence}: the data is no easier than clean data" if evidence else "switched off"
+        return {
+            "rows_in": rows,
+            "rows_out": rows,
+            "go_on": False,
+            "note": f"{why}; the pixels pass through as they are",
+        }
+    sample = sample_images(images, purify.sample, seed=seed)
+    stage = Stage.of(purify, purify_1, sample)
+    progress = Progress("purify_1", stage.steps(len(sample)))
+    inference = Inference(fit(sample, stage, seed=seed, on_step=progress.step), seed)
+    del sample
+    parts = (inference.first_stage(part) for part in iter_images(images))
+    rows, rms = write_parts(parts, out / "train.parquet", out / "perturbations.parquet")
+    note = f"subtracted a perturbation of {rms:.1f} grey levels RMS from {rows} rows"
+    note = f"{evidence}; {note}" if evidence else note
+    return {"rows_in": rows, "rows_out": rows, "go_on": True, "perturbation_rms": round(rms, 2), "note": note}
+
+
+def ask_probe(purify: PurifySettings, images: Path, probe: Path, seed: int) -> Evidence | None:
+    """What clean rows say; None when there are none, or when they are not asked."""
+    if purify.when != "auto" or not count_rows(probe):
+        return None
+    return probe_gap(reader_sample(images, seed=seed), read_images(probe), seed=seed)

@@ -1,55 +1,109 @@
 """purify_2: D-VAE's second stage. Fits on the first one's output at a larger rate; its reconstruction is the result.
 
-Its verdicts say how much of each row's pixels both stages together changed. They never drop a row.
+Then it asks whether the data carries a shortcut at all (`purify.when: auto`): where there is no evidence of one, every
+row keeps the pixels that it came with. The verdicts score each row by how well its label can be read from what
+purification would take off, and flag those that seem to carry a perturbation. They never drop a row.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from decant import dvae
+from decant.files import read_json
+from decant.images import Images
+from decant.purify import Inference, Stage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
-from decant.settings import PurifySettings
-from decant.tables import Images, read_images, write_images, write_perturbations, write_verdicts
+from decant.settings import PurifySettings, PurifyStageSettings
+from decant.shortcuts import Evidence, RowScorer, reader_sample, reliance, row_threshold
+from decant.tables import images_writer, iter_images, read_labels, sample_images, write_verdicts
 
 
-def run(*, seed: int, purify_2: PurifySettings, images: Path, received: Path, out: Path) -> dict[str, Any]:
-    first, original = read_images(images), read_images(received)
-    purified, perturbations = first, np.zeros(first.pixels.shape, np.float16)
-    if purify_2.enabled:
-        be_deterministic()
-        progress = Progress("purify_2", dvae.steps_of(first, purify_2))
-        model = dvae.fit(first, purify_2, seed=seed + 1, on_step=progress.step)
-        purified, perturbations = dvae.second_stage(model, first, seed=seed + 1)
-    verdicts = changed_rows(original, purified)
-    write_images(out / "train.parquet", purified)
-    write_perturbations(out / "perturbations.parquet", first.ids, perturbations)
-    write_verdicts(out / "verdicts.parquet", verdicts)
-    changed, rms = int(verdicts["flagged"].sum()), float(verdicts["score"].mean())
-    note = f"purified {changed} rows; both stages changed {rms:.1f} grey levels RMS on average"
+def run(
+    *, seed: int, purify: PurifySettings, purify_2: PurifyStageSettings, first_dir: Path, received: Path, out: Path
+) -> dict[str, Any]:
+    be_deterministic()
+    first, x3 = first_dir / "train.parquet", out / "purified.parquet"  # x3 of all rows, until it is decided who gets it
+    go_on = read_json(first_dir / "summary.json")["go_on"]
+    parts = second_stage(seed, purify, purify_2, first) if go_on else untouched(first)
+    rows, _ = write_parts(parts, x3, out / "perturbations.parquet")
+    evidence, scores, threshold = judge(seed, purify, received, x3) if go_on else (None, np.zeros(rows), 0.0)
+    found = go_on and (evidence is None or evidence.found)
+    flagged = (scores >= threshold) & found
+    purified = flagged if purify.rows == "flagged" else np.full(rows, found)
+    changes = write_chosen(received, x3, purified, out / "train.parquet")
+    x3.unlink()
+    ids, _, _ = read_labels(received)
+    write_verdicts(out / "verdicts.parquet", as_verdicts(ids, scores, flagged, changes))
+    counts = {"flagged": int(flagged.sum()), "purified": int(purified.sum())}
     return {
-        "rows_in": len(first),
-        "rows_out": len(purified),
-        "flagged": changed,
-        "changed_rms": round(rms, 2),
-        "note": note if purify_2.enabled else "switched off: the pixels pass through as they are",
+        "rows_in": rows,
+        "rows_out": rows,
+        **counts,
+        "changed_rms": round(float(changes.mean()), 2),
+        "note": note(evidence, go_on, **counts, rms=float(changes.mean())),
     }
 
 
-def changed_rows(received: Images, purified: Images) -> pd.DataFrame:
-    """Verdicts: score = RMS over a row's pixels of (purified - received), in grey levels; flagged where any changed."""
-    difference = purified.pixels.astype(np.float32) - received.pixels
-    rms = np.sqrt((difference**2).mean((1, 2, 3)))
+def second_stage(
+    seed: int, purify: PurifySettings, purify_2: PurifyStageSettings, first: Path
+) -> Iterator[tuple[Images, np.ndarray]]:
+    sample = sample_images(first, purify.sample, seed=seed)
+    stage = Stage.of(purify, purify_2, sample)
+    progress = Progress("purify_2", stage.steps(len(sample)))
+    inference = Inference(fit(sample, stage, seed=seed + 1, on_step=progress.step), seed + 1)
+    return (inference.second_stage(part) for part in iter_images(first))
+
+
+def judge(
+    seed: int, purify: PurifySettings, received: Path, purified: Path
+) -> tuple[Evidence | None, np.ndarray, float]:
+    """(evidence of a shortcut, None when nobody asks for it; every row's score; the score from which on it is flagged)"""
+    x, x3 = (reader_sample(path, seed=seed) for path in (received, purified))
+    evidence = reliance(x, x3, seed=seed) if purify.when == "auto" else None
+    scorer = RowScorer.fit(x, x3, seed=seed)
+    pairs = zip(iter_images(received), iter_images(purified), strict=True)
+    scores = np.concatenate([scorer(before, after) for before, after in pairs])
+    return evidence, scores, row_threshold(scores)
+
+
+def write_chosen(received: Path, purified: Path, wanted: np.ndarray, path: Path) -> np.ndarray:
+    """Writes purified pixels where `wanted` (n,) bool, else those received; returns each row's change (RMS grey levels)."""
+    example = next(iter_images(received))
+    changes, start = [], 0
+    with images_writer(path, example.shape, example.info) as writer:
+        for before, after in zip(iter_images(received), iter_images(purified), strict=True):
+            chosen = wanted[start : start + len(before), None, None, None]
+            result = before.with_pixels(np.where(chosen, after.pixels, before.pixels))
+            writer.write_images(result)
+            changes.append(np.sqrt(((result.pixels.astype(np.float32) - before.pixels) ** 2).mean((1, 2, 3))))
+            start += len(before)
+    return np.concatenate(changes)
+
+
+def as_verdicts(ids: np.ndarray, scores: np.ndarray, flagged: np.ndarray, changes: np.ndarray) -> pd.DataFrame:
+    """A Verdicts table that keeps every row."""
+    carries = pd.Series(flagged).map({True: "what was taken off tells its label; ", False: ""})
+    pixels = pd.Series(changes).map(lambda rms: f"pixels purified by {rms:.1f} grey levels RMS" if rms else "untouched")
     return pd.DataFrame(
         {
-            "id": received.ids,
+            "id": ids,
             "stage": "purify_2",
-            "score": rms.astype(np.float32),
-            "flagged": rms > 0,
+            "score": scores.astype(np.float32),
+            "flagged": flagged,
             "action": "keep",
-            "suggested_label": pd.array([None] * len(rms), dtype="Int32"),
-            "reason": [f"pixels purified by {value:.1f} grey levels RMS" if value else "untouched" for value in rms],
+            "suggested_label": pd.array([None] * len(ids), dtype="Int32"),
+            "reason": carries + pixels,
         }
     )
+
+
+def note(evidence: Evidence | None, go_on: bool, flagged: int, purified: int, rms: float) -> str:
+    if not go_on:
+        return "as purify_1 decided, the pixels pass through as they are"
+    said = f"{evidence}; " if evidence else ""
+    if not purified:
+        return f"{said}no shortcut found: every row keeps its pixels"
+    return f"{said}purified {purified} rows by {rms:.1f} grey levels RMS; {flagged} seem to carry a perturbation"

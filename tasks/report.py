@@ -11,11 +11,10 @@ import pandas as pd
 import yaml
 
 from decant.files import read_json, write_text
+from decant.images import Images, concat_images
 from decant.report import Evidence, Example, most_suspicious, render
 from decant.settings import ReportSettings
 from decant.tables import (
-    Images,
-    concat_images,
     iter_images,
     read_images,
     read_labels,

@@ -12,12 +12,13 @@ import pandas as pd
 
 from decant.expert import FileExpert, Oracle
 from decant.files import write_text
+from decant.images import Images
 from decant.labeltrust import Outcome, steps_of
 from decant.labeltrust import verify as verify_labels
 from decant.refeed import Reviews
 from decant.runtime import Progress, be_deterministic
 from decant.settings import VerifySettings
-from decant.tables import Images, apply_verdicts, read_images, read_truth, write_images, write_verdicts
+from decant.tables import apply_verdicts, read_images, read_truth, write_images, write_verdicts
 
 
 def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisions: Path, out: Path) -> dict[str, Any]:

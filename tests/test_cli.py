@@ -17,7 +17,8 @@ from toy_pipeline import ROOT, STAGES, Toy, environment
 
 from decant.errors import DecantError
 from decant.files import write_json
-from decant.tables import DatasetInfo, Images, write_images, write_truth, write_verdicts
+from decant.images import DatasetInfo, Images
+from decant.tables import write_images, write_truth, write_verdicts
 from flows import cli, explain, params, run, status, table
 
 

@@ -15,8 +15,9 @@ from decant.attacks import badnet
 from decant.detectors import delta, detect
 from decant.detectors.renormalised import split_in_two
 from decant.errors import SourceError
+from decant.images import Images
 from decant.settings import DetectSettings, TrainSettings
-from decant.tables import Images, read_images, read_verdicts, write_images
+from decant.tables import read_images, read_verdicts, write_images
 from decant.training import architecture_of, predict, train_classifier
 from tasks.detect import run
 

@@ -1,4 +1,4 @@
-"""D-VAE: its parts against their definitions, and that it takes unlearnable noise off real digits."""
+"""D-VAE's network and objective against their definitions."""
 
 from dataclasses import replace
 
@@ -9,95 +9,106 @@ from samples import digits
 from torch.distributions import Normal, kl_divergence
 
 from decant import dvae
-from decant.attacks import lsp
+from decant.dvae import DVAE, PRESETS, Recipe
 from decant.settings import PurifySettings
-from decant.tables import Images
 
-SMALL = PurifySettings(preset="small", kld_limit=1.0)
-
-
-def with_noise(images: Images, strength: float) -> Images:
-    settings = lsp.Settings(strength=strength, patch=4)
-    return lsp.poison(images, settings, np.random.default_rng(0), np.zeros(len(images), bool)).images
+TINY = Recipe(width=8, batch_size=4, epochs=1)
 
 
-def test_kld_is_nats_per_latent_position() -> None:
-    """Against torch.distributions: summed over channels, averaged over batch and positions."""
-    train, _ = digits()
-    model = dvae.DVAE((16, 16, 1), 10, dvae.recipe(SMALL, train)).eval()
+@pytest.mark.parametrize("chosen", [PRESETS["small"], replace(TINY, downs=2), replace(TINY, patch=4)])
+def test_kld_is_nats_per_pixel(chosen: Recipe) -> None:
+    """Against torch.distributions: summed over the latent, divided by the pixels that it stands for."""
+    model = DVAE((16, 16, 1), 10, chosen).eval()
     x = torch.rand(3, 1, 16, 16)
     _, _, kld = model(x, torch.tensor([0, 1, 2]), torch.Generator().manual_seed(0))
     mean, log_variance = model.moments(model.encoder(x)).chunk(2, dim=1)
-    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(1).mean()
-    assert kld.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert mean.shape[2:] == (16 // chosen.stride, 16 // chosen.stride)
+    total = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum()
+    assert kld.item() == pytest.approx(total.item() / (3 * 16 * 16), rel=1e-4)
 
 
 def test_loss_is_the_official_objective() -> None:
+    """In the official code's unit: nats per position of a grid at half resolution, four times those per pixel."""
     x, x_hat, p_hat = (torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(i)) for i in range(3))
-    kld = torch.tensor(2.0)
+    kld = torch.tensor(2.0 / 4)
     distortion = ((x - x_hat) ** 2).mean() + (((x_hat + p_hat).clamp(0, 1) - x) ** 2).mean()
-    free = dvae.loss(x, x_hat, p_hat, kld, kld_limit=3.0, with_floor=False)
+    free = dvae.loss(x, x_hat, p_hat, kld, kld_limit=3.0 / 4, with_floor=False)
     assert free.item() == pytest.approx((distortion + 0.01 * 3.0).item())  # below the limit: the limit itself
-    tight = dvae.loss(x, x_hat, p_hat, kld, kld_limit=0.5, with_floor=False)
+    tight = dvae.loss(x, x_hat, p_hat, kld, kld_limit=0.5 / 4, with_floor=False)
     assert tight.item() == pytest.approx((distortion + 0.5 * 2.0).item())  # limits below 0.99 weigh 0.5
-    floored = dvae.loss(x, x_hat, 0 * p_hat, kld, kld_limit=3.0, with_floor=True)
+    floored = dvae.loss(x, x_hat, 0 * p_hat, kld, kld_limit=3.0 / 4, with_floor=True)
     assert floored.item() == pytest.approx((2 * ((x - x_hat) ** 2).mean() + 0.03 + 0.002).item())
 
 
+def test_eq14_neither_clamps_nor_floors() -> None:
+    x, x_hat = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5)
+    p_hat = torch.full((1, 1, 2, 2), -2.0)
+    found = dvae.loss(x, x_hat, p_hat, torch.tensor(0.0), kld_limit=0.0, with_floor=True, objective="eq14")
+    assert found.item() == pytest.approx(0.5**2 + (-0.5 + 2.0) ** 2)
+
+
 def test_rate_below_the_limit_has_no_gradient() -> None:
-    kld = torch.tensor(0.9, requires_grad=True)
+    kld = torch.tensor(0.2, requires_grad=True)
     x = torch.rand(1, 1, 2, 2)
-    dvae.loss(x, x, 0 * x, kld, kld_limit=1.0, with_floor=False).backward()
+    dvae.loss(x, x, 0 * x, kld, kld_limit=0.25, with_floor=False).backward()
     assert kld.grad is not None and kld.grad.item() == 0
 
 
-def test_official_preset_has_the_official_size() -> None:
+def test_paper_preset_has_the_official_size() -> None:
     """0.852 M parameters and an embedding of K x 128 x 16 x 16 on CIFAR-10, counted from the official architecture."""
-    recipe = dvae.Recipe(width=64, batch_size=128, epochs=60, embedding_lr=1, light=False)
-    model = dvae.DVAE((32, 32, 3), 10, recipe)
-    assert model.embedding.shape == (10, 128, 16, 16)
-    assert sum(p.numel() for p in model.parameters()) - model.embedding.numel() == pytest.approx(852_000, rel=0.005)
+    model = DVAE((32, 32, 3), 10, PRESETS["paper"])
+    assert model.embedding.values.shape == (10, 128, 16, 16)
+    rest = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in model.embedding.parameters())
+    assert rest == pytest.approx(852_000, rel=0.005)
 
 
-@pytest.mark.parametrize("light", [True, False])
-def test_odd_sizes_come_back_whole(light: bool) -> None:
-    model = dvae.DVAE((15, 13, 3), 4, dvae.Recipe(width=8, batch_size=4, epochs=1, embedding_lr=1, light=light))
+def test_one_grouped_decoder_is_two_decoders() -> None:
+    """Against the same layers written twice, with the weights of either group."""
+    chosen = replace(TINY, downs=2)
+    twin = dvae.twin_decoder(chosen, 3)
+    features = chosen.width * 2**chosen.downs
+    z, shifted = torch.rand(2, features, 4, 4), torch.rand(2, features, 4, 4)
+    both = twin(torch.cat([z, shifted], 1)).chunk(2, dim=1)
+    for half, (inputs, found) in enumerate(zip((z, shifted), both, strict=True)):
+        value = inputs
+        for layer in twin:
+            if isinstance(layer, torch.nn.Conv2d):
+                n = layer.out_channels // 2
+                weight, bias = layer.weight[half * n : (half + 1) * n], layer.bias[half * n : (half + 1) * n]
+                value = torch.nn.functional.conv2d(value, weight, bias, padding=1)
+            else:
+                value = layer(value)
+        torch.testing.assert_close(found, value)
+
+
+@pytest.mark.parametrize("chosen", [TINY, replace(TINY, as_published=True), replace(TINY, downs=2), PRESETS["px224"]])
+def test_odd_sizes_come_back_whole(chosen: Recipe) -> None:
+    model = DVAE((15, 13, 3), 4, chosen)
     x_hat, p_hat, _ = model(torch.rand(2, 3, 15, 13), torch.tensor([0, 3]), torch.Generator())
     assert x_hat.shape == p_hat.shape == (2, 3, 15, 13)
 
 
-def test_auto_preset_goes_by_size() -> None:
-    train, _ = digits()
-    auto = PurifySettings(preset="auto")
-    assert dvae.recipe(auto, train).width == 16
-    large = replace(train, pixels=np.zeros((len(train), 32, 32, 3), np.uint8))
-    assert dvae.recipe(auto, large).width == 64
+def test_low_rank_embedding_is_the_sum_of_its_products() -> None:
+    embedding = dvae.Embedding(3, 5, (4, 2), rank=2)
+    expected = sum(
+        embedding.factors[1, r][:, None, None] * embedding.maps[r].reshape(4, 2) for r in range(2)
+    )  # fmt: skip
+    torch.testing.assert_close(embedding(torch.tensor([1]))[0], expected)
+    assert embedding.values.numel() == 0
 
 
-def test_stored_pixels_are_rounded_not_truncated() -> None:
-    x = torch.tensor([[[[0.0, 0.4999 / 255, 0.5001 / 255, 1.2]]]])
-    assert dvae.to_uint8(x).ravel().tolist() == [0, 0, 1, 255]
-
-
-def test_two_stages_take_unlearnable_noise_off() -> None:
-    """x3 is closer to the clean image than the received one was, and a linear probe no longer reads the noise."""
-    train, _ = digits()
-    received = with_noise(train, 24)
-    first = dvae.fit(received, replace(SMALL, epochs=6), seed=0)
-    x1, p1 = dvae.first_stage(first, received, seed=0)
-    second = dvae.fit(x1, replace(SMALL, epochs=6, kld_limit=3.0), seed=1)
-    x3, _ = dvae.second_stage(second, x1, seed=1)
-    noise = received.pixels.astype(np.float64) - train.pixels
-    left = x3.pixels.astype(np.float64) - train.pixels
-    removed = p1.astype(np.float64)
-    assert (noise * removed).sum() > 0  # the disentangled perturbation points along the planted one
-    class_noise = np.stack([noise[train.labels == k].mean(0) for k in range(10)])[train.labels]
-    share_left = (left * class_noise).sum() / (noise * class_noise).sum()
-    assert share_left < 0.6  # of the class-wise pattern that made the set unlearnable
-
-
-def test_same_seed_same_pixels() -> None:
-    few = digits()[0].select(np.arange(128))
-    settings = replace(SMALL, epochs=1)
-    runs = [dvae.first_stage(dvae.fit(few, settings, seed=3), few, seed=3) for _ in range(2)]
-    assert (runs[0][0].pixels == runs[1][0].pixels).all() and (runs[0][1] == runs[1][1]).all()
+@pytest.mark.parametrize(
+    ("shape", "rows", "preset"),
+    [
+        ((16, 16, 1), 2_000, "small"),
+        ((28, 28, 1), 60_000, "standard"),
+        ((32, 32, 3), 5_000, "small"),
+        ((32, 32, 3), 50_000, "standard"),
+        ((64, 64, 3), 5_000, "px64"),
+        ((224, 224, 3), 100, "px224"),
+    ],
+)
+def test_auto_preset_goes_by_size(shape: tuple[int, int, int], rows: int, preset: str) -> None:
+    one = digits()[0].select(np.zeros(rows, int))
+    images = one.with_pixels(np.broadcast_to(np.zeros((), np.uint8), (rows, *shape)))
+    assert dvae.recipe(PurifySettings(preset="auto"), images) == PRESETS[preset]

@@ -8,8 +8,8 @@ import pytest
 
 from decant.errors import StageError
 from decant.expert import UNCLEAR, FileExpert, Oracle
+from decant.images import DatasetInfo, Images
 from decant.refeed import DISPUTED, RANDOM, REFUSED, Reviews, chosen_rows, draw_references
-from decant.tables import DatasetInfo, Images
 
 INFO = DatasetInfo(class_names=("cat", "dog", "2"), source="test", checksum="test")
 

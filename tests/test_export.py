@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from decant.export import audit, folder_names, write_huggingface, write_image_folder
+from decant.images import DatasetInfo, Images
 from decant.settings import ExportSettings, IngestSettings
-from decant.tables import DatasetInfo, Images, read_images, write_images, write_verdicts
+from decant.tables import read_images, write_images, write_verdicts
 from tasks import export as stage
 from tasks import ingest
 

@@ -17,10 +17,11 @@ from PIL import Image
 
 from decant import ingest as library
 from decant.errors import SourceError
+from decant.images import rows_checksum
 from decant.ingest import pick, pixel_digests, shares
 from decant.settings import IngestSettings
 from decant.sources import fingerprint
-from decant.tables import read_images, read_rejected, rows_checksum
+from decant.tables import read_images, read_rejected
 from tasks import ingest as stage
 
 ROOT = Path(__file__).parents[1]

@@ -8,9 +8,10 @@ import pytest
 from samples import digits
 
 from decant.expert import FileExpert, Oracle
+from decant.images import Images
 from decant.labeltrust import Outcome, verify
 from decant.settings import VerifySettings
-from decant.tables import Images, apply_verdicts
+from decant.tables import apply_verdicts
 
 QUICK = VerifySettings(steps=60, rounds=1)
 

@@ -16,18 +16,11 @@ from PIL import Image
 
 from decant import charts
 from decant.files import write_json
+from decant.images import DatasetInfo, Images
 from decant.pictures import diverging
 from decant.report import most_suspicious
 from decant.settings import ReportSettings
-from decant.tables import (
-    DatasetInfo,
-    Images,
-    write_images,
-    write_perturbations,
-    write_rejected,
-    write_truth,
-    write_verdicts,
-)
+from decant.tables import perturbations_writer, write_images, write_rejected, write_truth, write_verdicts
 from tasks import report
 
 CLASSES = ("cat", "<script>alert(1)</script>", 'say "no" & go')
@@ -84,13 +77,16 @@ def make_run(root: Path, *, known: bool = True, switched_off: bool = False, colo
     for stage in ("ingest", "purify_1", "purify_2", "verify", "detect", "evaluate"):
         (root / stage).mkdir(parents=True)
         note = "switched off: nothing done" if switched_off else f"{stage} did its <work>"
-        write_json(root / stage / "summary.json", {"stage": stage, "rows_in": n, "rows_out": n, "note": note})
+        summary = {"stage": stage, "rows_in": n, "rows_out": n, "note": note}
+        summary |= {"purified": 0 if switched_off else n} if stage == "purify_2" else {}
+        write_json(root / stage / "summary.json", summary)
         if stage in outputs:
             write_images(root / stage / "train.parquet", outputs[stage])
         if stage in frames:
             write_verdicts(root / stage / "verdicts.parquet", frames[stage])
     for stage in ("purify_1", "purify_2"):
-        write_perturbations(root / stage / "perturbations.parquet", received.ids, noise / 2)
+        with perturbations_writer(root / stage / "perturbations.parquet", received.shape) as writer:
+            writer.write_perturbations(received.ids, noise / 2)
     rejected = {"split": ["train"], "row": [9], "path": ["x.png"], "reason": ["not an <image>"]}
     write_rejected(root / "ingest/rejected.parquet", pd.DataFrame(rejected))
     pd.DataFrame({"id": [] if switched_off else [8, 9]}).to_csv(root / "verify/reviews.csv", index=False)

@@ -17,10 +17,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from decant.errors import DecantError, SourceError
+from decant.images import DatasetInfo, Images
 from decant.sources import Source, fingerprint, image_folder, open_source
 from decant.sources.base import Split
 from decant.sources.digits import enlarged
-from decant.tables import DatasetInfo, Images, write_images
+from decant.tables import write_images
 
 
 def png(value: int) -> bytes:

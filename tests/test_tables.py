@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import decant.images
 from decant import tables
 from decant.errors import TableError
-from decant.tables import DatasetInfo, Images, RowsChecksum, apply_verdicts, rows_checksum
+from decant.images import DatasetInfo, Images, RowsChecksum, rows_checksum
+from decant.tables import apply_verdicts
 
 INFO = DatasetInfo(class_names=("cat", "Hund", "猫"), source="a folder", checksum="c0ffee")
 
@@ -208,7 +210,7 @@ def test_what_is_no_images_table_is_said(tmp_path: Path) -> None:
 
 def test_a_table_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables.write_images(tmp_path / "t.parquet", images())
-    monkeypatch.setattr(tables, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(decant.images, "SCHEMA_VERSION", 2)
     with pytest.raises(TableError, match="schema version 2 expected, 1 found; ingest it again"):
         tables.read_images(tmp_path / "t.parquet")
 
@@ -243,7 +245,8 @@ def test_truth_rejected_and_perturbations_come_back(tmp_path: Path) -> None:
     tables.write_rejected(tmp_path / "r.parquet", rejected)
     pd.testing.assert_frame_equal(tables.read_rejected(tmp_path / "r.parquet"), rejected, check_dtype=False)
     taken_off = np.linspace(-1, 1, 2 * 15).reshape(2, 3, 5, 1)
-    tables.write_perturbations(tmp_path / "p.parquet", np.array([4, 7]), taken_off)
+    with tables.perturbations_writer(tmp_path / "p.parquet", (3, 5, 1)) as writer:
+        writer.write_perturbations(np.array([4, 7]), taken_off)
     ids, found = tables.read_perturbations(tmp_path / "p.parquet")
     assert ids.tolist() == [4, 7]
     np.testing.assert_allclose(found, taken_off, atol=2**-11)  # half of float16's spacing below 1

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from decant import ekfac
+from decant.images import Images
 from decant.influence import Influence, influence
 from decant.settings import DetectSettings
-from decant.tables import Images
 from decant.training import predict, to_device
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from decant.detectors import Case, Detection
-from decant.tables import Images
+from decant.images import Images
 from decant.training import as_float, to_device
 
 TAU = 0.0

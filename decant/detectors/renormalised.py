@@ -33,7 +33,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from decant.detectors import Case, Detection
-from decant.tables import Images
+from decant.images import Images
 from decant.training import to_device
 
 MIN_ROWS = 10  # candidates, and background rows, below which two Gaussians or a spread mean nothing

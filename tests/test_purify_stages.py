@@ -1,0 +1,90 @@
+"""purify_1 and purify_2 as the pipeline runs them: when they purify, which rows, and that the rest keep their pixels."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from samples import digits
+
+from decant.attacks import load_attacks
+from decant.files import write_json
+from decant.images import Images
+from decant.settings import PurifySettings, PurifyStageSettings
+from decant.tables import read_images, read_verdicts, write_images
+from tasks import purify_1, purify_2
+
+LSP = {"name": "lsp", "strength": 32, "patch": 4}
+
+
+def run(root: Path, received: Images, probe: Images | None = None, **settings: Any) -> tuple[Images, dict[str, Any]]:
+    """(what purify_2 puts out, its summary)."""
+    write_images(root / "received.parquet", received)
+    write_images(root / "probe.parquet", received.select(np.arange(0)) if probe is None else probe)
+    purify = PurifySettings(**settings)
+    # With 2 epochs the reconstruction is so poor that what is taken off is the picture: clean data looks suspicious.
+    first = PurifyStageSettings(kld_limit=0.25, epochs=4)
+    second = PurifyStageSettings(kld_limit=0.75, epochs=4)
+    common = {"seed": 0, "purify": purify}
+    summary = purify_1.run(
+        **common, purify_1=first, images=root / "received.parquet", probe=root / "probe.parquet", out=root / "one"
+    )
+    write_json(root / "one/summary.json", summary)
+    summary = purify_2.run(
+        **common, purify_2=second, first_dir=root / "one", received=root / "received.parquet", out=root / "two"
+    )
+    assert not (root / "two/purified.parquet").exists()
+    return read_images(root / "two/train.parquet"), summary
+
+
+def poisoned(images: Images, **settings: Any) -> tuple[Images, np.ndarray]:
+    (attack,) = load_attacks([{**LSP, **settings}])
+    result = attack.poison(images, np.random.default_rng(0), np.zeros(len(images), bool))
+    return result.images, result.rows
+
+
+def test_auto_leaves_clean_data_exactly_as_it_is(tmp_path: Path) -> None:
+    train, _ = digits()
+    out, summary = run(tmp_path, train)
+    assert (out.pixels == train.pixels).all() and (out.labels == train.labels).all() and (out.ids == train.ids).all()
+    assert summary["purified"] == summary["flagged"] == 0 and "every row keeps its pixels" in summary["note"]
+    verdicts = read_verdicts(tmp_path / "two/verdicts.parquet")
+    assert not verdicts["flagged"].any() and set(verdicts["reason"]) == {"untouched"}
+
+
+def test_auto_purifies_what_carries_a_shortcut(tmp_path: Path) -> None:
+    received, _ = poisoned(digits()[0])
+    out, summary = run(tmp_path, received)
+    assert summary["purified"] == len(received) and (out.pixels != received.pixels).any((1, 2, 3)).all()
+
+
+def test_flagged_rows_alone_are_purified_when_asked(tmp_path: Path) -> None:
+    received, rows = poisoned(digits()[0], strength=48, rate=0.5)
+    out, summary = run(tmp_path, received, rows="flagged")
+    changed = (out.pixels != received.pixels).any((1, 2, 3))
+    flagged = read_verdicts(tmp_path / "two/verdicts.parquet")["flagged"].to_numpy()
+    assert (changed == flagged).all() and summary["purified"] == flagged.sum()
+    assert 0 < flagged.mean() < 1 and rows[flagged].mean() > 0.8
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_clean_rows_to_compare_with_decide_before_anything_is_fitted(tmp_path: Path, spoilt: bool) -> None:
+    train, test = digits()
+    received = poisoned(train, strength=48)[0] if spoilt else train
+    out, summary = run(tmp_path, received, probe=test.select(np.arange(200)))
+    assert bool(summary["purified"]) is spoilt
+    assert ((out.pixels == received.pixels).all()) is np.bool_(not spoilt)
+    if not spoilt:
+        assert summary["note"].startswith("as purify_1 decided")
+
+
+def test_never_passes_through(tmp_path: Path) -> None:
+    received, _ = poisoned(digits()[0])
+    out, summary = run(tmp_path, received, when="never")
+    assert (out.pixels == received.pixels).all() and summary["purified"] == 0
+
+
+def test_always_asks_nobody(tmp_path: Path) -> None:
+    few = digits()[0].select(np.arange(300))
+    out, summary = run(tmp_path, few, when="always")
+    assert summary["purified"] == 300 and (out.pixels != few.pixels).any()

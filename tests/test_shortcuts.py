@@ -1,0 +1,103 @@
+"""Evidence of shortcuts: found where one was planted, not on clean, mislabelled or backdoored digits."""
+
+import numpy as np
+import pytest
+from samples import digits
+from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
+
+from decant.attacks import load_attacks
+from decant.images import Images
+from decant.shortcuts import RowScorer, features, margin, probe_gap, reliance, ridge, row_threshold
+
+LSP = {"name": "lsp", "strength": 24, "patch": 4}
+
+
+def poisoned(images: Images, entry: dict[str, object]) -> tuple[Images, np.ndarray]:
+    (attack,) = load_attacks([entry])
+    result = attack.poison(images, np.random.default_rng(0), np.zeros(len(images), bool))
+    return result.images, result.rows
+
+
+def smoothed(images: Images, clean: Images) -> Images:
+    """What a good purification would leave: the clean picture, a little blurred and noisy."""
+    noise = np.random.default_rng(1).normal(0, 12, clean.pixels.shape)
+    soft = (clean.pixels + np.roll(clean.pixels, 1, 1).astype(float) + np.roll(clean.pixels, 1, 2)) / 3 + noise
+    return images.with_pixels(np.clip(np.rint(soft), 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        (LSP, True),
+        ({"name": "ops"}, True),
+        (None, False),
+        ({"name": "label_noise", "rate": 0.2}, False),
+        ({"name": "badnet", "mode": "dirty", "rate": 0.05}, False),
+    ],
+)
+def test_reliance_tells_unlearnable_noise_from_everything_else(entry: dict[str, object] | None, found: bool) -> None:
+    train, _ = digits()
+    received = poisoned(train, entry)[0] if entry else train
+    evidence = reliance(received, smoothed(received, train), seed=0)
+    assert evidence.found is found, str(evidence)
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"), [({**LSP, "strength": 48}, True), (None, False), ({"name": "label_noise", "rate": 0.3}, False)]
+)
+def test_probe_gap_compares_with_clean_rows(entry: dict[str, object] | None, found: bool) -> None:
+    train, test = digits()
+    received = poisoned(train, entry)[0] if entry else train
+    evidence = probe_gap(received, test.select(np.arange(150)), seed=0)
+    assert evidence.found is found, str(evidence)
+
+
+def test_rows_that_carry_a_perturbation_score_higher() -> None:
+    train, _ = digits()
+    received, rows = poisoned(train, {**LSP, "rate": 0.5})
+    scores = RowScorer.fit(received, x3 := smoothed(received, train), seed=0)(received, x3)
+    assert roc_auc_score(rows, scores) > 0.9
+    again = RowScorer.fit(received, x3, seed=0)(received, x3)
+    assert (again == scores).all()
+
+
+def test_a_row_is_judged_by_a_model_that_never_saw_it() -> None:
+    """With labels drawn at random nothing can be read: a model that judged its own training rows would say it could."""
+    train, _ = digits()
+    random = train.with_labels(np.random.default_rng(0).integers(0, 10, len(train)))
+    scores = RowScorer.fit(random, x3 := smoothed(random, train), seed=0)(random, x3)
+    assert abs(scores.mean()) < 0.05
+
+
+def test_ridge_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 40)
+    for d in (10, 90):  # fewer features than rows, and more
+        x = rng.normal(size=(40, d)) + labels[:, None]
+        peer = Ridge(alpha=0.5 * 40).fit(x, np.eye(3)[labels])
+        np.testing.assert_allclose(ridge(x, labels, 3, 0.5), peer.coef_.T, rtol=1e-6, atol=1e-9)
+
+
+def test_features_hold_the_difference_and_its_autocorrelation() -> None:
+    train, _ = digits()
+    few = train.select(np.arange(3))
+    darker = few.with_pixels(few.pixels // 2)
+    found = features(few, darker)
+    taken_off = (few.pixels.astype(np.float32) - darker.pixels) / 255
+    np.testing.assert_allclose(found[:, : taken_off[0].size], taken_off.reshape(3, -1), rtol=1e-6)
+    right = (taken_off * np.roll(taken_off, 1, 2)).mean((1, 2, 3)) / (taken_off**2).mean((1, 2, 3))
+    column = taken_off[0].size  # the first lag is one pixel to the right
+    np.testing.assert_allclose(found[:, column], right, rtol=1e-3)
+
+
+def test_margin_is_the_given_label_over_the_mean_of_the_rest() -> None:
+    assert margin(np.array([[3.0, 1.0, 2.0]]), np.array([0])) == pytest.approx(3 - 1.5)
+
+
+def test_threshold_parts_two_groups_and_leaves_one_whole() -> None:
+    rng = np.random.default_rng(0)
+    two = np.concatenate([rng.normal(0, 0.1, 800), rng.normal(1, 0.1, 200)])
+    assert 0.3 < row_threshold(two) < 0.7
+    one = rng.normal(0.8, 0.1, 1000)
+    assert (one >= row_threshold(one)).all()
