@@ -1,7 +1,10 @@
 """Countermeasures against unlearnable examples: one contract for all, and each against an independent truth."""
 
+import sys
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +15,9 @@ from scipy import fft
 from torch import nn
 from torch.nn import functional as F
 
-from decant import countermeasures, training
+from decant import countermeasures, networks, training
 from decant.attacks import lsp
-from decant.countermeasures import adversarial, iss, lfu
+from decant.countermeasures import adversarial, avatar, iss, lfu, staged, ueraser
 from decant.errors import SettingsError, StageError
 from decant.images import Images
 from decant.settings import TrainSettings
@@ -53,10 +56,31 @@ def batch_of(images: Images, *, progress: float = 0.0, seed: int = 0) -> Batch:
     return Batch(inputs=inputs, labels=labels, progress=progress, generator=generator)
 
 
+def tiny_diffusion(folder: Path, shape: tuple[int, int, int]) -> str:
+    """A diffusion model of random weights, saved as diffusers saves it."""
+    diffusers = pytest.importorskip("diffusers")
+    height, width, channels = shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = diffusers.UNet2DModel(
+            sample_size=(height, width),
+            in_channels=channels,
+            out_channels=channels,
+            layers_per_block=1,
+            block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            norm_num_groups=4,
+        )
+    target = folder / f"{height}x{width}x{channels}"
+    unet.save_pretrained(target, safe_serialization=True)
+    return str(target)
+
+
 @pytest.mark.parametrize("name", countermeasures.names())
 def test_every_countermeasure_keeps_the_contract(name: str, tmp_path: Path) -> None:
-    settings: dict[str, str | int] = {}
     for images in (few(), coloured()):
+        settings = {"checkpoint": tiny_diffusion(tmp_path, images.shape), "noise_steps": 2} if name == "avatar" else {}
         before = images.pixels.copy(), images.labels.copy(), images.ids.copy()
         if countermeasures.cleans(name):
             first, second = (countermeasures.clean(name, images, seed=1, **settings) for _ in range(2))
@@ -232,3 +256,119 @@ def test_adversarial_training_is_harder_to_attack() -> None:
         return float((model(adversarial.worst_nearby(model, batch, strong)).argmax(1) == batch.labels).float().mean())
 
     assert accuracy_under_attack(robust) > accuracy_under_attack(plain) + 0.05
+
+
+def test_ueraser_augments_within_the_range_and_from_its_generator_alone() -> None:
+    x, augment = batch_of(coloured()).inputs, ueraser.pipeline()
+    state = torch.get_rng_state()
+    first, second, other = (ueraser.augmented(x, augment, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert first.shape == x.shape and first.min() >= 0 and first.max() <= 1
+
+
+def test_ueraser_learns_from_the_worst_of_five_at_first_and_then_from_one() -> None:
+    model = training.train_classifier(few(), QUICK, seed=0)  # in eval mode: a row's loss is its own
+    regime, losses = ueraser.WorstAugmentation(ueraser.Settings()), {}
+    for versions, progress in ((5, 0.0), (1, 0.25)):
+        batch = batch_of(few(), progress=progress)
+        twin = torch.Generator().manual_seed(0)
+        inputs = ueraser.augmented(batch.inputs.repeat(versions, 1, 1, 1), regime.augment, twin)
+        with torch.no_grad():
+            parts = [
+                [
+                    F.cross_entropy(model(x[None]), label[None]).item()
+                    for x, label in zip(part, batch.labels, strict=True)
+                ]
+                for part in inputs.chunk(versions)
+            ]
+            losses[versions] = regime.loss(model, batch).item()
+        assert losses[versions] == pytest.approx(np.max(parts, axis=0).mean(), rel=1e-4)
+        assert all(losses[versions] >= np.mean(part) - 1e-6 for part in parts)
+    assert losses[5] > losses[1]
+
+
+@pytest.mark.parametrize(("name", "library"), [("ueraser", "kornia.augmentation"), ("avatar", "diffusers")])
+def test_a_missing_library_is_one_line_that_helps(
+    name: str, library: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    settings = {"checkpoint": str(tmp_path)} if name == "avatar" else {}
+    with pytest.raises(StageError, match=rf"^{name}: needs {library}: pip install 'decant\[peers\]'.*$") as error:
+        countermeasures.train_with(name, few(), QUICK, seed=0, **settings)
+    assert "\n" not in str(error.value)
+
+
+class Watched(staged.Staged):
+    """Keeps what every layer was before each step."""
+
+    def __init__(self, settings: staged.Settings):
+        super().__init__(settings)
+        self.seen: list[tuple[float, list[dict[str, torch.Tensor]]]] = []
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        states = [{key: value.clone() for key, value in layer.state_dict().items()} for layer in self.layers]
+        self.seen.append((batch.progress, states))
+        return super().loss(model, batch)
+
+
+def test_staged_training_stops_the_shallow_layers_for_good() -> None:
+    settings = staged.Settings(stages=5, first=0.4, ramp=0.2)
+    regime = Watched(settings)
+    training.train_classifier(digits()[0].select(np.arange(320)), TrainSettings(epochs=4), seed=0, regime=regime)
+    assert len(regime.seen) == 20 and len(regime.layers) == 7  # three convolutions, three normalisations, the last
+    for (progress, before), (_, after) in pairwise(regime.seen):
+        rates = regime.rates(progress)
+        assert list(rates) == sorted(rates) and rates[-1] == 1
+        for rate, old, new in zip(rates, before, after, strict=True):
+            still = all(torch.equal(old[key], new[key]) for key in old)
+            assert still == (rate == 0), (progress, rate)
+    stopped = [sum(rate == 0 for rate in regime.rates(t)) for t in (0, 0.39, 0.4, 0.6, 0.8, 0.99)]
+    assert stopped == sorted(stopped) and stopped[:3] == [0, 0, 1] and stopped[-1] >= 3
+
+
+def test_staged_groups_hold_every_parameter_once() -> None:
+    for name in ("small_cnn", "resnet18", "mobilenet_v2"):
+        model = networks.build(networks.Architecture(name, (16, 16, 3), ("a", "b")), seed=0)
+        held = [id(p) for group in staged.Staged(staged.Settings()).groups(model) for p in group]
+        assert sorted(held) == sorted(id(p) for p in model.parameters())
+
+
+def test_avatar_adds_the_noise_of_its_schedule(tmp_path: Path) -> None:
+    _, scheduler = avatar.load_diffusion(tiny_diffusion(tmp_path, (16, 16, 1)), (16, 16, 1))
+    kept = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:100])  # DDPM's linear schedule, after 100 steps
+    x = torch.full((400, 1, 16, 16), 0.5)
+    noised = avatar.noised(x, 100, scheduler, torch.Generator().manual_seed(0))
+    assert noised.mean().item() == pytest.approx(0.5 * kept**0.5, abs=0.01)
+    assert noised.var().item() == pytest.approx(1 - kept, rel=0.02)
+
+
+def test_avatar_without_noise_returns_the_images(tmp_path: Path) -> None:
+    checkpoint = tiny_diffusion(tmp_path, coloured().shape)
+    settings = {"checkpoint": checkpoint, "noise_steps": 0}
+    assert np.array_equal(countermeasures.clean("avatar", coloured(), seed=0, **settings).pixels, coloured().pixels)
+
+
+def test_avatar_reverses_the_noise_that_a_perfect_model_predicts(tmp_path: Path) -> None:
+    _, scheduler = avatar.load_diffusion(tiny_diffusion(tmp_path, (16, 16, 1)), (16, 16, 1))
+    x = batch_of(few()).inputs * 2 - 1
+    alphas = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+
+    def oracle(noised: torch.Tensor, t: int) -> SimpleNamespace:
+        return SimpleNamespace(sample=(noised - alphas[t] ** 0.5 * x) / (1 - alphas[t]) ** 0.5)
+
+    generator = torch.Generator().manual_seed(0)
+    noised = avatar.noised(x, 60, scheduler, generator)
+    found = avatar.denoised(noised, avatar.Settings(noise_steps=60), oracle, scheduler, generator)
+    assert (noised - x).abs().mean() > 0.1 > 0.01 > (found - x).abs().max()
+
+
+def test_avatar_refuses_a_model_that_does_not_fit(tmp_path: Path) -> None:
+    checkpoint = tiny_diffusion(tmp_path, (16, 16, 3))
+    with pytest.raises(StageError, match="is for images of 16 x 16 x 3, these are 16 x 16 x 1"):
+        countermeasures.clean("avatar", few(), seed=0, checkpoint=checkpoint)
+    with pytest.raises(SettingsError, match=r"avatar.checkpoint: a folder .* expected, '' found"):
+        countermeasures.clean("avatar", few(), seed=0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StageError, match=r"^avatar.checkpoint: .*: no UNet2DModel .*$"):
+        countermeasures.clean("avatar", few(), seed=0, checkpoint=str(tmp_path / "empty"))
