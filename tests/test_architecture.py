@@ -175,6 +175,15 @@ def test_docs_name_every_stage_parameter_and_attack() -> None:
         assert f"`{attack.stem}`" in pages["attacks.md"], attack.stem
 
 
+def test_docs_name_every_countermeasure_and_its_parameters() -> None:
+    page = (ROOT / "docs/countermeasures.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert set(rows) == {path.stem for path in (ROOT / "decant/countermeasures").glob("[a-z]*.py")}
+    for name, row in rows.items():
+        for field in dataclasses.fields(importlib.import_module(f"decant.countermeasures.{name}").Settings):
+            assert f"`{field.name}` (" in row, f"{name}.{field.name}"
+
+
 def test_files_stay_in_their_rooms() -> None:
     for path in MODULES:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, f"{path}: divide it"

@@ -96,7 +96,8 @@ class StrongAugmentation(Regime):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, generator = batch.inputs, batch.generator
         if self.settings.strong_augmentation:
-            x = jittered(warped(x, generator), generator)
+            with torch.autocast(x.device.type, enabled=False):  # bfloat16 is too coarse for positions
+                x = jittered(warped(x, generator), generator)
         if torch.rand((), generator=generator) >= self.settings.cutmix:
             return F.cross_entropy(model(x).float(), batch.labels)
         x, partners, share = cutmixed(x, generator)

@@ -65,8 +65,12 @@ def pipeline() -> nn.Module:
 
 @torch.no_grad()
 def augmented(x: Tensor, augment: nn.Module, generator: torch.Generator) -> Tensor:
-    """x (n, c, h, w), augmented and in [0, 1]. kornia draws from the global random state, which is put back."""
+    """x (n, c, h, w), augmented and in [0, 1], in full precision.
+
+    kornia draws from the global random state, which is put back.
+    """
     seed = int(torch.randint(2**31, (), generator=generator))
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.autocast(x.device.type, enabled=False):
         torch.manual_seed(seed)
         return augment(x).clamp(0, 1)
