@@ -4,7 +4,8 @@ The whole training set is fitted and every row purified, whether or not there is
 stages are more careful (`purify.when`, `purify.sample`). Paper, equations and what was changed: `decant.dvae`.
 
 Cost: two fits and three inferences, as `decant.purify` states them.
-Expected: not measured through this door.
+Expected: 98.0 % on digits under LSP where `none` has 76.5 %, and 98.1 % on clean ones where it has 98.6 % (`none` says
+for which settings; preset `small`, 3 seeds, 2 CPU cores).
 """
 
 from dataclasses import dataclass
