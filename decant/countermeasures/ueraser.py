@@ -10,7 +10,7 @@ As in the official code, with kornia's augmentations, all versions in one forwar
 UEraser-Lite, 1 its UEraser-Max. Changed: the schedule is Decant's own (`train` settings), not 200 epochs at 0.01; a
 quarter is D-VAE's 50 of 200. Against AR and TAP the authors add JPEG: clean the images with `jpeg` first.
 
-Cost: 5 passes per step in the first quarter, and the augmentation: 0.15 s for 64 x 5 images of 32 x 32 (one CPU core).
+Cost: 5 passes per step in the first quarter, and the augmentation: 0.2 s for 64 x 5 images of 32 x 32 (one CPU core).
 Expected: 95.7 % on digits under LSP where `none` has 76.5 %, and 98.7 % on clean ones where it has 98.6 % (`none` says
 for which settings; 3 seeds, 2 CPU cores).
 """
