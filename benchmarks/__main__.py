@@ -94,8 +94,14 @@ def check(bars: list[dict[str, Any]], results: Path) -> bool:
     return reached
 
 
+def shown(result: dict[str, Any]) -> str:
+    """The result as Markdown: the benchmark's own tables first, where it has some, then every value."""
+    own = getattr(load(result["benchmark"]), "table", None)
+    return f"{own(result)}\n\n{table(result)}" if own else table(result)
+
+
 def table(result: dict[str, Any]) -> str:
-    """The result as a Markdown table: mean, standard deviation, every value."""
+    """Mean, standard deviation, every value."""
     lines = ["| figure | mean | std | values |", "|---|--:|--:|---|"]
     for key, values in result["values"].items():
         each = ", ".join(f"{value:.4g}" for value in values)
@@ -116,7 +122,7 @@ def render() -> str:
             f"`python -m benchmarks {result['benchmark']} --scale {result['scale']} --seeds {result['n']}`, "
             f"n = {result['n']}; {device['device']}, {device['cores']} cores; Python {device['python']}, {versions}; "
             f"commit {result['commit']}.",
-            table(result),
+            shown(result),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -148,7 +154,7 @@ def main(argv: list[str]) -> int:
         print(f"{options.name}: {error}", file=sys.stderr)
         return 2
     write_json(options.out or RESULTS / f"{options.name}-{options.scale}.json", result)
-    print(table(result))
+    print(shown(result))
     return 0
 
 

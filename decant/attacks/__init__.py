@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from decant.errors import SettingsError
+from decant.images import Images
 from decant.settings import load
-from decant.tables import Images
 
 
 @dataclass(frozen=True)

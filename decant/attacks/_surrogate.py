@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from decant.images import Images
 from decant.networks import Architecture, build
 from decant.runtime import device
-from decant.tables import Images
-from decant.training import as_float, labels_to_device, to_device
+from decant.training import as_float, labels_to_device, shifted, to_device
 
 BATCH = 128
 PGD_BATCH = 512
@@ -80,6 +80,11 @@ class Surrogate:
             predicted = self.logits((as_float(self.x[rows]) + delta[rows]).clamp_(0, 1)).argmax(1)
             wrong += (predicted != self.y[rows]).sum()
         return float(wrong) / len(self)
+
+
+def augmented(inputs: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """The random augmentation `none`, `shift` or `shift_flip` of our training; gradients pass through it."""
+    return inputs if kind == "none" else shifted(inputs, generator, flip=kind == "shift_flip")
 
 
 def apply(model: nn.Module, inputs: Tensor) -> Tensor:

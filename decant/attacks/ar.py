@@ -24,8 +24,8 @@ from typing import Annotated
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
+from decant.images import Images
 from decant.settings import Fraction, Range
-from decant.tables import Images
 
 KIND = "noise"
 CROP = 4

@@ -17,8 +17,8 @@ from typing import Annotated, Literal
 import numpy as np
 
 from decant.attacks import Poisoned, class_index, draw_rows
+from decant.images import Images
 from decant.settings import Count, Fraction, Range
-from decant.tables import Images
 
 KIND = "backdoor"
 

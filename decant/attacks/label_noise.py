@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from decant.attacks import Poisoned, draw_rows
+from decant.images import Images
 from decant.settings import Fraction
-from decant.tables import Images
 
 KIND = "label"
 

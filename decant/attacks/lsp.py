@@ -21,8 +21,8 @@ import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
 from decant.errors import SettingsError
+from decant.images import Images
 from decant.settings import Fraction, Positive, Range
-from decant.tables import Images
 
 KIND = "noise"
 CLASS_SEPARATION = 10.0  # half the edge of the hypercube, as in the paper's generator

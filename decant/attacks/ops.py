@@ -23,8 +23,8 @@ import numpy as np
 
 from decant.attacks import Poisoned, carriers
 from decant.errors import SettingsError
+from decant.images import Images
 from decant.settings import Fraction, Positive
-from decant.tables import Images
 
 KIND = "noise"
 STEADY = 1e-6  # keeps the score of a constant pixel finite, far above that of any other

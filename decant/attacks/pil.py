@@ -10,8 +10,8 @@ The paper writes the same with the sign turned, and publishes x - delta. 30 sign
 linear classifier has a bias, Adam 3e-3, 30 epochs. What we changed: the noise is stored in whole grey levels.
 
 Cost: 20-35 s for 5,000 CIFAR-10 rows (2 CPU cores, shared with other work).
-Expected: clean accuracy of small_cnn on 5,000 CIFAR-10 rows 0.62 -> 0.32 at strength 8, 0.20 at 16; on the digits of the
-tests 0.99 -> 0.62-0.74 at 32, 0.19-0.24 at 48.
+Expected: clean accuracy of small_cnn on 5,000 CIFAR-10 rows 0.62 -> 0.32 at strength 8, 0.20 at 16; on the digits of
+the tests 0.99 -> 0.62-0.74 at 32, 0.19-0.24 at 48.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
+from decant.images import Images
 from decant.settings import Fraction, Positive, Range
-from decant.tables import Images
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,0 +1,85 @@
+"""Whether `purify.when: auto` tells data with unlearnable noise from data without: hits and false alarms.
+
+`DATASET.ATTACK.RATIO`: reliance (decant.shortcuts) on 5,000 rows (2,874 for digits) of which that share carries noise;
+from 4.0 on the data is purified. `hits.RATIO`: share of dataset x attack that is found. `false_alarms`: how many of the
+four datasets, never poisoned, are purified; `false_alarms.label_noise` and `.badnet`: with 20 % wrong labels, and with
+5 % backdoored rows. Noise at the paper's bounds on CIFAR-10, stronger on gray pictures (benchmarks/_rows.py). At full
+scale the datasets are whole, and `clean_cifar10.points_lost` is what `auto` costs a ResNet-18 on clean CIFAR-10.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from benchmarks._rows import COLOUR, GRAY, TRAIN, ingested, partly, planted
+from decant.images import Images
+from decant.purify import purify
+from decant.runtime import be_deterministic
+from decant.settings import PurifySettings
+from decant.shortcuts import RELIANCE_LIMIT, reliance
+from decant.training import accuracy, train_classifier
+
+DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
+RATIOS = {"small": (0.4, 1.0), "full": (0.2, 0.4, 0.6, 0.8, 1.0)}
+LEFT_OUT: dict[str, tuple[str, ...]] = {"small": ("ops", "pil", "em"), "full": ()}  # to save time; digits keep them
+ROWS = {"small": 5_000, "full": None}
+NO_NOISE: dict[str, list[dict[str, Any]]] = {
+    "clean": [],
+    "label_noise": [{"name": "label_noise", "rate": 0.2}],
+    "badnet": [{"name": "badnet", "mode": "dirty", "rate": 0.05}],
+}
+
+
+def run(scale: str, seed: int) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    with ProcessPoolExecutor(int(os.environ.get("DECANT_JOBS", 1)), mp_context=get_context("spawn")) as pool:
+        for found in pool.map(of_dataset, DATASETS, repeat(scale), repeat(seed)):
+            figures |= found
+    return figures | counted(figures)
+
+
+def of_dataset(name: str, scale: str, seed: int) -> dict[str, float]:
+    be_deterministic()
+    train, test = ingested(scale, name, ROWS[scale] if name != "digits" else None)
+    figures = {f"{name}.{kind}": asked(planted(train, attacks, seed), seed) for kind, attacks in NO_NOISE.items()}
+    for attack, settings in (COLOUR if name == "cifar10" else GRAY).items():
+        if attack in LEFT_OUT[scale] and name != "digits":
+            continue
+        noisy = planted(train, [{"name": attack, **settings}], seed)
+        for ratio in RATIOS[scale]:
+            figures[f"{name}.{attack}.{ratio}"] = asked(partly(train, noisy, ratio, seed)[0], seed)
+            print(f"  {name} {attack} {ratio}: {figures[f'{name}.{attack}.{ratio}']:.2f}", flush=True)
+    if scale == "full" and name == "cifar10":
+        figures["clean_cifar10.points_lost"] = points_lost(train, test, figures["cifar10.clean"], seed)
+    return figures
+
+
+def counted(figures: dict[str, float]) -> dict[str, float]:
+    found = {key: value >= RELIANCE_LIMIT for key, value in figures.items()}
+    hits = {
+        f"hits.{ratio}": np.mean([found[key] for key in found if key.endswith(str(ratio))])
+        for ratio in RATIOS["full"]
+        if any(key.endswith(str(ratio)) for key in found)
+    }
+    alarms = {kind: sum(found[f"{name}.{kind}"] for name in DATASETS) for kind in NO_NOISE}
+    others = {f"false_alarms.{kind}": float(count) for kind, count in alarms.items() if kind != "clean"}
+    return {**{key: float(share) for key, share in hits.items()}, **others, "false_alarms": float(alarms["clean"])}
+
+
+def asked(received: Images, seed: int) -> float:
+    """The reliance that `purify_2` would find: after both stages, on the rows as received."""
+    _, x3 = purify(received, PurifySettings(), seed=seed)
+    return reliance(received, x3, seed=seed).value
+
+
+def points_lost(train: Images, test: Images, found: float, seed: int) -> float:
+    """Accuracy on clean CIFAR-10 less that after `auto`; nothing when it leaves the rows alone."""
+    if found < RELIANCE_LIMIT:
+        return 0.0
+    _, x3 = purify(train, PurifySettings(), seed=seed)
+    before, after = (accuracy(train_classifier(rows, TRAIN["full"], seed=seed), test) or 0.0 for rows in (train, x3))
+    return before - after
