@@ -10,8 +10,8 @@ from samples import digits
 from decant.attacks import Attack, kind_of, load_attacks, lsp, names
 from decant.attacks.badnet import stamp
 from decant.errors import SettingsError
+from decant.images import Images
 from decant.settings import TrainSettings
-from decant.tables import Images
 from decant.training import accuracy, train_classifier
 from tasks.simulate import plant, triggered_rows
 

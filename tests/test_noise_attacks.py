@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from decant.attacks import ar, blur, em, load_attacks, names, ops, pil, sep, tap
 from decant.attacks._surrogate import Surrogate
 from decant.errors import SettingsError
+from decant.images import Images
 from decant.settings import TrainSettings
-from decant.tables import Images
 from decant.training import accuracy, predict, train_classifier
 
 TRAIN = TrainSettings(epochs=6)

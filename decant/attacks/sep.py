@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
+from decant.images import Images
 from decant.settings import Fraction, Positive, Range
-from decant.tables import Images
 
 if TYPE_CHECKING:
     import torch

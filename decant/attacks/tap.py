@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
+from decant.images import Images
 from decant.settings import Fraction, Positive, Range, TrainSettings
-from decant.tables import Images
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
