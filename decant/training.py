@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from decant.images import Images
 from decant.networks import Architecture, build
 from decant.runtime import device
 from decant.settings import TrainSettings
-from decant.tables import Images
 
 EVAL_BATCH = 2048
 

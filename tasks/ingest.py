@@ -1,7 +1,7 @@
 """ingest: read what the user has into one table of images per split; quarantine what can't be read.
 
-Writes train.parquet, test.parquet, probe.parquet (clean rows to compare with, if any), rejected.parquet (split, row, path, reason) and duplicates.csv (id, first_id,
-same_label).
+Writes train.parquet, test.parquet, probe.parquet (clean rows to compare with, if any), rejected.parquet (split, row,
+path, reason) and duplicates.csv (id, first_id, same_label).
 """
 
 from pathlib import Path

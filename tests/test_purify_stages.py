@@ -1,4 +1,4 @@
-"""purify_1 and purify_2 as the pipeline runs them: when they purify, which rows, and that the rest keep their pixels."""
+"""purify_1 and purify_2 as the pipeline runs them: when they purify, which rows, and that the rest stay as they are."""
 
 from pathlib import Path
 from typing import Any
