@@ -60,7 +60,7 @@ def second_stage(
 def judge(
     seed: int, purify: PurifySettings, received: Path, purified: Path
 ) -> tuple[Evidence | None, np.ndarray, float]:
-    """(evidence of a shortcut, None when nobody asks for it; each row's score; the score from which on it is flagged)"""
+    """(evidence of a shortcut, None when nobody asks for it; each row's score; the score from which it is flagged)"""
     x, x3 = (reader_sample(path, seed=seed) for path in (received, purified))
     evidence = reliance(x, x3, seed=seed) if purify.when == "auto" else None
     scorer = RowScorer.fit(x, x3, seed=seed)
@@ -70,7 +70,7 @@ def judge(
 
 
 def write_chosen(received: Path, purified: Path, wanted: np.ndarray, path: Path) -> np.ndarray:
-    """Writes purified pixels where `wanted` (n,) bool, else those received; returns each row's change in grey levels."""
+    """Writes purified pixels where `wanted` (n,) bool, else those received; returns each row's RMS change in levels."""
     example = next(iter_images(received))
     changes, start = [], 0
     with images_writer(path, example.shape, example.info) as writer:
