@@ -15,9 +15,9 @@ passes a row and step); a network of ours at a constant rate; steps of a fifth o
 levels.
 
 Cost: 155 s for the 1,437 digits of 16 x 16 (2 CPU cores, shared with other work).
-Expected: clean accuracy of small_cnn on the digits of the tests 0.99 -> 0.69-0.76 at strength 32. At 48, with 25
-training steps: 0.10-0.51 with 10 descents of 2 samples, 0.75-0.81 with 8. That adversarial training learns nothing from
-it is the paper's claim and was not measured here.
+Expected: clean accuracy of small_cnn on the digits of the tests 0.99 -> 0.69-0.76 at strength 32. At 48, with 2
+samples: 0.10-0.51 for 25 training steps of 10 descents, 0.75-0.81 for 20 of 8. That adversarial training learns nothing
+from it is the paper's claim and was not measured here.
 """
 
 from dataclasses import dataclass
