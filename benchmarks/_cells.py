@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks._rows import ATTACKS, TRAIN, ingest_to, planted
+from benchmarks._rows import TRAIN, entry, ingest_to, planted
 from decant.errors import StageError
 from decant.files import read_json, write_json
 
@@ -42,7 +42,7 @@ def poison(folder: Path, scale: str, attack: str, seed: int, out: Path) -> None:
     """The training rows as that attack leaves them; `clean` leaves them alone."""
     from decant.tables import read_images, write_images
 
-    entries = [] if attack == "clean" else [{"name": attack, **ATTACKS[scale][attack]}]
+    entries = [] if attack == "clean" else [entry(scale, attack)]
     write_images(out, planted(read_images(folder / "train.parquet"), entries, seed))
 
 
@@ -67,23 +67,23 @@ def train(folder: Path, poisoned: Path, scale: str, countermeasure: str, network
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def matrix(scale: str) -> dict[str, list[Any]]:
-    """attack, countermeasure, network, seed: what the scale's table is made of."""
-    return definition()["stages"][f"cell-{scale}"]["matrix"]
+def matrix(table: str) -> dict[str, list[Any]]:
+    """attack, countermeasure, network, seed: what a table (`small`, `small-bounds`, ...) is made of."""
+    return definition()["stages"][f"cell-{table}"]["matrix"]
 
 
 def definition() -> dict[str, Any]:
     return yaml.safe_load((HERE / "dvc.yaml").read_text(encoding="utf-8"))
 
 
-def cells(scale: str, **chosen: list[Any]) -> dict[tuple[Any, ...], dict[str, float]]:
+def cells(table: str, **chosen: list[Any]) -> dict[tuple[Any, ...], dict[str, float]]:
     """(attack, countermeasure, network, seed) to the cell's figures, for the chosen values of each; the rest: all."""
-    axes = {**matrix(scale), **chosen}
+    scale, axes = table.split("-")[0], {**matrix(table), **chosen}
     wanted = list(itertools.product(*(axes[axis] for axis in ("attack", "countermeasure", "network", "seed"))))
     poisons = list(dict.fromkeys((attack, seed) for attack, _, _, seed in wanted))
     bring_up_to_date(f"rows@{scale}")
     run_all([f"poison-{scale}@{attack}-{seed}" for attack, seed in poisons])
-    run_all([f"cell-{scale}@{'-'.join(map(str, cell))}" for cell in wanted])
+    run_all([f"cell-{table}@{'-'.join(map(str, cell))}" for cell in wanted])
     return {cell: read_json(HERE / f"cells/{scale}/{'-'.join(map(str, cell))}.json") for cell in wanted}
 
 

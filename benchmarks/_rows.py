@@ -64,6 +64,16 @@ def ingested(scale: str, name: str | None = None, limit: int | None = None) -> t
         return read_images(Path(folder, "train.parquet")), read_images(Path(folder, "test.parquet"))
 
 
+def entry(scale: str, name: str) -> dict[str, Any]:
+    """What `simulate.attacks` would say. `lsp_x2`: twice as strong; `lsp_r40`: on 40 % of the rows."""
+    attack, *suffixes = name.split("_")
+    found: dict[str, Any] = {"name": attack, **ATTACKS[scale][attack]}
+    for suffix in suffixes:
+        kind, number = suffix[0], int(suffix[1:])
+        found |= {"strength": found["strength"] * number} if kind == "x" else {"rate": number / 100}
+    return found
+
+
 def planted(images: Images, entries: list[dict[str, Any]], seed: int) -> Images:
     """The rows with those attacks (as in `simulate.attacks`) on them."""
     rng = np.random.default_rng([seed, 1])

@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 from samples import ROOT
 
+from benchmarks import _cells
 from benchmarks.__main__ import bars_of, check, main, names, table
-from decant.files import write_json
+from benchmarks._rows import entry
+from decant.files import read_json, write_json
+from decant.settings import TrainSettings
+from decant.tables import read_images
 
 BAR = {"name": "a bar", "benchmark": "toy", "scale": "small", "key": "x", "limit": 0.5, "source": "a test"}
 
@@ -51,3 +55,36 @@ def test_parameters_page_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert parameters.page() == (ROOT / "docs/parameters.md").read_text(encoding="utf-8"), "run `make docs`"
     sys.modules.pop("parameters")
+
+
+def test_cells_without_dvc_are_the_cells_of_dvc() -> None:
+    """DVC's own reading of benchmarks/dvc.yaml, command by command, beside what runs where there is no DVC."""
+    from dvc.repo import Repo
+
+    with Repo(str(ROOT / "benchmarks")) as repo:
+        stages = {stage.addressing: stage for stage in repo.index.stages}
+    for table in ("small", "small-bounds", "small-partial", "full", "full-bounds", "full-partial"):
+        axes = _cells.matrix(table)
+        cell = "-".join(str(axes[axis][-1]) for axis in ("attack", "countermeasure", "network", "seed"))
+        command, out = _cells.plain_command(f"cell-{table}@{cell}")
+        stage = stages[f"cell-{table}@{cell}"]
+        assert stage.cmd.split()[1:] == command[1:]
+        assert [Path(str(found)).name for found in stage.outs] == [out.name]
+        scale = table.split("-")[0]
+        assert {f"poison-{scale}@{attack}-0" for attack in axes["attack"]} <= set(stages)
+
+
+def test_a_cell_poisons_trains_and_tells_its_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(_cells.TRAIN, "small", TrainSettings(epochs=1))
+    _cells.main(["rows", "small", "rows"])
+    _cells.main(["poison", "rows", "small", "lsp_r20", "0", "poisoned.parquet"])
+    clean, noisy = read_images(Path("rows/train.parquet")), read_images(Path("poisoned.parquet"))
+    assert (clean.pixels != noisy.pixels).any((1, 2, 3)).mean() == pytest.approx(0.2, abs=0.001)
+    _cells.main(["train", "rows", "poisoned.parquet", "small", "none", "small_cnn", "0", "cell.json"])
+    assert 0.1 < read_json(Path("cell.json"))["accuracy"] <= 1
+
+
+def test_suffixes_say_how_strong_and_how_many() -> None:
+    assert entry("full", "em_x2")["strength"] == 16
+    assert entry("full", "ar_r40") == {"name": "ar", "strength": 4.6, "rate": 0.4}

@@ -1,0 +1,42 @@
+"""Noise twice as strong: D-VAE's Table 5, at any scale.
+
+`ATTACK_x2.COUNTERMEASURE`: clean test accuracy as in `unlearnable`, at twice its bounds; `COUNTERMEASURE.mean_accuracy`
+over the attacks. (The paper's l2 bound is 4.0, four times that of its Table 2; the l-infinity ones are 16/255.)
+"""
+
+from statistics import mean
+from typing import Any
+
+from benchmarks._cells import cells, matrix
+
+PAPER = {  # Table 5, CIFAR-10, ResNet-18, percent: countermeasure to its mean over five attacks
+    "none": 15.85, "adversarial": 73.19, "ueraser": 53.77, "lfu": 59.81, "dvae": 87.63,
+}  # fmt: skip
+
+
+def run(scale: str, seed: int, *, table_name: str = "bounds") -> dict[str, float]:
+    axes = matrix(f"{scale}-{table_name}")
+    found = cells(f"{scale}-{table_name}", seed=[seed])
+    figures = {f"{attack}.{name}": figure["accuracy"] for (attack, name, _, _), figure in found.items()}
+    return figures | {
+        f"{name}.mean_accuracy": mean(figures[f"{attack}.{name}"] for attack in axes["attack"])
+        for name in axes["countermeasure"]
+    }
+
+
+def table(result: dict[str, Any], *, table_name: str = "bounds", paper: dict[str, float] = PAPER) -> str:
+    """Attacks by countermeasures in percent; at full scale the paper's means beside ours."""
+    axes = matrix(f"{result['scale']}-{table_name}")
+    names = axes["countermeasure"]
+    lines = ["| attack | " + " | ".join(names) + " |", "|---|" + "--:|" * len(names)]
+    for attack in axes["attack"]:
+        keys = [f"{attack}.{name}" for name in names]
+        shown = [f"{100 * result['mean'][key]:.1f} ± {100 * result['std'][key]:.1f}" for key in keys]
+        lines.append(f"| {attack} | " + " | ".join(shown) + " |")
+    means = [f"{100 * result['mean'][f'{name}.mean_accuracy']:.1f}" for name in names]
+    if result["scale"] == "full":
+        means = [
+            f"{ours} (paper {paper[name]:.1f})" if name in paper else ours
+            for name, ours in zip(names, means, strict=True)
+        ]
+    return "\n".join([*lines, "| mean | " + " | ".join(means) + " |"])
