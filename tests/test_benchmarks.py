@@ -62,15 +62,15 @@ def test_cells_without_dvc_are_the_cells_of_dvc() -> None:
     from dvc.repo import Repo
 
     with Repo(str(ROOT / "benchmarks")) as repo:
-        stages = {stage.addressing: stage for stage in repo.index.stages}
-    for table in ("small", "small-bounds", "small-partial", "full", "full-bounds", "full-partial"):
-        axes = _cells.matrix(table)
+        stages = {stage.name: stage for stage in repo.index.stages}
+    for name in ("small", "small-bounds", "small-partial", "full", "full-bounds", "full-partial"):
+        axes = _cells.matrix(name)
         cell = "-".join(str(axes[axis][-1]) for axis in ("attack", "countermeasure", "network", "seed"))
-        command, out = _cells.plain_command(f"cell-{table}@{cell}")
-        stage = stages[f"cell-{table}@{cell}"]
+        command, out = _cells.plain_command(f"cell-{name}@{cell}")
+        stage = stages[f"cell-{name}@{cell}"]
         assert stage.cmd.split()[1:] == command[1:]
         assert [Path(str(found)).name for found in stage.outs] == [out.name]
-        scale = table.split("-")[0]
+        scale = name.split("-")[0]
         assert {f"poison-{scale}@{attack}-0" for attack in axes["attack"]} <= set(stages)
 
 
