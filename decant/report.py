@@ -123,7 +123,7 @@ class Evidence:
             "kept": len(self.ids) - len(dropped),
             "dropped": len(dropped),
             "relabelled": len(relabelled),
-            "purified": int(self.summaries["purify_2"].get("purified", 0)),
+            "purified": int((self.verdicts["purify_2"]["action"] == "purify").sum()),
         }
 
 
@@ -273,7 +273,9 @@ def _cards(stage: str, evidence: Evidence) -> list[dict[str, Any]]:
                 "given": evidence.info.class_names[label],
                 "suggested": None if pd.isna(suggested) else evidence.info.class_names[suggested],
                 "score": float(verdict["score"]),
-                "action": {"keep": "kept", "drop": "dropped", "relabel": "relabelled"}[verdict["action"]],
+                "action": {"keep": "kept", "drop": "dropped", "relabel": "relabelled", "purify": "purified"}[
+                    verdict["action"]
+                ],
                 "flagged": bool(verdict["flagged"]),
                 "reason": verdict["reason"],
                 "truth": _truth(stage, int(row_id), int(label), evidence),

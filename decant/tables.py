@@ -26,7 +26,7 @@ from decant.files import replacing
 from decant.images import METADATA_KEY, DatasetInfo, Images, concat_images
 
 ROW_GROUP_BYTES = 32 * 2**20
-ACTIONS = ("keep", "drop", "relabel")
+ACTIONS = ("keep", "drop", "relabel", "purify")  # purify: the row stays, with other pixels
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:

@@ -64,6 +64,8 @@ def test_flagged_rows_alone_are_purified_when_asked(tmp_path: Path) -> None:
     changed = (out.pixels != received.pixels).any((1, 2, 3))
     flagged = read_verdicts(tmp_path / "two/verdicts.parquet")["flagged"].to_numpy()
     assert (changed == flagged).all() and summary["purified"] == flagged.sum()
+    actions = read_verdicts(tmp_path / "two/verdicts.parquet")["action"].to_numpy()
+    assert (actions[changed] == "purify").all() and (actions[~changed] == "keep").all()  # the audit lists what changed
     assert 0 < flagged.mean() < 1 and rows[flagged].mean() > 0.8
 
 

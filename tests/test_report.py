@@ -64,7 +64,7 @@ def make_run(root: Path, *, known: bool = True, switched_off: bool = False, colo
     purified = received.with_pixels(np.clip(received.pixels - 255 * noise, 0, 255).astype(np.uint8))
     kept = purified.select(~mislabelled)
     frames = {
-        "purify_2": verdicts(received, "purify_2", np.full(n, not switched_off), "keep", rng),
+        "purify_2": verdicts(received, "purify_2", np.full(n, not switched_off), "purify", rng),
         "verify": verdicts(purified, "verify", mislabelled, "drop", rng),
         "detect": verdicts(kept, "detect", triggered[~mislabelled], "drop", rng),
     }
@@ -77,9 +77,7 @@ def make_run(root: Path, *, known: bool = True, switched_off: bool = False, colo
     for stage in ("ingest", "purify_1", "purify_2", "verify", "detect", "evaluate"):
         (root / stage).mkdir(parents=True)
         note = "switched off: nothing done" if switched_off else f"{stage} did its <work>"
-        summary = {"stage": stage, "rows_in": n, "rows_out": n, "note": note}
-        summary |= {"purified": 0 if switched_off else n} if stage == "purify_2" else {}
-        write_json(root / stage / "summary.json", summary)
+        write_json(root / stage / "summary.json", {"stage": stage, "rows_in": n, "rows_out": n, "note": note})
         if stage in outputs:
             write_images(root / stage / "train.parquet", outputs[stage])
         if stage in frames:

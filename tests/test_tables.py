@@ -226,7 +226,7 @@ def test_verdicts_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 def test_bad_verdicts_are_not_written(tmp_path: Path) -> None:
     cases = {
-        "'action': one of keep, drop, relabel expected, 'burn' found": verdicts([1], ["burn"]),
+        "'action': one of keep, drop, relabel, purify expected, 'burn' found": verdicts([1], ["burn"]),
         "'id': one verdict per row expected, id 4 found twice": verdicts([4, 4], ["keep", "drop"]),
         "'score': finite numbers expected": verdicts([1], ["keep"]).assign(score=np.nan),
         "'reason': string expected, none given": verdicts([1], ["keep"]).drop(columns="reason"),
