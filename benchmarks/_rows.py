@@ -21,7 +21,7 @@ GRAY: Attacks = {  # the paper's bounds do nothing to pictures that are nearly b
     "ops": {},
     "ar": {"strength": 32},
     "pil": {"strength": 32},
-    "em": {"strength": 48, "rounds": 12, "steps": 10},
+    "em": {"strength": 64, "rounds": 30, "steps": 20},
 }
 COLOUR: Attacks = {  # the paper's bounds: 8/255, l2 = 1 (an RMS of 4.6 grey levels), one pixel
     "lsp": {"strength": 4.6, "patch": 8},
