@@ -8,7 +8,17 @@ from sklearn.metrics import roc_auc_score
 
 from decant.attacks import load_attacks
 from decant.images import Images
-from decant.shortcuts import RowScorer, features, margin, probe_gap, reliance, ridge, row_threshold
+from decant.shortcuts import (
+    RowScorer,
+    amplified,
+    features,
+    margin,
+    pattern_scores,
+    probe_gap,
+    reliance,
+    ridge,
+    row_threshold,
+)
 
 LSP = {"name": "lsp", "strength": 24, "patch": 4}
 
@@ -101,3 +111,23 @@ def test_threshold_parts_two_groups_and_leaves_one_whole() -> None:
     assert 0.3 < row_threshold(two) < 0.7
     one = rng.normal(0.8, 0.1, 1000)
     assert (one >= row_threshold(one)).all()
+
+
+def test_amplified_rows_carry_the_perturbation_rounded_and_clipped() -> None:
+    few = digits()[0].select(np.arange(2))
+    off = np.full(few.pixels.shape, 0.1, np.float16)
+    expected = np.clip(few.pixels + 25.5, 0, 255)
+    assert np.abs(amplified(few, off).pixels - expected).max() <= 0.51
+    assert (amplified(few, 0 * off).pixels == few.pixels).all()
+
+
+def test_a_network_that_knows_patterns_alone_finds_the_rows_that_carry_one() -> None:
+    """Handed the planted noise itself as p^, the paper's rule must find who carries it."""
+    train, _ = digits()
+    noisy, _ = poisoned(train, {**LSP, "strength": 48})
+    received, rows = poisoned(train, {**LSP, "strength": 48, "rate": 0.5})
+    planted = (noisy.pixels.astype(np.float32) - train.pixels) / 255
+    # A carrier's p^ would double its noise; the net is shown each pattern once, on the clean picture.
+    likely, hit = pattern_scores(received, np.where(rows[:, None, None, None], 0, planted), networks=1, seed=0)
+    assert roc_auc_score(rows, likely) > 0.8
+    assert hit[rows].mean() > 0.95 > hit[~rows].mean()
