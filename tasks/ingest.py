@@ -14,7 +14,7 @@ from decant.decode import Rules
 from decant.errors import SourceError
 from decant.files import write_text
 from decant.images import DatasetInfo
-from decant.ingest import Part, check_outcomes, choose_parts, find_duplicates, sample_rules, write_part
+from decant.ingest import Outcome, Part, check_outcomes, choose_parts, find_duplicates, sample_rules, write_part
 from decant.runtime import Progress
 from decant.settings import IngestSettings
 from decant.sources import fingerprint, open_source
@@ -25,20 +25,19 @@ FINGERPRINT = Path("data/runs/ingest.source")
 modification times differ between machines, and nothing that DVC hashes may."""
 
 
-def write_probe(path: Path, ingest: IngestSettings, class_names: tuple[str, ...], rules: Rules) -> int:
-    """The clean rows that the user named, decoded by the dataset's rules; an empty table when none are named."""
+def write_probe(path: Path, ingest: IngestSettings, class_names: tuple[str, ...], rules: Rules) -> Outcome | None:
+    """The clean rows that the user named, decoded by the dataset's rules; None, and an empty table, when none are."""
     if ingest.probe is None:
         info = DatasetInfo(class_names=class_names, source="", checksum="")
         with images_writer(path, rules.shape, info):
-            return 0
+            return None
     source = open_source(ingest.probe, test_fraction=ingest.test_fraction, rng=np.random.default_rng(0))
     if source.class_names != class_names:
-        raise SourceError(
-            f"ingest.probe: classes {class_names} expected, as in ingest.source, {source.class_names} found"
-        )
-    part = Part("probe", source.train, np.flatnonzero(source.train.labels >= 0), np.empty(0, np.int64))
-    progress = Progress("ingest", len(part.rows))
-    return len(write_part(path, part, rules, class_names, ingest.probe, progress).ids)
+        wanted, found = (", ".join(names) for names in (class_names, source.class_names))
+        raise SourceError(f"ingest.probe: the classes of ingest.source expected ({wanted}), {found} found")
+    labels = source.train.labels
+    part = Part("probe", source.train, np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0))
+    return write_part(path, part, rules, class_names, ingest.probe, Progress("ingest", len(part.rows)))
 
 
 def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
@@ -54,7 +53,8 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
     )
     check_outcomes(parts, (train, test), source, ingest.max_rejected)
     probe = write_probe(out / "probe.parquet", ingest, source.class_names, rules)
-    rejected = pd.concat([train.rejected, test.rejected], ignore_index=True)
+    outcomes = [train, test, *([probe] if probe else [])]
+    rejected = pd.concat([outcome.rejected for outcome in outcomes], ignore_index=True)
     write_rejected(out / "rejected.parquet", rejected)
     duplicates = find_duplicates(train, test)
     write_text(out / "duplicates.csv", duplicates.to_csv(index=False, lineterminator="\n"))
@@ -67,7 +67,7 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
         f"left out by ingest.limit: {parts[0].left_out}" if parts[0].left_out else "",
         f"same pixels as an earlier row: {len(duplicates)}" if len(duplicates) else "",
         f"test rows that also stand in train: {in_train}" if in_train else "",
-        f"clean rows to compare with: {probe}" if probe else "",
+        f"clean rows to compare with: {len(probe.ids)}" if probe else "",
         source.note,
     ]
     return {
@@ -76,7 +76,7 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
         "test_rows": len(test.ids),
         "left_out": parts[0].left_out,
         "rejected": len(rejected),
-        "probe_rows": probe,
+        "probe_rows": len(probe.ids) if probe else 0,
         "duplicates": len(duplicates),
         "duplicates_other_label": int((~duplicates["same_label"]).sum()),
         "test_rows_in_train": in_train,

@@ -270,3 +270,30 @@ def test_an_ingested_table_can_be_ingested_again(ingest: Ingest, tmp_path: Path)
     for name, images in zip(("train", "test"), before, strict=True):
         found = read_images(tmp_path / f"out/{name}.parquet")
         assert found.info.checksum == images.info.checksum and found.info.class_names == ("a", "b")
+
+
+def test_clean_rows_to_compare_with_are_decoded_as_the_dataset_is(tmp_path: Path, ingest: Ingest) -> None:
+    make_folder(tmp_path / "source", {"cat": 6, "dog": 6})
+    make_folder(tmp_path / "clean", {"cat": 2, "dog": 3})
+    (tmp_path / "clean/dog/torn.png").write_bytes(b"no image")
+    summary = ingest(tmp_path / "source", probe=str(tmp_path / "clean"), size=10, color="gray", max_rejected=0.5)
+    probe = read_images(tmp_path / "out/probe.parquet")
+    assert probe.shape == (10, 10, 1) and probe.labels.tolist() == [0, 0, 1, 1, 1]
+    assert summary["probe_rows"] == 5 and "clean rows to compare with: 5" in summary["note"]
+    rejected = read_rejected(tmp_path / "out/rejected.parquet")
+    assert rejected["split"].tolist() == ["probe"] and rejected["path"].iloc[0].endswith("torn.png")
+
+
+def test_without_them_the_table_is_there_and_empty(tmp_path: Path, ingest: Ingest) -> None:
+    make_folder(tmp_path / "source", {"cat": 3, "dog": 3})
+    assert ingest(tmp_path / "source")["probe_rows"] == 0
+    assert len(read_images(tmp_path / "out/probe.parquet")) == 0
+
+
+def test_clean_rows_of_other_classes_are_refused(tmp_path: Path, ingest: Ingest) -> None:
+    make_folder(tmp_path / "source", {"cat": 3, "dog": 3})
+    make_folder(tmp_path / "clean", {"cat": 2, "fox": 2})
+    with pytest.raises(
+        SourceError, match=r"ingest\.probe: the classes of ingest\.source expected \(cat, dog\), cat, fox found"
+    ):
+        ingest(tmp_path / "source", probe=str(tmp_path / "clean"))
