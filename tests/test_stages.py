@@ -60,7 +60,9 @@ def test_fresh_stages_are_left_alone_and_a_reverted_parameter_is_restored(
     assert in_toy_done.lock.read_bytes() == before
 
     params = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(params.replace("kld_limit: 1.0", "kld_limit: 0.5"))
+    changed = yaml.safe_load(params)
+    changed["purify_1"]["kld_limit"] += 1
+    Path("params.yaml").write_text(yaml.safe_dump(changed))
     # The toy's output is the same whatever the parameter, so what depends on it stays fresh.
     assert run_all() == dict.fromkeys(STAGES, "Unchanged") | {"purify_1": "Done"}
     Path("params.yaml").write_text(params)
