@@ -1,13 +1,20 @@
-"""Who knows the right label: the trusted expert that LabelTrust asks about a few rows.
+"""Who knows the right label: the trusted experts that LabelTrust asks about a few rows.
 
 An expert is asked row by row and pays with a person's time for each, so every stage counts what it asked.
 
 * `Oracle` plays the expert in experiments: it knows a simulation's truth and answers for the rows that it is shown.
-* `FileExpert` is a person, through a CSV that DVC tracks: ``id,label``, where label is a class name, its number, or
-  ``unclear``. A row without an answer is not waited for: it goes to the queue of rows to answer next.
+* `FileExpert` is one person or several, through a CSV that DVC tracks: ``id,label,expert,at``. A row without an answer
+  is not waited for: it goes to the queue of rows to answer next, and so does one about which the experts disagree.
+
+The CSV is a log. Of what an expert says about a row the last line counts, and a line with a time (``at``) but a blank
+label takes their answer back: this is how the review page appends. A line without a time was written by hand; there
+``id,label`` is enough, a blank label is a row not answered yet, and two that contradict each other are a mistake.
 """
 
 import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +26,9 @@ from decant.images import Images
 
 UNCLEAR = -1
 """The answer of an expert who can't tell what a row shows."""
+DECISION_COLUMNS = ("id", "label", "expert", "at")
+UNNAMED = ""
+"""The expert of lines that name none."""
 
 
 class Expert(Protocol):
@@ -47,19 +57,17 @@ class Oracle:
 
 
 class FileExpert:
-    """A person's decisions from a CSV; a file that is missing or empty answers nothing.
+    """People's decisions from a CSV; a file that is missing or empty answers nothing.
 
-    Raises: StageError when a column is missing, a label is no class, or a row has two different answers.
+    Raises: StageError when a column is missing, a label is no class, or a hand-written row has two different answers.
     """
 
     def __init__(self, path: Path, images: Images):
-        self._answers: dict[int, int] = {}
         present = set(images.ids.tolist())
-        for line, row_id, text in _decisions(path):
-            answer = _parse(text, images.info.class_names, where=f"{path}, line {line}")
-            if self._answers.setdefault(row_id, answer) != answer:
-                raise StageError(f"{path}, line {line}: id {row_id} is answered a second time, differently; keep one")
-        self._answers = {row_id: answer for row_id, answer in self._answers.items() if row_id in present}
+        votes = {row: said for row, said in read_votes(path, images.info.class_names).items() if row in present}
+        self._answers = {row: answer for row, said in votes.items() if (answer := agreed(said)) is not None}
+        self.disputed = {row: said for row, said in votes.items() if row not in self._answers}
+        """What each expert says of the rows on which they disagree; these count as not answered."""
 
     def ask(self, ids: np.ndarray) -> dict[int, int]:
         return {int(row): self._answers[int(row)] for row in ids if int(row) in self._answers}
@@ -68,29 +76,77 @@ class FileExpert:
         return np.array(sorted(self._answers), np.int64)
 
 
-def _decisions(path: Path) -> list[tuple[int, int, str]]:
-    """(line, id, label) of every answered line; lines whose label is still blank are skipped."""
+# The file of decisions ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A line of the file of decisions."""
+
+    line: int
+    id: int
+    label: str
+    """As written; blank: the expert's answer is taken back."""
+    expert: str = UNNAMED
+    at: str = ""
+    """When, in ISO 8601; blank where a person wrote the line by hand."""
+
+
+def agreed(votes: Mapping[str, int]) -> int | None:
+    """The answer of all experts, or of more than half of them; None while they disagree."""
+    answer, count = Counter(votes.values()).most_common(1)[0]
+    return answer if 2 * count > len(votes) else None
+
+
+def read_votes(path: Path, class_names: tuple[str, ...]) -> dict[int, dict[str, int]]:
+    """Row id to what each expert says of it: a class or UNCLEAR. Rows without an answer are left out.
+
+    Raises: StageError, as FileExpert does.
+    """
+    votes: dict[int, dict[str, int]] = {}
+    by_hand: dict[tuple[int, str], int] = {}
+    for decision in read_decisions(path):
+        said, key = votes.setdefault(decision.id, {}), (decision.id, decision.expert)
+        if not decision.label:
+            said.pop(decision.expert, None)
+            by_hand.pop(key, None)
+            continue
+        where = f"{path}, line {decision.line}"
+        answer = parse_label(decision.label, class_names, where=where)
+        if decision.at:
+            by_hand.pop(key, None)
+        elif by_hand.setdefault(key, answer) != answer:
+            raise StageError(f"{where}: id {decision.id} is answered a second time, differently; keep one")
+        said[decision.expert] = answer
+    return {row: said for row, said in votes.items() if said}
+
+
+def read_decisions(path: Path) -> list[Decision]:
+    """Every line that says something: all but hand-written ones whose label is still blank."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames is None:
-            return []
-        for column in ("id", "label"):
-            if column not in reader.fieldnames:
-                raise StageError(f"{path}: column {column!r} expected, {', '.join(reader.fieldnames)} found")
-        found = []
-        for row in reader:
-            text = (row["label"] or "").strip()
-            if text and not (row["id"] or "").strip().isdecimal():
-                raise StageError(f"{path}, line {reader.line_num}: a row's id expected, {row['id']!r} found")
-            if text:
-                found.append((reader.line_num, int(row["id"]), text))
-        return found
+        return list(_decisions(path, csv.DictReader(file)))
 
 
-def _parse(text: str, class_names: tuple[str, ...], *, where: str) -> int:
-    """A class name, its number or `unclear`; a name wins where it looks like another class's number."""
+def _decisions(path: Path, reader: "csv.DictReader[str]") -> Iterator[Decision]:
+    for column in ("id", "label"):
+        if reader.fieldnames is not None and column not in reader.fieldnames:
+            raise StageError(f"{path}: column {column!r} expected, {', '.join(reader.fieldnames)} found")
+    for row in reader:
+        row_id, label, expert, at = ((row.get(column) or "").strip() for column in DECISION_COLUMNS)
+        if not (label or at):
+            continue
+        if not row_id.isdecimal():
+            raise StageError(f"{path}, line {reader.line_num}: a row's id expected, {row['id']!r} found")
+        yield Decision(reader.line_num, int(row_id), label, expert, at)
+
+
+def parse_label(text: str, class_names: tuple[str, ...], *, where: str) -> int:
+    """A class name, its number or `unclear`; a name wins where it looks like another class's number.
+
+    Raises: StageError that begins with `where`.
+    """
     if text in class_names:
         return class_names.index(text)
     if text.lower() == "unclear":
@@ -99,3 +155,9 @@ def _parse(text: str, class_names: tuple[str, ...], *, where: str) -> int:
         return int(text)
     some = ", ".join(class_names[:12]) + (", ..." if len(class_names) > 12 else "")
     raise StageError(f"{where}: one of {some} or 'unclear' expected, {text!r} found")
+
+
+def label_text(answer: int, class_names: tuple[str, ...]) -> str:
+    """What to write for an answer so that `parse_label` reads it back, whatever the classes are called."""
+    words = ("unclear", "Unclear", "UNCLEAR") if answer == UNCLEAR else (class_names[answer], str(answer))
+    return next(word for word in words if parse_label(word.strip(), class_names, where="") == answer)
