@@ -168,11 +168,20 @@ def read_images(path: Path) -> Images:
 
 def read_image_row(path: Path, row_id: int) -> Images | None:
     """The one row with that id, or None; reads only the columns and row groups that it must."""
+    group = read_image_group(path, row_id)
+    return None if group is None else group.select(group.ids == row_id)
+
+
+def read_image_group(path: Path, row_id: int) -> Images | None:
+    """The row group that holds the row with that id: about 32 MiB of pixels, whatever the file's size. None without."""
     file, info = _images_file(path)
+    column = file.schema_arrow.get_field_index("id")
     for group in range(file.num_row_groups):
-        ids = file.read_row_group(group, columns=["id"]).column("id").to_numpy()
-        if row_id in ids:
-            return _to_images(file.read_row_group(group), info, path).select(ids == row_id)
+        known = file.metadata.row_group(group).column(column).statistics
+        if known is not None and known.has_min_max and not known.min <= row_id <= known.max:
+            continue
+        if row_id in file.read_row_group(group, columns=["id"]).column("id").to_numpy():
+            return _to_images(file.read_row_group(group), info, path)
     return None
 
 
