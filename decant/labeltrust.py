@@ -24,18 +24,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decant import noise
-from decant.expert import UNCLEAR, Expert
+from decant import label_verdicts, noise
+from decant.expert import Expert
 from decant.images import Images
+from decant.promises import wrong_share
 from decant.refeed import Reviews, chosen_rows, draw_references
 from decant.settings import VerifySettings
-from decant.siamese import Pool, class_scores, train
+from decant.siamese import Pool, Siamese, class_scores, pair_logits, train
 from decant.training import to_device
 
 MIN_REFERENCES = 2  # of a class, as in the paper: one row makes no same-class pair
 REFERENCE_ROWS = 8  # of a class in an episode of the first network
 MIXED_ROWS = (2, 8)  # of a class in a self-training episode: references, and references or shared rows
 MIN_CONFIDENCE = 0.5  # of a row to join self-training; surer rows alone are too easy to learn much from
+LOOKALIKES = 4  # references of a class shown beside a row that waits for the expert
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,13 @@ class Outcome:
     verdicts: pd.DataFrame
     reviews: pd.DataFrame
     queue: pd.DataFrame
-    """Rows that wait for the expert's answer."""
-    noise_rate: float | None
+    """Rows that wait for the expert's answer, with what the network makes of them and the references most like them."""
+    noise_rate: float | None = None
     """Estimated share of wrong labels in the data as given; None when nothing was judged."""
+    noise_interval: tuple[float, float] | None = None
+    """95 % confidence interval of that share from the rows drawn at random alone; None when nobody answered."""
+    threshold: float | None = None
+    """The trust from which on rows were accepted."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,9 @@ class Judgement:
     q: np.ndarray  # (n, classes): confidence by the picture alone
     belief: np.ndarray  # (n, classes): by picture and given label; `paper`: the same as q
     judged: np.ndarray  # classes that have references enough
+    models: tuple[Siamese, ...]
+    references: Pool
+    reference_rows: np.ndarray  # (R,) row numbers of references.x
 
     def trust(self, labels: np.ndarray) -> np.ndarray:
         return self.belief[np.arange(len(labels)), labels]
@@ -91,9 +100,9 @@ def verify(
     draw_references(reviews, expert, settings.references, rng)
     if not _can_judge(reviews):
         return _outcome(reviews, None, settings)
-    x = to_device(images.pixels)
-    judgement = _fit(x, reviews, settings, seed, on_step)
-    is_refined = settings.mode == "paper" or not settings.self_training
+    learner = _Learner(to_device(images.pixels), reviews, settings, seed, on_step)
+    judgement = learner.from_references(seed)
+    is_refined = not learner.trains_itself
     for number in range(1, settings.rounds + 1):
         if reviews.waiting.any():
             break
@@ -103,11 +112,37 @@ def verify(
         trust = judgement.trust(images.labels)
         for rows, why in chosen_rows(judgement.q, trust, reviews, settings.reviews, rng):
             reviews.ask(expert, rows, number, why)
-        judgement = _refit(x, reviews, judgement, settings, seed + number, on_step)
+        judgement = learner.once_more(judgement, seed + number)
         is_refined = True
     if not is_refined:
-        judgement = _refit(x, reviews, judgement, settings, seed + 1, on_step)
-    return _outcome(reviews, judgement, settings)
+        judgement = learner.once_more(judgement, seed + 1)
+    return _outcome(reviews, judgement, settings, learner.x)
+
+
+def _outcome(
+    reviews: Reviews, judgement: Judgement | None, settings: VerifySettings, x: Tensor | None = None
+) -> Outcome:
+    verdicts, threshold = label_verdicts.verdicts(reviews, judgement, settings)
+    queue = reviews.table(reviews.waiting)
+    if judgement is not None and x is not None:
+        queue = _explained(queue, reviews, judgement, x)
+    confirmed, refuted = reviews.first_draw_counts().trace(), reviews.first_draw_counts().sum()
+    return Outcome(
+        verdicts=verdicts,
+        reviews=reviews.table(reviews.reviewed),
+        queue=queue,
+        noise_rate=None if judgement is None else _noise_rate(reviews, verdicts, settings),
+        noise_interval=wrong_share(int(confirmed), int(refuted - confirmed)) if confirmed else None,
+        threshold=threshold,
+    )
+
+
+def _noise_rate(reviews: Reviews, verdicts: pd.DataFrame, settings: VerifySettings) -> float:
+    """`plus`: mean suspicion, which is a probability there; `paper`: share refuted of the rows drawn at random."""
+    if settings.mode == "plus":
+        return float(verdicts["score"].mean())
+    counts = reviews.first_draw_counts()
+    return float(1 - np.trace(counts) / max(1.0, counts.sum()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -129,143 +164,111 @@ def _can_judge(reviews: Reviews) -> bool:
     return not (reviews.waiting.any() and len(np.setdiff1d(reviews.images.labels, judged)))
 
 
-def _reference_pool(x: Tensor, reviews: Reviews, judged: np.ndarray, extra: np.ndarray | None = None) -> Pool:
-    """The references of the judged classes under the expert's labels, and `extra` rows under their given labels."""
-    rows = reviews.references[np.isin(reviews.answers[reviews.references], judged)]
-    labels = reviews.answers[rows]
-    if extra is not None:
-        rows, labels = np.concatenate([rows, extra]), np.concatenate([labels, reviews.images.labels[extra]])
-    columns = torch.from_numpy(np.searchsorted(judged, labels)).to(x.device)
-    return Pool.of(x[torch.from_numpy(rows).to(x.device)], columns, len(judged))
+@dataclass(frozen=True)
+class _Learner:
+    """Fits networks to what is known so far, and has them judge every row."""
 
+    x: Tensor  # (n, c, h, w) uint8, on the device
+    reviews: Reviews
+    settings: VerifySettings
+    seed: int
+    on_step: Callable[[], None]
 
-def _fit(x: Tensor, reviews: Reviews, settings: VerifySettings, seed: int, on_step: Callable[[], None]) -> Judgement:
-    """Of a network that learns from the references alone."""
-    judged = _judged_classes(reviews)
-    pool = _reference_pool(x, reviews, judged)
-    shape = reviews.images.shape
-    model = train([(pool, REFERENCE_ROWS)], shape, mode=settings.mode, steps=settings.steps, seed=seed, on_step=on_step)
-    return _judgement(class_scores(model, x, pool).cpu().numpy(), reviews, judged, settings.mode)
+    @property
+    def trains_itself(self) -> bool:
+        return self.settings.mode == "plus" and self.settings.self_training
 
+    def from_references(self, seed: int) -> Judgement:
+        """Of a network that learns from the references alone."""
+        judged = _judged_classes(self.reviews)
+        rows, pool = self._references(judged)
+        model = self._train([(pool, REFERENCE_ROWS)], seed)
+        scores = class_scores(model, self.x, pool).cpu().numpy()
+        return self._judgement(scores, judged, (model,), pool, rows)
 
-def _refit(
-    x: Tensor,
-    reviews: Reviews,
-    last: Judgement,
-    settings: VerifySettings,
-    seed: int,
-    on_step: Callable[[], None],
-) -> Judgement:
-    """Of new networks that learn from all references so far and, in `plus`, from rows whose label the last shared."""
-    if settings.mode == "paper" or not settings.self_training:
-        return _fit(x, reviews, settings, seed, on_step)
-    judged = _judged_classes(reviews)
-    labels = reviews.images.labels
-    shared = (last.q.argmax(1) == labels) & (last.q.max(1) >= MIN_CONFIDENCE)
-    shared &= ~reviews.reviewed & np.isin(labels, judged)
-    half = np.random.default_rng([seed, 5]).permutation(len(labels)) % 2
-    references = _reference_pool(x, reviews, judged)
-    scores = np.empty((len(labels), len(judged)), np.float32)
-    for side in (0, 1):
-        mixed = _reference_pool(x, reviews, judged, np.flatnonzero(shared & (half == side)))
-        pools = [(references, MIXED_ROWS[0]), (mixed, MIXED_ROWS[1])]
-        model = train(
-            pools, reviews.images.shape, mode="plus", steps=settings.steps, seed=seed + 1000 * side, on_step=on_step
-        )
-        others = half != side
-        unseen = x[torch.from_numpy(np.flatnonzero(others)).to(x.device)]
-        scores[others] = class_scores(model, unseen, references).cpu().numpy()
-    return _judgement(scores, reviews, judged, "plus")
+    def once_more(self, last: Judgement, seed: int) -> Judgement:
+        """Of new networks that learn from all references and, in `plus`, from rows whose label the last shared."""
+        if not self.trains_itself:
+            return self.from_references(seed)
+        judged, labels = _judged_classes(self.reviews), self.reviews.images.labels
+        shared = (last.q.argmax(1) == labels) & (last.q.max(1) >= MIN_CONFIDENCE)
+        shared &= ~self.reviews.reviewed & np.isin(labels, judged)
+        half = np.random.default_rng([seed, 5]).permutation(len(labels)) % 2
+        rows, references = self._references(judged)
+        scores, models = np.empty((len(labels), len(judged)), np.float32), []
+        for side in (0, 1):
+            own, others = np.flatnonzero(shared & (half == side)), np.flatnonzero(half != side)
+            mixed = self._pool(judged, np.concatenate([rows, own]), np.concatenate([self._answers(rows), labels[own]]))
+            model = self._train([(references, MIXED_ROWS[0]), (mixed, MIXED_ROWS[1])], seed + 1000 * side)
+            scores[others] = class_scores(model, self._at(others), references).cpu().numpy()
+            models.append(model)
+        return self._judgement(scores, judged, tuple(models), references, rows)
 
+    def _references(self, judged: np.ndarray) -> tuple[np.ndarray, Pool]:
+        """(row numbers sorted by class, the pool of them) of the judged classes under the expert's labels."""
+        rows = self.reviews.references[np.isin(self._answers(self.reviews.references), judged)]
+        rows = rows[np.argsort(self._answers(rows), kind="stable")]
+        return rows, self._pool(judged, rows, self._answers(rows))
 
-def _judgement(scores: np.ndarray, reviews: Reviews, judged: np.ndarray, mode: str) -> Judgement:
-    """scores: (n, judged classes), pair logits in `plus`, mean sigmoids in `paper`."""
-    labels = reviews.images.labels
-    q = np.zeros((len(labels), reviews.images.classes))
-    belief = np.zeros_like(q)
-    if mode == "paper":
-        q[:, judged] = belief[:, judged] = scores
-        return Judgement(q, belief, judged)
-    given = np.searchsorted(judged, labels).clip(max=len(judged) - 1)
-    known = np.isin(labels, judged)
-    counts = reviews.first_draw_counts()[np.ix_(judged, judged)]
-    unseen = known & ~reviews.reviewed
-    model = noise.fit(scores[unseen], given[unseen], counts)
-    q[:, judged] = noise.softmax(scores / model.temperature)
-    belief[:, judged] = np.where(known[:, None], model.posterior(scores, given), q[:, judged])
-    return Judgement(q, belief, judged)
+    def _answers(self, rows: np.ndarray) -> np.ndarray:
+        return self.reviews.answers[rows]
+
+    def _pool(self, judged: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> Pool:
+        columns = torch.from_numpy(np.searchsorted(judged, labels)).to(self.x.device)
+        return Pool.of(self._at(rows), columns, len(judged))
+
+    def _at(self, rows: np.ndarray) -> Tensor:
+        return self.x[torch.from_numpy(rows).to(self.x.device)]
+
+    def _train(self, pools: list[tuple[Pool, int]], seed: int) -> Siamese:
+        settings, shape = self.settings, self.reviews.images.shape
+        return train(pools, shape, mode=settings.mode, steps=settings.steps, seed=seed, on_step=self.on_step)
+
+    def _judgement(
+        self, scores: np.ndarray, judged: np.ndarray, models: tuple[Siamese, ...], references: Pool, rows: np.ndarray
+    ) -> Judgement:
+        """scores: (n, judged classes), pair logits in `plus`, mean sigmoids in `paper`."""
+        reviews = self.reviews
+        labels = reviews.images.labels
+        q = np.zeros((len(labels), reviews.images.classes))
+        belief = np.zeros_like(q)
+        if self.settings.mode == "paper":
+            q[:, judged] = belief[:, judged] = scores
+            return Judgement(q, belief, judged, models, references, rows)
+        given = np.searchsorted(judged, labels).clip(max=len(judged) - 1)
+        known = np.isin(labels, judged)
+        counts = reviews.first_draw_counts()[np.ix_(judged, judged)]
+        unseen = known & ~reviews.reviewed
+        model = noise.fit(scores[unseen], given[unseen], counts)
+        q[:, judged] = noise.softmax(scores / model.temperature)
+        belief[:, judged] = np.where(known[:, None], model.posterior(scores, given), q[:, judged])
+        return Judgement(q, belief, judged, models, references, rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Verdicts
+# What the expert sees beside a row
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySettings) -> Outcome:
-    verdicts = _verdicts(reviews, judgement, settings)
-    return Outcome(
-        verdicts=verdicts,
-        reviews=reviews.table(reviews.reviewed),
-        queue=reviews.table(reviews.waiting),
-        noise_rate=None if judgement is None else _noise_rate(reviews, verdicts, settings),
+def _explained(queue: pd.DataFrame, reviews: Reviews, judgement: Judgement, x: Tensor) -> pd.DataFrame:
+    """The queue with the network's suggestion, its trust, and the references most like the row, by their ids."""
+    labels, names = reviews.images.labels, np.array(reviews.images.info.class_names, object)
+    rows = pd.Series(np.arange(len(labels)), index=reviews.images.ids).loc[queue["id"]].to_numpy(copy=True)
+    suggested = judgement.suggestion(labels)[rows]
+    return queue.assign(
+        suggested=names[suggested],
+        trust=judgement.trust(labels)[rows].round(4),
+        like_given=_lookalikes(rows, labels[rows], reviews, judgement, x),
+        like_suggested=_lookalikes(rows, suggested, reviews, judgement, x),
     )
 
 
-def _noise_rate(reviews: Reviews, verdicts: pd.DataFrame, settings: VerifySettings) -> float:
-    """`plus`: mean suspicion, which is a probability there; `paper`: share refuted of the rows drawn at random."""
-    if settings.mode == "plus":
-        return float(verdicts["score"].mean())
-    counts = reviews.first_draw_counts()
-    return float(1 - np.trace(counts) / max(1.0, counts.sum()))
-
-
-def _verdicts(reviews: Reviews, judgement: Judgement | None, settings: VerifySettings) -> pd.DataFrame:
-    """The network's verdicts, overruled by the expert's where they saw the row."""
-    images = reviews.images
-    labels, names, n = images.labels, np.array(images.info.class_names, object), len(images)
-    trust, suggested, certainty = np.ones(n), np.full(n, -1), np.zeros(n)
-    reasons = np.full(n, "not judged: too few references so far", object)
-    if judgement is not None:
-        is_judged = np.isin(labels, judgement.judged)
-        trust = np.where(is_judged, judgement.trust(labels), 1.0)
-        suggested = judgement.suggestion(labels)
-        certainty = judgement.belief[np.arange(n), suggested]
-        reasons = _reasons(names[labels], names[suggested], trust, trust < settings.threshold)
-        reasons[~is_judged] = [f"not judged: fewer than 2 references of {name}" for name in names[labels[~is_judged]]]
-    refuted = (reviews.answers >= 0) & ~reviews.confirmed
-    unclear = reviews.answers == UNCLEAR
-    trust = np.select([reviews.confirmed, refuted, unclear], [1.0, 0.0, 0.5], trust)
-    suggested = np.where(refuted, reviews.answers, suggested)
-    certainty = np.where(refuted, 1.0, certainty)
-    flagged = np.where(reviews.reviewed, refuted | unclear, trust < settings.threshold)
-    reasons[reviews.confirmed] = "the expert confirmed the label"
-    reasons[refuted] = "the expert saw a " + names[reviews.answers[refuted]] + ", not a " + names[labels[refuted]]
-    reasons[unclear] = "the expert could not tell what it shows"
-    relabel = flagged & ~unclear & (certainty >= settings.relabel_above) & (settings.action == "relabel")
-    suggestions = pd.array(suggested, dtype="Int32")
-    suggestions[~flagged | unclear] = pd.NA
-    return pd.DataFrame(
-        {
-            "id": images.ids,
-            "stage": "verify",
-            "score": (1 - trust).astype(np.float32),
-            "flagged": flagged,
-            "action": np.select([relabel, flagged], ["relabel", "drop"], "keep"),
-            "suggested_label": suggestions,
-            "reason": reasons,
-        }
-    )
-
-
-def _reasons(given: np.ndarray, suggested: np.ndarray, trust: np.ndarray, refused: np.ndarray) -> np.ndarray:
-    """One sentence per row; names as (n,) objects."""
-    rows = zip(given, suggested, trust, refused, strict=True)
-    return np.array(
-        [
-            f"looks like a {other} (trust of the given {name}: {value:.2f})"
-            if bad
-            else f"trust of the given {name}: {value:.2f}"
-            for name, other, value, bad in rows
-        ],
-        object,
-    )
+def _lookalikes(rows: np.ndarray, classes: np.ndarray, reviews: Reviews, judgement: Judgement, x: Tensor) -> list[str]:
+    """Of every row the ids of the LOOKALIKES references of its class that it resembles most, separated by blanks."""
+    asked = x[torch.from_numpy(rows).to(x.device)]
+    logits = sum(pair_logits(model, asked, judgement.references.x).cpu().numpy() for model in judgement.models)
+    other_class = reviews.answers[judgement.reference_rows][None] != classes[:, None]
+    nearest = np.argsort(np.where(other_class, np.inf, -logits), axis=1, kind="stable")
+    ids = reviews.images.ids[judgement.reference_rows]
+    counts = (~other_class).sum(1).clip(max=LOOKALIKES)
+    return [" ".join(map(str, ids[order[:count]])) for order, count in zip(nearest, counts, strict=True)]

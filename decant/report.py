@@ -23,7 +23,6 @@ from decant.attacks import kind_of
 from decant.charts import Step, percent
 from decant.images import DatasetInfo, Images
 from decant.pictures import diverging, png_uri, shown_side
-from decant.settings import VerifySettings
 
 STRIP_SIDE, CARD_SIDE = 72, 92  # CSS pixels that a picture should take: about, at a whole multiple of its own size
 STEPS = (
@@ -332,8 +331,8 @@ def _really_bad(stage: str, verdicts: pd.DataFrame, evidence: Evidence) -> np.nd
 def _threshold(stage: str, evidence: Evidence) -> float | None:
     """The score from which on rows were flagged, where there is one."""
     if stage == "verify":  # the expert's verdicts stand on either side of it
-        trust = evidence.settings.get("verify", {}).get("threshold", VerifySettings.threshold)
-        return 1 - float(trust)
+        trust = evidence.summaries["verify"].get("threshold")
+        return None if trust is None else 1 - float(trust)
     verdicts = evidence.verdicts[stage]
     flagged = verdicts.loc[verdicts["flagged"], "score"]
     return float(flagged.min()) if len(flagged) else None

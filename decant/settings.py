@@ -8,6 +8,7 @@ and what is allowed. What must not make a stage stale (device, workers) is no pa
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -35,7 +36,22 @@ class Range:
         return f"{self.low:g} to {self.high:g}"
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a text must look like."""
+
+    pattern: str
+    example: str
+
+    def holds(self, value: str) -> bool:
+        return re.fullmatch(self.pattern, value) is not None
+
+    def __str__(self) -> str:
+        return f"such as {self.example}"
+
+
 Fraction = Annotated[float, Range(0, 1)]
+Promise = Annotated[str, Form(r"(frr|far)=0?\.\d+", "frr=0.02 or far=0.001")]
 Count = Annotated[int, Range(0)]
 Positive = Annotated[int, Range(1)]
 
@@ -130,13 +146,19 @@ class VerifySettings:
     """Training steps of one Siamese network."""
     self_training: bool = True
     """`plus`: rows whose label the network shares join its training rows; two networks, each judges the other's."""
-    threshold: Fraction = 0.5
-    """A row is kept when its trust is at least this."""
+    threshold: Fraction | Promise = 0.5
+    """A row is kept when its trust is at least this; or the rate that the threshold must keep to, by what the trusts
+    lead to expect: `frr=0.02` (of the right labels refused) or `far=0.001` (of the wrong labels accepted)."""
     action: Literal["drop", "relabel"] = "drop"
     """What happens to a row whose label is refuted; `relabel` only above `relabel_above`, else it is dropped."""
     relabel_above: Fraction = 0.95
-    expert: Literal["oracle", "file"] = "oracle"
-    """`oracle` answers from the simulation's truth; `file` answers from data/inputs/decisions.csv."""
+    expert: Literal["oracle", "file", "person"] = "oracle"
+    """`oracle` answers from the simulation's truth; `file` answers from data/inputs/decisions.csv; `person` too, and
+    `decant run` brings up the review page and waits for the rows that have no answer there yet."""
+
+    def __post_init__(self) -> None:
+        if self.mode == "paper" and isinstance(self.threshold, str):
+            raise SettingsError("verify.threshold: the score of mode paper is no probability and promises no rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +276,7 @@ def _options(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
 
-def _split(kind: Any) -> tuple[Any, Range | None]:
+def _split(kind: Any) -> tuple[Any, Range | Form | None]:
     if typing.get_origin(kind) is Annotated:
         base, limits = typing.get_args(kind)
         return base, limits

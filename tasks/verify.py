@@ -15,10 +15,13 @@ from decant.files import write_text
 from decant.images import Images
 from decant.labeltrust import Outcome, steps_of
 from decant.labeltrust import verify as verify_labels
+from decant.promises import parsed, resolution
 from decant.refeed import Reviews
 from decant.runtime import Progress, be_deterministic
 from decant.settings import VerifySettings
 from decant.tables import apply_verdicts, read_images, read_truth, write_images, write_verdicts
+
+QUEUE = ["id", "given", "suggested", "trust", "label", "round", "why", "like_given", "like_suggested"]
 
 
 def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisions: Path, out: Path) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisio
     write_images(out / "train.parquet", kept)
     write_verdicts(out / "verdicts.parquet", outcome.verdicts)
     write_csv(out / "reviews.csv", outcome.reviews)
-    write_csv(out / "queue.csv", outcome.queue.rename(columns={"answer": "label"}))
+    write_csv(out / "queue.csv", outcome.queue.rename(columns={"answer": "label"}).reindex(columns=QUEUE))
     summary = {
         "rows_in": len(rows),
         "rows_out": len(kept),
@@ -43,7 +46,10 @@ def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisio
         "relabelled": int((outcome.verdicts["action"] == "relabel").sum()),
         "reviews": len(outcome.reviews),
         "queued": len(outcome.queue),
-        "noise_rate": None if outcome.noise_rate is None else round(outcome.noise_rate, 4),
+        "noise_rate": rounded(outcome.noise_rate),
+        "noise_interval": outcome.noise_interval and [rounded(bound) for bound in outcome.noise_interval],
+        "threshold": rounded(outcome.threshold),
+        "vouched_for": vouched_for(verify, outcome.reviews),
     }
     return {**summary, "note": note(summary, verify, decisions, nothing_planted=nothing_planted)}
 
@@ -62,7 +68,17 @@ def switched_off(images: Images) -> Outcome:
             "reason": "switched off",
         }
     )
-    return Outcome(verdicts=verdicts, reviews=nobody, queue=nobody, noise_rate=None)
+    return Outcome(verdicts=verdicts, reviews=nobody, queue=nobody)
+
+
+def vouched_for(verify: VerifySettings, reviews: pd.DataFrame) -> float | None:
+    """The lowest rate that the rows drawn at random could confirm where the threshold promises one."""
+    if not isinstance(verify.threshold, str):
+        return None
+    drawn = reviews[reviews["round"] == 0]
+    wrong = (drawn["given"] != drawn["answer"]) & (drawn["answer"] != "unclear")
+    kind, _ = parsed(verify.threshold)
+    return rounded(resolution(int(wrong.sum() if kind == "far" else (drawn["given"] == drawn["answer"]).sum())))
 
 
 def note(summary: dict[str, Any], verify: VerifySettings, decisions: Path, *, nothing_planted: bool) -> str:
@@ -74,7 +90,12 @@ def note(summary: dict[str, Any], verify: VerifySettings, decisions: Path, *, no
     if summary["noise_rate"] is None:
         said = f"judged no labels, too few references yet; the expert has answered {seen} rows"
     else:
+        low, high = summary["noise_interval"]
         said += f"; about {summary['noise_rate']:.1%} of the labels looked wrong"
+        said += f" (by the rows drawn at random alone, with 95 % confidence: {low:.1%} to {high:.1%})"
+    if summary["vouched_for"] and summary["vouched_for"] > parsed(verify.threshold)[1]:
+        said += f". The promise {verify.threshold} rests on the noise model: the rows that the expert saw at random "
+        said += f"can vouch for no less than {summary['vouched_for']:.2g}"
     if summary["queued"]:
         said += (
             f". {summary['queued']} rows wait for your answer: fill in the column 'label' of this stage's queue.csv "
@@ -84,6 +105,10 @@ def note(summary: dict[str, Any], verify: VerifySettings, decisions: Path, *, no
         said += ". No poison was simulated, so the oracle called every label right that it was shown; "
         said += "to look at your own data yourself, set verify.expert to file"
     return said
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

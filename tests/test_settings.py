@@ -18,8 +18,14 @@ def test_absent_blocks_and_keys_take_their_defaults() -> None:
     [
         ({"verfy": {}}, "params.yaml: unknown block 'verfy'; known: seed, ingest,"),
         ({"verify": {"treshold": 1}}, "verify.treshold: unknown parameter; known: enabled,"),
-        ({"verify": {"threshold": 1.5}}, "verify.threshold: number (0 to 1) expected, 1.5 found"),
-        ({"verify": {"threshold": "high"}}, "verify.threshold: number (0 to 1) expected, 'high' found"),
+        (
+            {"verify": {"threshold": 1.5}},
+            "verify.threshold: number (0 to 1) or text (such as frr=0.02 or far=0.001) expected, 1.5 found",
+        ),
+        (
+            {"verify": {"threshold": "high"}},
+            "verify.threshold: number (0 to 1) or text (such as frr=0.02 or far=0.001) expected, 'high' found",
+        ),
         ({"verify": {"enabled": 1}}, "verify.enabled: true or false expected, 1 found"),
         ({"verify": {"mode": "fast"}}, "verify.mode: one of plus, paper expected, 'fast' found"),
         ({"train": {"epochs": True}}, "train.epochs: whole number (at least 1) expected, True found"),

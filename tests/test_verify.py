@@ -10,7 +10,7 @@ from samples import digits
 
 from decant.settings import VerifySettings
 from decant.tables import TRUTH, read_images, read_verdicts, write_images, write_truth
-from tasks.verify import run
+from tasks.verify import QUEUE, run
 
 ROWS = 300
 
@@ -79,8 +79,8 @@ def test_a_person_who_has_not_answered_yet_is_told_what_to_do(inputs: dict[str, 
     queue = pd.read_csv(inputs["out"] / "queue.csv")
     assert summary["rows_out"] == ROWS
     assert summary["queued"] == len(queue) == 40
-    assert list(queue.columns) == ["id", "given", "label", "round", "why"]
-    assert queue["label"].isna().all()
+    assert list(queue.columns) == QUEUE
+    assert queue[["suggested", "trust", "label", "like_given", "like_suggested"]].isna().all().all()
     assert "40 rows wait for your answer" in summary["note"]
     assert str(inputs["decisions"]) in summary["note"]
 
@@ -93,6 +93,11 @@ def test_a_filled_in_queue_is_a_file_of_decisions(inputs: dict[str, Path]) -> No
     summary = stage(inputs, expert="file")
     assert summary["reviews"] == len(queue)
     assert summary["noise_rate"] is not None
+    answers = pd.read_csv(inputs["out"] / "reviews.csv").set_index("id")["answer"]
+    second = pd.read_csv(inputs["out"] / "queue.csv")  # of the next round, with what the network makes of each row
+    assert second["suggested"].notna().all() and second["trust"].between(0, 1).all()
+    for label, ids in zip(second["given"], second["like_given"], strict=True):
+        assert [answers[int(row)] for row in ids.split()] == [label] * min(4, (answers == label).sum())
 
 
 def test_an_oracle_without_a_simulation_warns_that_it_knows_nothing(inputs: dict[str, Path]) -> None:

@@ -1,0 +1,70 @@
+"""Promised rates, against drawing the truth many times over."""
+
+import numpy as np
+import pytest
+
+from decant.errors import SettingsError
+from decant.promises import expected_rates, resolution, threshold_for, wrong_share
+from decant.settings import VerifySettings, load
+
+
+@pytest.fixture(scope="module")
+def trust() -> np.ndarray:
+    return np.random.default_rng(0).beta(6, 0.5, 4000)
+
+
+@pytest.mark.parametrize("rate", [0.0005, 0.01, 0.2])
+@pytest.mark.parametrize("kind", ["far", "frr"])
+def test_promised_rate_is_kept_and_used_up(kind: str, rate: float, trust: np.ndarray) -> None:
+    """Labels are drawn as the trusts say; the rate comes out as promised, and no better threshold would keep it."""
+    threshold = threshold_for(trust, f"{kind}={rate}")
+    right = np.random.default_rng(1).random((500, len(trust))) < trust
+    accepted = trust >= threshold
+    failing = (~right & accepted, ~right) if kind == "far" else (right & ~accepted, right)
+    found = failing[0].sum(1).mean() / failing[1].sum(1).mean()
+    assert found <= 1.1 * rate
+    assert found == pytest.approx(rate, rel=0.15)
+    expected = expected_rates(trust, threshold)[1 if kind == "far" else 0]
+    assert expected <= rate + 1e-9
+    bolder = np.sort(trust[trust < threshold])[-1] if kind == "far" else np.sort(trust[trust > threshold])[0]
+    assert expected_rates(trust, bolder)[1 if kind == "far" else 0] > rate
+
+
+def test_rows_of_equal_trust_share_their_fate() -> None:
+    trust = np.array([0.2, 0.9, 0.9, 0.9, 0.999])
+    assert threshold_for(trust, "far=0.2") == 0.999  # two of the three .9 would do, but which?
+    assert threshold_for(trust, "far=0.4") == 0.9
+    assert threshold_for(trust, "frr=0.3") == 0.9
+    assert threshold_for(np.full(4, 0.5), "far=0.1") > 0.5
+
+
+def test_certain_labels_are_all_accepted() -> None:
+    assert threshold_for(np.ones(3), "far=0.001") == 1.0
+    assert threshold_for(np.ones(3), 0.7) == 0.7
+
+
+def test_resolution_is_the_rule_of_three() -> None:
+    assert resolution(300) == pytest.approx(3 / 300, rel=0.02)
+    assert resolution(0) == 1
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.3])
+def test_interval_covers_the_share_of_wrong_labels(rate: float) -> None:
+    rng = np.random.default_rng(2)
+    refuted = rng.negative_binomial(60, 1 - rate, 2000)
+    bounds = np.array([wrong_share(60, int(count)) for count in refuted])
+    covered = (bounds[:, 0] <= rate) & (rate <= bounds[:, 1])
+    assert 0.94 <= covered.mean() <= 0.99
+    assert wrong_share(0, 3) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("threshold", ["frr=2", "far", "fdr=0.1", "far=-0.1", 1.5, True])
+def test_what_promises_nothing_is_refused(threshold: object) -> None:
+    with pytest.raises(SettingsError, match=r"verify\.threshold"):
+        load(VerifySettings, {"threshold": threshold}, "verify")
+    assert load(VerifySettings, {"threshold": "far=0.001"}, "verify").threshold == "far=0.001"
+
+
+def test_scores_of_paper_mode_promise_nothing() -> None:
+    with pytest.raises(SettingsError, match="probability"):
+        load(VerifySettings, {"threshold": "far=0.001", "mode": "paper"}, "verify")
