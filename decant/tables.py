@@ -227,6 +227,11 @@ def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, DatasetInfo]:
     return table.column("id").to_numpy(), _label_values(table, info, path), info
 
 
+def read_info(path: Path) -> DatasetInfo:
+    """What an Images table is, without any of its rows."""
+    return _images_file(path)[1]
+
+
 def count_rows(path: Path) -> int:
     return _open(path).metadata.num_rows
 
