@@ -5,7 +5,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from decant.siamese import FEATURES, Pool, Siamese, augment, class_scores, draw_pairs, embed, episode_loss
+from decant.siamese import (
+    EMBED_BATCH,
+    FEATURES,
+    PAIR_FLOATS,
+    Pool,
+    Siamese,
+    augment,
+    class_scores,
+    draw_pairs,
+    embed,
+    episode_loss,
+)
 
 MODES = ("paper", "plus")
 
@@ -51,7 +62,8 @@ def test_class_scores_equal_a_loop_over_pairs(mode: str) -> None:
 def test_scores_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     model, references, x = Siamese((16, 16, 1), "plus").eval(), pool_of([4, 4]), pool_of([50]).x
     whole = class_scores(model, x, references)
-    monkeypatch.setattr("decant.siamese.PAIR_FLOATS", 3 * 8 * 2 * FEATURES)
+    monkeypatch.setitem(PAIR_FLOATS, "cpu", 3 * 8 * 2 * FEATURES)
+    monkeypatch.setitem(EMBED_BATCH, "cpu", 7)
     torch.testing.assert_close(class_scores(model, x, references), whole)
 
 
