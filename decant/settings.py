@@ -144,8 +144,9 @@ class VerifySettings:
     """Rows per class that the expert is shown in each round."""
     steps: Positive = 200
     """Training steps of one Siamese network."""
-    self_training: bool = True
-    """`plus`: rows whose label the network shares join its training rows; two networks, each judges the other's."""
+    passes: Count = 1
+    """`plus`: self-training passes before the first round: rows whose label the network shares join its training rows;
+    two networks, each judges the other's. Every round ends with one more. 0: no self-training at all."""
     threshold: Fraction | Promise = 0.5
     """A row is kept when its trust is at least this; or the rate that the threshold must keep to, by what the trusts
     lead to expect: `frr=0.02` (of the right labels refused) or `far=0.001` (of the wrong labels accepted)."""
