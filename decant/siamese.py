@@ -17,7 +17,7 @@ Cost: 200 `plus` steps with 80 rows of 16 x 16: about 5 s on one CPU core. Measu
 (reference page of the prototype): rows falsely refused at 0.2 % falsely accepted, 59 % paper -> 7 % plus.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -235,12 +235,20 @@ def pair_logits(model: Siamese, x: Tensor, others: Tensor) -> Tensor:
 @torch.no_grad()
 def class_scores(model: Siamese, x: Tensor, references: Pool) -> Tensor:
     """(n, K) float32: m_c, the mean pair logit with the references of class c; `paper`: the mean pair sigmoid."""
-    z, z_references = embed(model, x), embed(model, references.x)
-    columns = torch.repeat_interleave(references.counts)
-    mean = F.one_hot(columns, len(references.counts)).float() / references.counts
+    return feature_scores(model, embed(model, x), embed(model, references.x), references.counts)
+
+
+@torch.no_grad()
+def feature_scores(model: Siamese, z: Tensor, z_references: Tensor, counts: Tensor) -> Tensor:
+    """`class_scores` of rows and references that are embedded already. counts: (K,) references of every class."""
+    columns = torch.repeat_interleave(counts)
+    mean = F.one_hot(columns, len(counts)).float() / counts
+    chunks = pair_chunks(model, z, z_references)
+    return torch.cat([(logits.sigmoid() if model.mode == "paper" else logits) @ mean for logits in chunks])
+
+
+def pair_chunks(model: Siamese, z: Tensor, z_references: Tensor) -> Iterator[Tensor]:
+    """L of all rows with all references, (b, R) at a time, so that the pair features keep to PAIR_FLOATS."""
     rows = max(1, PAIR_FLOATS[z.device.type] // (len(z_references) * 2 * FEATURES))
-    scores = []
     for part in z.split(rows):
-        logits = model.pair_logits(part[:, None], z_references[None])  # (b, R)
-        scores.append((logits.sigmoid() if model.mode == "paper" else logits) @ mean)
-    return torch.cat(scores)
+        yield model.pair_logits(part[:, None], z_references[None])
