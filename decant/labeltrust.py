@@ -28,7 +28,7 @@ from decant import label_verdicts, noise
 from decant.expert import Expert
 from decant.images import Images
 from decant.promises import wrong_share
-from decant.refeed import Reviews, chosen_rows, draw_references
+from decant.refeed import SHARES, Reviews, chosen_rows, draw_references
 from decant.settings import VerifySettings
 from decant.siamese import Pool, Siamese, class_scores, pair_logits, train
 from decant.training import to_device
@@ -130,7 +130,8 @@ def by_round(
         if (reviews.rounds > 0).sum() >= wanted:  # answered earlier, in a file
             continue
         trust = judgement.trust(images.labels)
-        for rows, why in chosen_rows(judgement.q, trust, reviews, settings.reviews, rng):
+        shares = SHARES if settings.choice == "active" else (0, 0)
+        for rows, why in chosen_rows(judgement.q, trust, reviews, settings.reviews, rng, shares):
             reviews.ask(expert, rows, number, why)
         judgement = learner.once_more(judgement, seed + number)
         yield _outcome(reviews, judgement, settings, learner.x)

@@ -22,7 +22,7 @@ from decant.images import Images
 UNASKED = -2
 FIRST, EARLIER = "drawn at random as a reference", "answered before it was asked for"
 REFUSED, DISPUTED, RANDOM = "likely false refusal", "label disputed", "drawn at random"
-SHARE_REFUSED, SHARE_DISPUTED = 0.6, 0.2
+SHARES = (0.6, 0.2)  # of refused and disputed rows among those of a round
 POOL = 5  # likely false refusals are drawn from the POOL times as many least confident rows, for variety
 
 
@@ -110,16 +110,21 @@ def draw_references(reviews: Reviews, expert: Expert, per_class: int, rng: np.ra
 
 
 def chosen_rows(
-    q: np.ndarray, trust: np.ndarray, reviews: Reviews, per_class: int, rng: np.random.Generator
+    q: np.ndarray,
+    trust: np.ndarray,
+    reviews: Reviews,
+    per_class: int,
+    rng: np.random.Generator,
+    shares: tuple[float, float] = SHARES,
 ) -> Iterator[tuple[np.ndarray, str]]:
     """Rows to review next, with the reason: at most `per_class` for every class that the network suggests.
 
-    q: (n, classes) confidence by the picture alone; trust: (n,) in the given label.
+    q: (n, classes) confidence by the picture alone; trust: (n,) in the given label; shares: of likely false refusals
+    and of disputed rows, the rest is random.
     """
     suggested, confidence = q.argmax(1), q.max(1)
     agrees = suggested == reviews.images.labels
-    refused = round(SHARE_REFUSED * per_class)
-    disputed = round(SHARE_DISPUTED * per_class)
+    refused, disputed = (round(share * per_class) for share in shares)
     for label in range(q.shape[1]):
         free = (suggested == label) & ~reviews.reviewed
         shared = np.flatnonzero(free & agrees)

@@ -142,6 +142,8 @@ class VerifySettings:
     """Rounds of the refeed loop after the first scoring."""
     reviews: Count = 5
     """Rows per class that the expert is shown in each round."""
+    choice: Literal["active", "random"] = "active"
+    """Which rows those are: where an answer helps most, or any (to compare with)."""
     steps: Positive = 200
     """Training steps of one Siamese network."""
     passes: Count = 1
