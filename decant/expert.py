@@ -83,13 +83,14 @@ class FileExpert:
 class Decision:
     """A line of the file of decisions."""
 
-    line: int
     id: int
     label: str
     """As written; blank: the expert's answer is taken back."""
     expert: str = UNNAMED
     at: str = ""
     """When, in ISO 8601; blank where a person wrote the line by hand."""
+    line: int = 0
+    """Of the file, counted from 1."""
 
 
 def agreed(votes: Mapping[str, int]) -> int | None:
@@ -139,7 +140,7 @@ def _decisions(path: Path, reader: "csv.DictReader[str]") -> Iterator[Decision]:
             continue
         if not row_id.isdecimal():
             raise StageError(f"{path}, line {reader.line_num}: a row's id expected, {row['id']!r} found")
-        yield Decision(reader.line_num, int(row_id), label, expert, at)
+        yield Decision(int(row_id), label, expert, at, reader.line_num)
 
 
 def parse_label(text: str, class_names: tuple[str, ...], *, where: str) -> int:

@@ -4,17 +4,22 @@ It does the work of `dvc repro`, in DVC's order and one stage at a time: each st
 itself, and dvc.lock, which lists stages in the order in which they ended, comes out the same byte for byte. A failed
 stage holds up only the stages that need it.
 
+With `verify.expert: person` the run pauses while `verify` has questions that nobody has answered, and links to the page
+on which to answer them. It stays in this process, a scheduled run too: somebody has to serve the page.
+
 Start it with `decant run`; a worker starts it every night once `decant deploy` has registered it.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
+from httpx import TransportError
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_link_artifact,
@@ -23,13 +28,18 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import TaskRun
-from prefect.states import Completed, Failed, State
+from prefect.exceptions import CancelledRun
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, Paused, State
 from prefect.tasks import Task
 
 from flows import gpu, table
+from flows.review.waiting import PATIENCE, ReviewPage, open_questions
+from flows.review.waiting import STAGE as ASKING_STAGE
 from flows.stages import Outcome, Stage, StageError, pipeline
-from flows.watch import watched
+from flows.watch import Event, tell, watched
 
 
 @flow(name="clean")
@@ -37,9 +47,14 @@ def clean(stages: list[str] | None = None) -> State:
     """Brings all stages, or the named ones and what they need, up to date."""
     gpu.create_limit()
     states: dict[str, State] = {}
-    for stage in pipeline(stages):
-        upstream = [states[name] for name in stage.upstream]
-        states[stage.name] = scheduled(stage)(stage, wait_for=upstream, return_state=True)
+    with ReviewPage(link_to_page) as page:
+        for stage in pipeline(stages):
+            upstream = [states[name] for name in stage.upstream]
+            states[stage.name] = scheduled(stage)(stage, wait_for=upstream, return_state=True)
+            while stage.name == ASKING_STAGE and states[stage.name].is_completed() and open_questions():
+                if not paused_for_answers(page):
+                    break
+                states[stage.name] = scheduled(stage)(stage, wait_for=upstream, return_state=True)
     for name, state in states.items():
         if not state.is_completed():
             return Failed(message=f"{name}: {state.message}")
@@ -81,6 +96,38 @@ def scheduled(stage: Stage) -> Task[[Stage], State]:
 def worth_a_retry(_task: Task[..., object], _run: TaskRun, state: State) -> bool:
     """Bad input (exit code 2) stays bad; anything else may have been bad luck."""
     return not (isinstance(state.data, StageError) and state.data.code == 2)
+
+
+def paused_for_answers(page: ReviewPage) -> bool:
+    """Pauses the flow run until all is answered: True; False when a person resumes it, or nobody comes for a day.
+
+    Raises: CancelledRun when it is cancelled meanwhile.
+    """
+    tell(Event(ASKING_STAGE, "Asking"))
+    run = UUID(str(flow_run.get_id()))
+    pause: State = Paused(timeout_seconds=int(PATIENCE) + 3600, pause_key=uuid4().hex)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, pause)
+
+        def is_over() -> bool:
+            with suppress(TransportError):  # a server that restarts meanwhile ends nobody's pause
+                state = client.read_flow_run(run).state
+                if state is not None and (state.is_cancelled() or state.is_cancelling()):
+                    raise CancelledRun("cancelled while it waited for answers; those that were given are on file")
+                return state is not None and not state.is_paused()
+            return False
+
+        answered = page.wait(go_on=is_over)
+        if not is_over():
+            client.resume_flow_run(run)
+    return answered
+
+
+def link_to_page(address: str) -> None:
+    """The review page's address, on Prefect's page and on the terminal."""
+    create_link_artifact(address, key="review", link_text="Answer the open questions", description="The review page")
+    get_run_logger().info("review page: %s", address)
+    tell(Event(ASKING_STAGE, "Asking", address=address))
 
 
 def progress_bar(stage: str) -> Callable[[float], None]:

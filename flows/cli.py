@@ -56,6 +56,17 @@ def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--open", action="store_true", help="show it in the browser")
 
 
+def _review(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--expert", default="", metavar="NAME", help="who answers, when there are several of you")
+    parser.add_argument("--port", type=int, default=0, help="of the page on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--open", action="store_true", help="show the page in the browser")
+    parser.add_argument("--until-answered", action="store_true", help="end when no row waits for an answer any more")
+    parser.add_argument("--for-run", action="store_true", help=argparse.SUPPRESS)  # `decant run` has brought it up
+    studio = parser.add_mutually_exclusive_group()
+    studio.add_argument("--export-label-studio", metavar="FILE.json", help="write the rows as Label Studio tasks")
+    studio.add_argument("--import-label-studio", metavar="FILE.json", help="take in the answers of its JSON export")
+
+
 def _deploy(_parser: argparse.ArgumentParser) -> None:
     """No arguments: prefect.yaml says it all."""
 
@@ -83,6 +94,16 @@ COMMANDS = {
         "one row's way through the stages: its image, labels, scores, verdicts and reasons",
         """  decant explain 1234""",
         _explain,
+    ),
+    "review": Command(
+        "flows.review",
+        "answer the rows that label verification asks about, on a page in the browser",
+        """  decant review                                    prints the page's address; Ctrl-C ends it
+  decant review --open --expert anna               one of several experts
+  decant review --until-answered && decant run     goes on when all rows are answered
+  decant review --export-label-studio tasks.json   for a team that uses Label Studio
+  decant review --import-label-studio export.json""",
+        _review,
     ),
     "report": Command(
         "flows.report",

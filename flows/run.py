@@ -12,8 +12,9 @@ from types import FrameType
 from rich.console import Console
 
 from flows import params, server, table, terminal
+from flows.review.waiting import STAGE, ReviewPage, open_questions
 from flows.stages import Stage, StageError, pipeline
-from flows.watch import watched
+from flows.watch import Event, tell, watched
 
 REPORT = Path("data/report/index.html")
 OK, STAGE_FAILED, BAD_INPUT = 0, 1, 2
@@ -38,7 +39,7 @@ def main(arguments: argparse.Namespace) -> int:
             server.ensure_server(console.print)
         stages = pipeline(arguments.stages or None)
         with terminal.shown([stage.name for stage in stages], console) as board:
-            trouble = without_server(stages) if arguments.no_server else in_prefect(arguments.stages or None)
+            trouble = without_server(stages, console) if arguments.no_server else in_prefect(arguments.stages or None)
     if board.failures or trouble:
         return explain_failure(board, trouble, console)
     show_result(board, time.monotonic() - started, console)
@@ -76,18 +77,28 @@ def in_prefect(targets: list[str] | None) -> str:
     return "" if state.is_completed() else state.message or state.name or "the flow did not complete"
 
 
-def without_server(stages: list[Stage]) -> str:
+def without_server(stages: list[Stage], console: Console) -> str:
     """The same work with no Prefect at all: nothing to watch but the terminal, no retries, no GPU limit."""
     failed: set[str] = set()
-    for stage in stages:
-        if failed.intersection(stage.upstream):
-            failed.add(stage.name)
-            continue
+    with ReviewPage(lambda address: tell(Event(STAGE, "Asking", address=address))) as page:
+        for stage in stages:
+            if failed.intersection(stage.upstream) or not done(stage, page, console):
+                failed.add(stage.name)
+    return ""
+
+
+def done(stage: Stage, page: ReviewPage, console: Console) -> bool:
+    """Brings a stage up to date, as often as a person answers its questions. False when it failed."""
+    while True:
         try:
             watched(stage, log=lambda line: None, show=lambda percent: None)
         except StageError:
-            failed.add(stage.name)
-    return ""
+            return False
+        waiting = open_questions() if stage.name == STAGE else 0
+        if waiting and not console.is_terminal:
+            console.print(f"{waiting} rows wait for an answer; going on with those on file (decant review)")
+        if not (waiting and console.is_terminal and page.wait()):
+            return True
 
 
 def explain_failure(board: terminal.Board, trouble: str, console: Console) -> int:

@@ -15,8 +15,8 @@ from flows.stages import StageError
 from flows.watch import Event, State, watchers
 
 STYLES: dict[State, str] = {
-    "Waiting": "dim", "Running": "bold cyan", "Unchanged": "dim green", "Restored": "green", "Done": "green",
-    "Failed": "bold red",
+    "Waiting": "dim", "Running": "bold cyan", "Asking": "bold yellow", "Unchanged": "dim green", "Restored": "green",
+    "Done": "green", "Failed": "bold red",
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ class Line:
             return f"Running {self.percent:.0f} %  {elapsed:.0f} s, {remaining:.0f} s to go"
         if self.state in ("Done", "Restored", "Failed"):
             return f"{self.state} {self.ended - self.started:.1f} s"
-        return self.state
+        return "waits for your answers" if self.state == "Asking" else self.state
 
 
 class Board:
@@ -50,13 +50,18 @@ class Board:
         self.lines = {stage: Line() for stage in stages}
         self.console = console
         self._width = max(map(len, stages), default=0)
+        self._has_page = False
 
     def on_event(self, event: Event) -> None:
         line, now = self.lines[event.stage], time.monotonic()
         if event.state == "Running" and line.state != "Running":
             line.started = now
         line.state, line.percent, line.error, line.ended = event.state, event.percent, event.error, now
-        if event.state != "Running" and not self.console.is_terminal:
+        if event.address:
+            what = "for another browser" if self._has_page else "review page"
+            self._has_page = True
+            self.console.print(f"{what}: {event.address}", highlight=False, markup=False, soft_wrap=True)
+        elif event.state != "Running" and not self.console.is_terminal:
             self.console.print(f"{event.stage:<{self._width}}  {line.words(now)}", highlight=False)
 
     @property

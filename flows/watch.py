@@ -7,7 +7,7 @@ from typing import Literal
 
 from flows.stages import OnLine, Outcome, Stage, StageError, Turn, bring_up_to_date
 
-State = Literal["Waiting", "Running", "Unchanged", "Restored", "Done", "Failed"]
+State = Literal["Waiting", "Running", "Asking", "Unchanged", "Restored", "Done", "Failed"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Event:
     """How far a running stage is, where it says so."""
     error: StageError | None = None
     """Why it failed."""
+    address: str = ""
+    """Of the page on which a person answers the stage's questions."""
 
 
 watchers: list[Callable[[Event], None]] = []

@@ -1,0 +1,126 @@
+"""The review page's API, and the page itself: static files that load nothing from anywhere else.
+
+`GET /api/review` is all that the page shows, `GET /api/state` whether that has changed, `POST /api/answers` takes one
+answer. A page that is sent twice (a double click, a retry after a lost reply) answers once: each answer carries an id
+that the page made up, and an answer that stands already is not written again.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Cookie, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, ConfigDict, Field
+
+from decant.errors import DecantError, StageError
+from decant.expert import agreed, label_text
+from flows.review.gate import Gate, SameOriginOnly
+from flows.review.pictures import As, Pictures
+from flows.review.store import Closed, NotAsked, Question, Store
+
+PAGE = Path(__file__).with_name("page")
+
+
+class Token(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    token: Annotated[str, Field(max_length=100)]
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    row: int
+    label: Annotated[str, Field(min_length=1, max_length=200)] | None
+    """A class name or `unclear`; null takes the answer back."""
+    answer_id: Annotated[str, Field(pattern="^[A-Za-z0-9-]{8,64}$")]
+
+
+def create_app(store: Store, gate: Gate, *, for_run: bool = False, pictures: Pictures | None = None) -> FastAPI:
+    """`for_run`: `decant run` has brought the page up and goes on by itself when all is answered."""
+    shown = pictures or Pictures(lambda: rows_of(store))
+    app = FastAPI(title="Decant: review", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(SameOriginOnly, gate=gate)
+
+    def admitted(key: Annotated[str | None, Cookie(alias=gate.cookie)] = None) -> None:
+        if not gate.admits(key):
+            raise HTTPException(401, "open the address that `decant review` printed")
+
+    locked = [Depends(admitted)]
+
+    @app.exception_handler(Closed)
+    def closed(_request: Request, _error: Closed) -> JSONResponse:
+        return JSONResponse({"detail": "no questions at the moment"}, 409)
+
+    @app.exception_handler(DecantError)
+    def mistaken(_request: Request, error: DecantError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422 if isinstance(error, StageError) else 404)
+
+    @app.post("/api/session", status_code=204)
+    def session(given: Token, response: Response) -> None:
+        if (key := gate.exchange(given.token)) is None:
+            raise HTTPException(401, "this address was used already, or is none of ours")
+        response.set_cookie(gate.cookie, key, httponly=True, samesite="strict", path="/")
+
+    @app.get("/api/state", dependencies=locked)
+    def state() -> dict[str, Any]:
+        return state_of(store, for_run=for_run)
+
+    @app.get("/api/review", dependencies=locked)
+    def review() -> dict[str, Any]:
+        found = state_of(store, for_run=for_run)
+        if found["state"] == "working":
+            return found
+        rows = [row_of(store, question) for question in store.questions().values()]
+        about = {"expert": store.expert, "classes": store.class_names, "order": store.my_order()}
+        return {**found, **about, "rows": rows}
+
+    @app.post("/api/answers", dependencies=locked)
+    def answers(given: Answer) -> dict[str, Any]:
+        try:
+            taken = store.answer(given.row, given.label, given.answer_id)
+        except NotAsked as error:
+            raise HTTPException(404, f"row {given.row} is not asked for") from error
+        row = row_of(store, store.questions()[given.row])
+        return {**state_of(store, for_run=for_run), "taken": taken, "row": row}
+
+    @app.get("/api/rows/{row}/{seen_as}.png", dependencies=locked)
+    def picture(row: int, seen_as: As) -> Response:
+        found = shown.png(row, seen_as)
+        if found is None:
+            raise HTTPException(404, f"no row {row} here")
+        return Response(found, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
+
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    return app
+
+
+def rows_of(store: Store) -> set[int]:
+    """Every row that the page shows: the questions and their references."""
+    questions = store.questions().values()
+    return {row for q in questions for row in (q.id, *q.like_given, *q.like_suggested)}
+
+
+def state_of(store: Store, *, for_run: bool) -> dict[str, Any]:
+    try:
+        progress, version = store.progress(), store.version
+    except Closed:
+        return {"state": "working", "for_run": for_run}
+    word = "open" if progress.open else "done"
+    return {"state": word, "for_run": for_run, "version": version, "progress": asdict(progress)}
+
+
+def row_of(store: Store, question: Question) -> dict[str, Any]:
+    """A question with what was answered. What others say is told only to who has answered, or looks at a dispute."""
+    votes = store.votes().get(question.id, {})
+    disputed = bool(votes) and agreed(votes) is None
+    mine = votes.get(store.expert)
+    others = {expert: answer for expert, answer in votes.items() if expert != store.expert}
+    told = others if disputed or mine is not None else {}
+    return {
+        **asdict(question),
+        "mine": None if mine is None else label_text(mine, store.class_names),
+        "others": {expert or "unnamed": label_text(answer, store.class_names) for expert, answer in told.items()},
+        "disputed": disputed,
+        "settled": bool(votes) and not disputed,
+    }

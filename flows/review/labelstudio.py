@@ -1,0 +1,185 @@
+"""To and from Label Studio, for teams that review there: its tasks as JSON, its labelling config, its JSON export.
+
+A task carries the picture as a data URI, so that nothing has to be served, and the given and the suggested label as
+two predictions. The way back takes the newest annotation of each annotator and keeps annotators apart by name.
+"""
+
+import argparse
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+from decant.errors import DecantError
+from decant.expert import UNCLEAR, Decision, label_text, parse_label, read_votes
+from decant.files import write_text
+from decant.tables import read_info, read_labels
+from flows.review.pictures import TABLES, Pictures
+from flows.review.store import DECISIONS, Closed, Question, Store, append, now
+
+SIDE = 256  # pixels at least: smaller pictures are enlarged in whole multiples, which Label Studio can't
+NAME, PICTURE = "label", "image"  # of the control and the object in the labelling config
+HOTKEYS = "1234567890"
+
+
+def main(arguments: argparse.Namespace) -> int:
+    if arguments.export_label_studio:
+        path = Path(arguments.export_label_studio)
+        print(export(path))
+    else:
+        print(take_in(Path(arguments.import_label_studio)))
+    return 0
+
+
+# There ----------------------------------------------------------------------------------------------------------------
+
+
+def export(path: Path) -> str:
+    """Writes the open rows of the queue as tasks, and the config beside it; says what to do with them."""
+    store = Store(read_info(TABLES["verified"]).class_names)
+    try:
+        questions = store.questions()
+    except Closed as closed:
+        raise DecantError("no rows to review yet; let the stage `verify` ask: decant run verify") from closed
+    answered = store.votes()
+    pictures = Pictures(lambda: questions)
+    tasks = [task(question, pictures) for question in questions.values() if question.id not in answered]
+    config = path.with_suffix(".xml")
+    write_text(path, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
+    write_text(config, labelling_config(store.class_names))
+    return (
+        f"{len(tasks)} tasks in {path}; in Label Studio: a new project, Labeling Setup > Custom template: the text of "
+        f"{config}, then import {path}. Back: export as JSON, decant review --import-label-studio EXPORT.json"
+    )
+
+
+def task(question: Question, pictures: Pictures) -> dict[str, Any]:
+    shown = pictures.png(question.id, "verified")
+    if shown is None:
+        raise DecantError(
+            f"row {question.id} of the queue is not in {TABLES['verified']}; run verify again: decant run"
+        )
+    data = {
+        PICTURE: "data:image/png;base64," + base64.b64encode(enlarged(shown)).decode(),
+        "row": question.id,
+        "given": question.given,
+        "suggested": question.suggested,
+        "why": question.why,
+    }
+    found = [prediction("given label", question.given, question.trust)]
+    if question.suggested:
+        found.append(prediction("Decant's suggestion", question.suggested, None))
+    return {"data": data, "predictions": found}
+
+
+def prediction(who: str, label: str, score: float | None) -> dict[str, Any]:
+    choice = {"from_name": NAME, "to_name": PICTURE, "type": "choices", "value": {"choices": [label]}}
+    return {"model_version": who, "result": [choice]} | ({} if score is None else {"score": score})
+
+
+def enlarged(picture: bytes) -> bytes:
+    """A PNG at least SIDE pixels large, each of its pixels a square."""
+    image = Image.open(io.BytesIO(picture))
+    times = -(-SIDE // max(image.size))
+    if times == 1:
+        return picture
+    buffer = io.BytesIO()
+    image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def labelling_config(class_names: tuple[str, ...]) -> str:
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Header", value="Row $row, labelled $given. Asked because: $why")
+    ElementTree.SubElement(view, "Image", name=PICTURE, value=f"${PICTURE}", zoom="true")
+    choices = ElementTree.SubElement(view, "Choices", name=NAME, toName=PICTURE, choice="single", showInline="true")
+    own_digits = all(len(name) == 1 and name.isdecimal() for name in class_names)
+    for position, name in enumerate(class_names):
+        key = name if own_digits else HOTKEYS[position] if len(class_names) <= len(HOTKEYS) else ""
+        ElementTree.SubElement(choices, "Choice", {"value": name} | ({"hotkey": key} if key else {}))
+    ElementTree.SubElement(choices, "Choice", value=label_text(UNCLEAR, class_names), hotkey="u")
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode") + "\n"
+
+
+# And back -------------------------------------------------------------------------------------------------------------
+
+
+def take_in(path: Path) -> str:
+    """Appends the export's answers to the file of decisions, all of them or, when one can't be read, none."""
+    ids, _, info = read_labels(TABLES["verified"])
+    tasks = read_export(path)
+    newest: dict[tuple[int, str], Decision] = {}
+    for number, found in enumerate(tasks, 1):
+        for decision in decisions_of(found, info.class_names, f"{path}, task {found.get('id', number)}"):
+            known = newest.get((decision.id, decision.expert))
+            if known is None or decision.at >= known.at:
+                newest[decision.id, decision.expert] = decision
+    strangers = np.setdiff1d([row for row, _ in newest], ids)
+    if len(strangers):
+        raise DecantError(f"{path}: row {strangers[0]:.0f} is not in {TABLES['verified']}; an export of other data?")
+    votes = read_votes(DECISIONS, info.class_names)
+    fresh = [
+        decision
+        for decision in newest.values()
+        if votes.get(decision.id, {}).get(decision.expert)
+        != parse_label(decision.label, info.class_names, where=str(path))
+    ]
+    append(DECISIONS, sorted(fresh, key=lambda decision: (decision.at, decision.id)))
+    experts = len({expert for _, expert in newest})
+    return (
+        f"{len(fresh)} answers of {experts} annotators taken into {DECISIONS}"
+        f" ({len(newest) - len(fresh)} were there already); next: decant run"
+    )
+
+
+def read_export(path: Path) -> list[dict[str, Any]]:
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DecantError(f"{path}: can't be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DecantError(f"{path}: not JSON ({error}); in Label Studio: Export > JSON") from error
+    if not (isinstance(tasks, list) and all(isinstance(found, dict) for found in tasks)):
+        raise DecantError(f"{path}: a list of tasks expected; in Label Studio: Export > JSON")
+    if tasks and "annotations" not in tasks[0]:
+        raise DecantError(f"{path}: tasks without annotations; in Label Studio: Export > JSON, not JSON-MIN")
+    return tasks
+
+
+def decisions_of(found: dict[str, Any], class_names: tuple[str, ...], where: str) -> list[Decision]:
+    """One task's answers; annotations that were skipped or left empty say nothing."""
+    row = (found.get("data") or {}).get("row")
+    if not isinstance(row, int):
+        raise DecantError(f"{where}: no data.row; only tasks of decant review --export-label-studio can be read back")
+    decisions = []
+    for annotation in found.get("annotations") or []:
+        choices = [
+            choice
+            for result in annotation.get("result") or []
+            if result.get("from_name") == NAME
+            for choice in result.get("value", {}).get("choices", [])
+        ]
+        if annotation.get("was_cancelled") or not choices:
+            continue
+        if len(choices) > 1:
+            raise DecantError(f"{where}: one class expected, {' and '.join(choices)} found")
+        label = label_text(parse_label(str(choices[0]).strip(), class_names, where=where), class_names)
+        at = str(annotation.get("updated_at") or annotation.get("created_at") or now())
+        decisions.append(Decision(row, label, annotator(annotation.get("completed_by")), at))
+    return decisions
+
+
+def annotator(completed_by: Any) -> str:
+    """A name for whoever answered: the export has their id, or more."""
+    if isinstance(completed_by, dict):
+        full = f"{completed_by.get('first_name') or ''} {completed_by.get('last_name') or ''}".strip()
+        return str(
+            full or completed_by.get("email") or completed_by.get("username") or f"annotator {completed_by['id']}"
+        )
+    return "annotator" if completed_by is None else f"annotator {completed_by}"

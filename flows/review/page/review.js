@@ -1,0 +1,304 @@
+// The page's state, what the keys do to it, and when it is drawn anew.
+
+import { Refused, answer, enter, get } from "./api.js";
+import * as view from "./view.js";
+
+const POLL = 2500; // milliseconds between two looks whether the questions have changed
+const state = {
+  review: null, // the server's last word
+  rows: [], // its rows, those with the same given label side by side
+  at: 0,
+  view: "one",
+  seenAs: "verified",
+  history: [], // [{row, before}, …] per step, for undo
+  looking: false, // through rows that are all answered
+  trouble: null,
+};
+const part = (name) => document.getElementById(name);
+
+// Drawing ---------------------------------------------------------------------------------------------------------------
+
+function draw() {
+  const notice = noticed();
+  const shown = notice ? "notice" : state.view;
+  for (const name of ["one", "grid", "notice"]) part(name).hidden = name !== shown;
+  part("bar").hidden = shown !== "grid";
+  document.querySelector("nav").hidden = !state.rows.length;
+  if (state.review?.progress) view.head(state);
+  if (notice) part("notice").replaceChildren(...notice.filter(Boolean));
+  else if (shown === "one") part("one").replaceChildren(...view.one(state).filter(Boolean));
+  else drawGrid();
+  remember();
+}
+
+/** The pictures are laid out anew only when the rows, what they are seen as or the width have changed. */
+function drawGrid() {
+  const layout = JSON.stringify([state.review.version, state.seenAs, window.innerWidth]);
+  if (part("grid").dataset.layout !== layout) part("grid").replaceChildren(...view.grid(state));
+  part("grid").dataset.layout = layout;
+  view.touchGrid(state);
+  part("bar").replaceChildren(...view.bar(state));
+  part(`card-${state.at}`)?.scrollIntoView({ block: "nearest" });
+}
+
+/** What stands in the rows' place, or null. */
+function noticed() {
+  const { review, trouble } = state;
+  if (trouble) return view.refused(trouble.title, trouble.text);
+  if (!review) return view.refused("One moment …", "");
+  if (review.state === "working") return view.working(review.for_run);
+  if (state.looking && state.rows.length) return null;
+  if (review.state === "done") return view.done(state);
+  return state.rows.every((row) => row.mine !== null) ? view.mineDone(state) : null;
+}
+
+function say(text) {
+  const toast = part("toast");
+  toast.textContent = text;
+  toast.hidden = false;
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => (toast.hidden = true), 3500);
+}
+
+// The server's word -----------------------------------------------------------------------------------------------------
+
+async function load() {
+  const review = await get("/api/review");
+  state.review = review;
+  if (review.state === "working") return;
+  const place = new Map(review.classes.map((name, position) => [name, position]));
+  state.rows = review.rows.sort((a, b) => (place.get(a.given) ?? 0) - (place.get(b.given) ?? 0) || b.round - a.round);
+  const before = new Map(state.rows.map((row) => [row.id, row]));
+  state.history = review.order.filter((id) => before.has(id)).map((id) => [{ row: id, before: null }]);
+  state.looking = false;
+  const last = state.rows.findIndex((row) => String(row.id) === sessionStorage.getItem("row"));
+  state.at = Math.max(0, last);
+  if (last < 0 || state.rows[last].mine !== null) state.at = nextOpen(state.at - 1) ?? state.at;
+}
+
+function remember() {
+  if (state.rows[state.at]) sessionStorage.setItem("row", state.rows[state.at].id);
+  sessionStorage.setItem("view", state.view);
+}
+
+async function poll() {
+  try {
+    const now = await get("/api/state");
+    const was = state.review;
+    const sameRows = was && now.version === was.version && (now.state === "working") === (was.state === "working");
+    const sameWords = sameRows && JSON.stringify(now.progress) === JSON.stringify(was.progress);
+    if (state.trouble) Object.assign(state, { trouble: null });
+    else if (sameWords && now.state === was.state) return;
+    if (!sameRows || now.progress?.disputed !== was.progress?.disputed) await load();
+    else Object.assign(state.review, now);
+    draw();
+  } catch (error) {
+    lost(error);
+  }
+}
+
+function lost(error) {
+  const isDone = state.review?.state === "done" || state.review?.state === "working";
+  if (error instanceof Refused && error.status === 401) {
+    state.trouble = { title: "This page needs its address", text: "Open the address that decant review printed last, or the link of the flow run. An address is good for one browser." };
+  } else if (error instanceof Refused) {
+    state.trouble = { title: "The answers on file need a look", text: error.message };
+  } else if (isDone) {
+    return; // it has ended, as it should; what is shown stays true
+  } else {
+    state.trouble = { title: "The page's program has ended", text: "Every answer that you gave is on file. Start decant review again, and open the address that it prints." };
+  }
+  draw();
+}
+
+// Answering -------------------------------------------------------------------------------------------------------------
+
+function current() {
+  return state.rows[state.at];
+}
+
+/** Gives one row or several a label, shows it at once, and takes it back if the server doesn't take it. */
+function give(rows, label, { undoing = false } = {}) {
+  const step = rows.filter((row) => row.mine !== label).map((row) => ({ row: row.id, before: row.mine }));
+  if (!undoing && step.length) state.history.push(step);
+  for (const row of rows) {
+    const before = row.mine;
+    if (before === label) continue;
+    row.mine = label;
+    answer(row.id, label).then(
+      (reply) => confirmed(row, label, reply),
+      (error) => {
+        row.mine = before;
+        say(`Not saved: ${error.message}`);
+        if (!(error instanceof Refused) || error.status === 401) lost(error);
+        draw();
+      },
+    );
+  }
+}
+
+function confirmed(row, label, reply) {
+  Object.assign(state.review, { progress: reply.progress, version: reply.version, state: reply.state });
+  if (row.mine === label) Object.assign(row, reply.row);
+  const quiet = state.view === "one" && current() !== row && reply.state === "open" && !row.disputed;
+  if (quiet) view.head(state);
+  else draw();
+}
+
+function choose(label) {
+  if (noticed()) return;
+  const row = current();
+  give([row], label);
+  const next = state.looking ? Math.min(state.at + 1, state.rows.length - 1) : nextOpen(state.at);
+  if (next !== null) state.at = next;
+  draw();
+}
+
+function rest(given) {
+  const open = state.rows.filter((row) => row.given === given && row.mine === null);
+  give(open, given);
+  state.at = nextOpen(state.at) ?? state.at;
+  draw();
+  if (open.length) say(`${open.length} labels confirmed. Z takes them back.`);
+}
+
+function undo() {
+  const step = state.history.pop();
+  if (!step) return say("Nothing to undo");
+  for (const { row: id, before } of step) {
+    const at = state.rows.findIndex((row) => row.id === id);
+    if (at < 0) continue;
+    give([state.rows[at]], before, { undoing: true });
+    state.at = at;
+  }
+  if (state.review.state === "done") state.review.state = "open";
+  draw();
+}
+
+function nextOpen(from) {
+  const count = state.rows.length;
+  for (let step = 1; step <= count; step += 1) {
+    const at = (from + step) % count;
+    if (state.rows[at].mine === null) return at;
+  }
+  return null;
+}
+
+// What buttons and keys do ----------------------------------------------------------------------------------------------
+
+const ACTIONS = {
+  keep: () => choose(current().given),
+  take: () => (current().suggested ? choose(current().suggested) : say("No suggestion for this row")),
+  unclear: () => choose(view.UNCLEAR),
+  class: (button) => choose(button.dataset.label),
+  rest: (button) => rest(button.dataset.label),
+  undo,
+  one: () => show({ view: "one" }),
+  grid: () => show({ view: "grid" }),
+  verified: () => show({ seenAs: "verified" }),
+  received: () => show({ seenAs: "received" }),
+  go: (button) => show({ at: Number(button.dataset.at) }),
+  select: (button) => (Number(button.dataset.at) === state.at ? show({ view: "one" }) : show({ at: Number(button.dataset.at) })),
+  look: () => show({ looking: true }),
+  disputed: () => show({ looking: true, view: "one", at: Math.max(0, state.rows.findIndex((row) => row.disputed)) }),
+  help: () => part("help").showModal(),
+  type: () => openPicker(),
+};
+
+function show(change) {
+  if (!state.rows.length) return;
+  Object.assign(state, change);
+  if ("at" in change || "view" in change) state.looking ||= state.review?.state === "done";
+  draw();
+}
+
+const step = (by) => () => show({ at: Math.max(0, Math.min(state.rows.length - 1, state.at + by)) });
+const columns = () => (state.view === "grid" ? getComputedStyle(document.querySelector(".cards")).gridTemplateColumns.split(" ").length : 1);
+const KEYS = {
+  Enter: (event) => (event.shiftKey && state.view === "grid" ? rest(current().given) : ACTIONS.keep()),
+  s: ACTIONS.take,
+  u: ACTIONS.unclear,
+  z: undo,
+  Backspace: undo,
+  ArrowLeft: step(-1),
+  ArrowRight: step(1),
+  k: step(-1),
+  j: step(1),
+  ArrowUp: () => step(-columns())(),
+  ArrowDown: () => step(columns())(),
+  n: () => show({ at: nextOpen(state.at) ?? state.at }),
+  g: () => show({ view: state.view === "grid" ? "one" : "grid" }),
+  r: () => show({ seenAs: state.seenAs === "verified" ? "received" : "verified" }),
+  "/": () => openPicker(),
+  "?": ACTIONS.help,
+};
+
+document.addEventListener("keydown", (event) => {
+  const elsewhere = document.querySelector("dialog[open]") || event.altKey || event.metaKey;
+  if (elsewhere || (event.ctrlKey && event.key !== "z")) return;
+  if (!state.rows.length || state.trouble || state.review.state === "working") return;
+  const onButton = event.target.closest?.("button") && event.target.matches(":focus-visible");
+  if (event.key === "Enter" && !event.shiftKey && onButton) return; // a button chosen by Tab is pressed
+  const name = state.review.classes.find((_, position) => view.keyOf(position, state.review.classes) === event.key);
+  const action = KEYS[event.key] ?? KEYS[event.key.toLowerCase()] ?? (name === undefined ? null : () => choose(name));
+  if (!action) return;
+  event.preventDefault();
+  if (event.repeat && !event.key.startsWith("Arrow")) return; // a key held down is one answer
+  if (noticed() && ["Enter", "s", "u"].includes(event.key)) return;
+  action(event);
+});
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-do]");
+  if (!button) return;
+  if (event.detail) button.blur(); // clicked, not chosen by Tab: Enter goes on meaning "the label is right"
+  ACTIONS[button.dataset.do](button);
+});
+
+// A class by its name ---------------------------------------------------------------------------------------------------
+
+function openPicker() {
+  if (noticed()) return;
+  part("picker-text").value = "";
+  list();
+  part("picker").showModal();
+}
+
+function list() {
+  const wanted = part("picker-text").value.trim().toLowerCase();
+  const rank = (name, position) => (name.toLowerCase() === wanted || String(position) === wanted ? 0 : name.toLowerCase().startsWith(wanted) ? 1 : 2);
+  const found = state.review.classes
+    .map((name, position) => ({ name, position, rank: rank(name, position) }))
+    .filter(({ name, rank: how }) => how < 2 || name.toLowerCase().includes(wanted))
+    .sort((a, b) => a.rank - b.rank || a.position - b.position)
+    .slice(0, 6);
+  const button = ({ name, position }) => view.h("li", {}, view.h("button", { type: "button", "data-pick": name }, name, view.h("small", {}, position)));
+  part("picker-found").replaceChildren(...found.map(button));
+}
+
+part("picker-text").addEventListener("input", list);
+part("picker").addEventListener("click", (event) => pick(event.target.closest("[data-pick]")));
+part("picker-text").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  pick(part("picker-found").querySelector("[data-pick]"));
+});
+
+function pick(button) {
+  if (!button) return;
+  part("picker").close();
+  choose(button.dataset.pick);
+}
+
+// Start -----------------------------------------------------------------------------------------------------------------
+
+window.addEventListener("resize", () => state.rows.length && !noticed() && draw());
+state.view = sessionStorage.getItem("view") ?? "one";
+try {
+  await enter();
+  await load();
+  draw();
+} catch (error) {
+  lost(error);
+}
+setInterval(poll, POLL);

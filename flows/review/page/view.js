@@ -1,0 +1,261 @@
+// What the page shows of its state. Texts are set as text, never as HTML: a class may be called anything.
+
+export const UNCLEAR = "unclear";
+const CHIPS = 24; // classes shown as buttons; with more of them one is typed
+const STRIP = 5; // neighbours shown on either side of a row
+
+/** h("p.note", {title: "…"}, "text", node, …) */
+export function h(what, attributes = {}, ...children) {
+  const [tag, ...names] = what.split(".");
+  const node = document.createElement(tag);
+  if (names.length) node.className = names.join(" ");
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+/** The key that answers a class: its own digit where classes are digits, else its place. */
+export function keyOf(position, classes) {
+  if (classes.length > 10) return null;
+  return classes.every((name) => /^\d$/.test(name)) ? classes[position] : String((position + 1) % 10);
+}
+
+const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+const width = (share) => `${(100 * share).toFixed(1)}%`;
+const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
+
+/** A picture drawn as large as `side` pixels allow: small ones in whole multiples, so that every pixel is a square. */
+export function picture(row, seenAs, side, alt, lazy = false) {
+  const image = h("img", { alt, loading: lazy ? "lazy" : null, draggable: "false" });
+  image.addEventListener("load", () => {
+    const longer = Math.max(image.naturalWidth, image.naturalHeight);
+    const times = Math.floor(side() / longer);
+    image.classList.toggle("pixels", times >= 2);
+    image.style.width = times >= 2 ? `${times * image.naturalWidth}px` : "";
+  });
+  image.src = `/api/rows/${row}/${seenAs}.png`;
+  return image;
+}
+
+export function mark(row) {
+  if (row.disputed) return h("span.mark.dispute", {}, "disputed");
+  if (row.mine === null) return null;
+  return h(`span.mark.${kindOf(row)}`, {}, row.mine === row.given ? `✓ ${row.mine}` : row.mine);
+}
+
+function kindOf(row) {
+  if (row.mine === UNCLEAR) return "unclear";
+  return row.mine === row.given ? "kept" : "changed";
+}
+
+// The head --------------------------------------------------------------------------------------------------------------
+
+export function head(state) {
+  const { progress, expert } = state.review;
+  document.getElementById("expert").textContent = expert ? `, ${expert}` : "";
+  const share = progress.round_asked ? progress.round_answered / progress.round_asked : 0;
+  const track = document.getElementById("track");
+  track.setAttribute("aria-valuemax", progress.round_asked);
+  track.setAttribute("aria-valuenow", progress.round_answered);
+  document.getElementById("fill").style.width = width(share);
+  const parts = [`${progress.round_answered} of ${progress.round_asked}`];
+  const rest = [progress.round ? `in round ${progress.round}` : "references"];
+  if (progress.asked !== progress.round_asked) rest.push(`${progress.answered} of ${progress.asked} in all`);
+  if (progress.disputed) rest.push(`${progress.disputed} disputed`);
+  if (expert) rest.push(`${progress.mine} by you`);
+  document.getElementById("count").replaceChildren(h("b", {}, parts[0]), ` ${rest.join(" · ")}`);
+  for (const name of ["one", "grid"]) press(name, state.view === name);
+  for (const name of ["verified", "received"]) press(name, state.seenAs === name);
+}
+
+function press(name, on) {
+  document.querySelector(`[data-do="${name}"]`).setAttribute("aria-pressed", String(on));
+}
+
+// One row ---------------------------------------------------------------------------------------------------------------
+
+export function one(state) {
+  const row = state.rows[state.at];
+  const stage = h("div.stage", {}, mark(row));
+  stage.append(picture(row.id, state.seenAs, () => Math.min(stage.clientWidth, stage.clientHeight), `row ${row.id}`));
+  const place = `${state.at + 1} of ${state.rows.length}`;
+  const figure = h("figure", {}, stage, h("figcaption", {}, h("span", {}, `row ${row.id}`), h("span", {}, place)));
+  const side = h("div", {}, question(row), trust(row), banners(row), answers(row), classes(row, state), likes(row, state));
+  return [h("div.row", {}, figure, side), strip(state)];
+}
+
+function question(row) {
+  return [
+    h("p.claim", {}, row.why ? row.why[0].toUpperCase() + row.why.slice(1) : "\u00a0"),
+    h("h2.question", {}, "Is this really ", h("b.blue", {}, row.given), "?"),
+  ];
+}
+
+function trust(row) {
+  if (row.trust === null) return h("p.hint", {}, "Decant has no opinion yet: your answer is one that it learns from.");
+  const fill = h("i");
+  fill.style.width = width(row.trust);
+  const other = row.suggested && row.suggested !== row.given ? h("b.orange", {}, row.suggested) : null;
+  const agrees = other ? ["Decant thinks so, too; if not, then ", other, "."] : ["Decant thinks so, too."];
+  const words = other && row.trust < 0.5 ? ["Decant takes it for ", other, "."] : agrees;
+  return [
+    h("p.hint", {}, ...words),
+    h("div.meter", {}, h(row.trust < 0.5 ? "div.track.low" : "div.track", {}, fill), `${percent(row.trust)} trust in the label`),
+  ];
+}
+
+function banners(row) {
+  const others = Object.entries(row.others);
+  if (!others.length) return null;
+  const said = others.map(([expert, label]) => `${expert} says ${label}`).join(", ");
+  if (row.disputed) {
+    return h("p.banner", {}, `Disputed: ${said}${row.mine ? `, you say ${row.mine}` : ""}. It counts once most of you agree.`);
+  }
+  return h("p.banner.calm", {}, `${said[0].toUpperCase()}${said.slice(1)}.`);
+}
+
+export function answers(row) {
+  const chosen = (label) => ({ "aria-pressed": String(row.mine === label) });
+  const other = row.suggested && row.suggested !== row.given ? row.suggested : null;
+  const button = (kind, action, label, text, key) =>
+    h(`button${kind}${row.mine === label ? ".chosen" : ""}`, { type: "button", "data-do": action, ...chosen(label) }, text, h("kbd", {}, key));
+  return h(
+    "div.answers", {},
+    button(".main", "keep", row.given, `Yes, ${row.given}`, "Enter"),
+    other && button(".change", "take", other, `No, ${other}`, "S"),
+    button("", "unclear", UNCLEAR, "Unclear", "U"),
+  );
+}
+
+export function classes(row, state) {
+  const { classes: names } = state.review;
+  const chip = (name, position) => {
+    const key = keyOf(position, names);
+    const kind = `button${name === row.given ? ".same" : ""}${name === row.mine ? ".chosen" : ""}`;
+    const pressed = { "aria-pressed": String(name === row.mine), "data-do": "class", "data-label": name, type: "button" };
+    return h(kind, pressed, name, key !== null && key !== name && h("kbd", {}, key));
+  };
+  const typed = h("button", { type: "button", "data-do": "type" }, "type a class", h("kbd", {}, "/"));
+  const digits = names.every((name, position) => keyOf(position, names) === name);
+  return h(
+    "div.classes", {},
+    h("span", {}, digits ? "or press its digit" : "or another class"),
+    names.length <= CHIPS && names.map(chip),
+    names.length > 10 && typed,
+  );
+}
+
+function likes(row, state) {
+  const group = (ids, ...title) =>
+    ids.length > 0 &&
+    h("div", {}, h("h3", {}, ...title), h("ol", {}, ids.map((id) => h("li", {}, picture(id, state.seenAs, () => 68, `row ${id}`)))));
+  const given = group(row.like_given, "nearest confirmed ", h("b", {}, row.given));
+  const other = row.suggested !== row.given && group(row.like_suggested, "nearest confirmed ", h("b", {}, row.suggested));
+  return given || other ? h("div.likes", {}, given, other) : null;
+}
+
+function strip(state) {
+  const first = Math.max(0, Math.min(state.at - STRIP, state.rows.length - 2 * STRIP - 1));
+  const near = state.rows.slice(first, first + 2 * STRIP + 1);
+  if (near.length < 2) return null;
+  const thumb = (row, offset) =>
+    h(
+      "li", { "aria-current": first + offset === state.at },
+      h("button", { type: "button", "data-do": "go", "data-at": first + offset, "aria-label": `row ${row.id}` }, picture(row.id, state.seenAs, () => 56, "")),
+      row.mine !== null && h(`i.dot.${kindOf(row)}`),
+    );
+  return h("ol.strip", { "aria-label": "neighbours" }, near.map(thumb));
+}
+
+// The grid --------------------------------------------------------------------------------------------------------------
+
+export function grid(state) {
+  const groups = new Map();
+  state.rows.forEach((row, at) => {
+    if (!groups.has(row.given)) groups.set(row.given, []);
+    groups.get(row.given).push({ row, at });
+  });
+  return [...groups].map(([given, members]) => group(given, members, state));
+}
+
+function group(given, members, state) {
+  const title = h("h2", {}, "labelled ", h("b", {}, given), h("span"));
+  const all = h("button", { type: "button", "data-do": "rest", "data-label": given });
+  return h("div.group", {}, h("div", {}, title, all), h("ol.cards", {}, members.map(({ row, at }) => card(row, at, state))));
+}
+
+function card(row, at, state) {
+  const stage = h("div.stage");
+  stage.append(picture(row.id, state.seenAs, () => stage.clientWidth, "", true));
+  const differs = row.suggested && row.suggested !== row.given;
+  const under = h("div.under", {}, h("span", {}, row.id), differs ? h("b.orange", {}, `${row.suggested}?`) : null);
+  return h("li.card", { id: `card-${at}` }, h("button", { type: "button", "data-do": "select", "data-at": at }, stage, under));
+}
+
+/** What changes about the grid with an answer or a step: marks and counts. The pictures stay. */
+export function touchGrid(state) {
+  state.rows.forEach((row, at) => {
+    const found = document.getElementById(`card-${at}`);
+    found.classList.toggle("done", row.mine !== null);
+    found.toggleAttribute("aria-current", at === state.at);
+    const answered = row.mine === null ? "" : `, answered ${row.mine}`;
+    found.firstChild.setAttribute("aria-label", `row ${row.id}, labelled ${row.given}${answered}`);
+    const stage = found.querySelector(".stage");
+    stage.querySelector(".mark")?.remove();
+    stage.append(...[mark(row)].filter(Boolean));
+  });
+  for (const found of document.querySelectorAll(".group")) touchGroup(found, state);
+}
+
+function touchGroup(found, state) {
+  const all = found.querySelector("[data-do=rest]");
+  const given = all.dataset.label;
+  const members = state.rows.filter((row) => row.given === given);
+  const open = members.filter((row) => row.mine === null).length;
+  found.querySelector("h2 span").textContent = `${members.length - open} of ${plural(members.length, "row")} answered`;
+  all.hidden = open === 0;
+  const which = open === members.length ? `All ${open} are` : `The other ${open} are`;
+  all.textContent = open === 1 ? `The last one is ${given}` : `${which} ${given}`;
+}
+
+export function bar(state) {
+  const row = state.rows[state.at];
+  return [answers(row), classes(row, state)];
+}
+
+// Nothing to answer -----------------------------------------------------------------------------------------------------
+
+export function working(forRun) {
+  return [
+    h("div.sign.busy"),
+    h("h2", {}, "Decant is learning from your answers"),
+    h("p", {}, forRun ? "Keep this page open: the next questions appear here, if there are any." : "The stage that asks is at work. This page goes on when it has new questions."),
+  ];
+}
+
+export function done(state) {
+  const { progress, for_run: forRun } = state.review;
+  const look = progress.mine > 0 && h("button", { type: "button", "data-do": "look" }, "Look through them");
+  const undo = state.history.length > 0 && h("button", { type: "button", "data-do": "undo" }, "Undo the last one", h("kbd", {}, "Z"));
+  const next = forRun
+    ? "The run goes on by itself. Keep this page open: the next questions appear here, if there are any."
+    : ["Next: ", h("code", {}, "decant run"), ". It learns from them, and may ask about a few more rows."];
+  return [h("div.sign", {}, "✓"), h("h2", {}, `All ${plural(progress.round_asked, "row")} answered`), h("p", {}, ...[next].flat()), h("div.answers", {}, look, undo)];
+}
+
+export function mineDone(state) {
+  const { progress } = state.review;
+  const said = progress.disputed
+    ? `${plural(progress.disputed, "row")} of them ${progress.disputed === 1 ? "is" : "are"} disputed: talk about it, and change an answer.`
+    : `${plural(progress.open, "row")} still ${progress.open === 1 ? "waits" : "wait"} for others.`;
+  return [
+    h("div.sign", {}, "✓"), h("h2", {}, "You have answered every row"), h("p", {}, said),
+    h("div.answers", {}, progress.disputed > 0 && h("button.main", { type: "button", "data-do": "disputed" }, "Show the disputed"), h("button", { type: "button", "data-do": "look" }, "Look through them")),
+  ];
+}
+
+export function refused(title, text) {
+  return [h("h2", {}, title), h("p", {}, text)];
+}

@@ -1,0 +1,257 @@
+"""What the review page knows and writes: the queue of questions, the answers on file, and how far everybody is.
+
+Every answer is one line appended to the file of decisions, flushed to the disk before anyone is told that it was taken.
+Nothing is kept in memory that a restart would lose. Several pages may write to one file at a time: an append holds a
+lock on the folder.
+"""
+
+import csv
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from decant.errors import StageError
+from decant.expert import (
+    DECISION_COLUMNS,
+    UNNAMED,
+    Decision,
+    agreed,
+    label_text,
+    parse_label,
+    read_decisions,
+    read_votes,
+)
+from decant.files import replacing
+
+QUEUE, REVIEWS = Path("data/verify/queue.csv"), Path("data/verify/reviews.csv")
+DECISIONS = Path("data/inputs/decisions.csv")
+Contents = TypeVar("Contents")
+
+
+class Closed(Exception):
+    """No questions at the moment: the stage that asks them is at work, or has not run yet."""
+
+
+class NotAsked(Exception):
+    """The row is not in the queue."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row of the queue."""
+
+    id: int
+    given: str
+    suggested: str
+    """Blank before the first network, as is trust."""
+    trust: float | None
+    round: int
+    why: str
+    like_given: tuple[int, ...]
+    """Ids of the nearest references of the given class."""
+    like_suggested: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Answered of asked. A row on which the experts disagree is not answered."""
+
+    round: int
+    round_answered: int
+    round_asked: int
+    answered: int
+    asked: int
+    mine: int
+    """Rows of the queue that this expert has answered."""
+    open: int
+    """Rows of the queue without an answer that stands."""
+    disputed: int
+
+
+@dataclass
+class Store:
+    """The files of one review, as one expert sees them. Raises Closed where the queue is missing."""
+
+    class_names: tuple[str, ...]
+    expert: str = UNNAMED
+    queue_path: Path = QUEUE
+    reviews_path: Path = REVIEWS
+    decisions_path: Path = DECISIONS
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _seen: set[str] = field(default_factory=set)  # ids of answers that were taken
+    _cached: dict[Path, tuple[object, Any]] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """Changes when the stage has asked anew."""
+        found = _signature(self.queue_path)
+        if found is None:
+            raise Closed
+        return f"{found[0]:x}-{found[1]:x}"
+
+    def questions(self) -> dict[int, Question]:
+        """The queue by row id, in its order."""
+        try:
+            return self._read(self.queue_path, read_queue)
+        except FileNotFoundError as missing:
+            raise Closed from missing
+
+    def votes(self) -> dict[int, dict[str, int]]:
+        """Row id to what each expert says. Raises StageError when the file has a mistake."""
+        return self._read(self.decisions_path, lambda path: read_votes(path, self.class_names))
+
+    def my_order(self) -> list[int]:
+        """Rows of the queue that this expert has answered, the latest last: what undo takes back."""
+        votes, asked = self.votes(), self.questions()
+        order = dict.fromkeys(
+            line.id for line in reversed(read_decisions(self.decisions_path)) if line.expert == self.expert
+        )
+        return [row for row in reversed(order) if row in asked and self.expert in votes.get(row, {})]
+
+    def answer(self, row: int, label: str | None, answer_id: str) -> bool:
+        """Takes an answer, or takes it back (None). False when it was taken before and nothing is left to write.
+
+        Raises: NotAsked, Closed, StageError for a label that is no class.
+        """
+        with self._lock:
+            if row not in self.questions():
+                raise NotAsked(row)
+            said = None if label is None else parse_label(label, self.class_names, where=f"row {row}")
+            standing = self.votes().get(row, {}).get(self.expert)
+            is_new = answer_id not in self._seen and said != standing
+            if is_new:
+                text = "" if said is None else label_text(said, self.class_names)
+                append(self.decisions_path, [Decision(row, text, self.expert, now())])
+            self._seen.add(answer_id)
+            return is_new
+
+    def progress(self) -> Progress:
+        questions, votes = self.questions(), self.votes()
+        settled = {row for row in questions if row in votes and agreed(votes[row]) is not None}
+        disputed = sum(row in votes and row not in settled for row in questions)
+        earlier = self._read(self.reviews_path, read_rounds)
+        number = max((question.round for question in questions.values()), default=max(earlier, default=0))
+        here = {row for row, question in questions.items() if question.round == number}
+        return Progress(
+            round=number,
+            round_answered=earlier.count(number) + len(settled & here),
+            round_asked=earlier.count(number) + len(here),
+            answered=len(earlier) + len(settled),
+            asked=len(earlier) + len(questions),
+            mine=sum(self.expert in votes.get(row, {}) for row in questions),
+            open=len(questions) - len(settled),
+            disputed=disputed,
+        )
+
+    def disputes(self) -> dict[int, dict[str, str]]:
+        """Rows of the queue on which the experts disagree: expert to label."""
+        votes = self.votes()
+        return {
+            row: {expert: label_text(answer, self.class_names) for expert, answer in votes[row].items()}
+            for row in self.questions()
+            if row in votes and agreed(votes[row]) is None
+        }
+
+    def _read(self, path: Path, read: Callable[[Path], Contents]) -> Contents:
+        """A file's contents, read again only when it changed."""
+        signature = _signature(path)
+        if path not in self._cached or self._cached[path][0] != signature:
+            self._cached[path] = (signature, read(path))
+        return cast(Contents, self._cached[path][1])
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def read_queue(path: Path) -> dict[int, Question]:
+    """Copes with columns that an older `verify` didn't write, and with blank ones."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return {int(row["id"]): _question(row) for row in rows}
+    except (KeyError, ValueError) as error:
+        raise StageError(f"{path}: not the queue that `verify` writes ({error}); run it again: decant run") from error
+
+
+def _question(row: dict[str, str]) -> Question:
+    def text(column: str) -> str:
+        return (row.get(column) or "").strip()
+
+    def ids(column: str) -> tuple[int, ...]:
+        return tuple(int(word) for word in text(column).split())
+
+    return Question(
+        id=int(row["id"]),
+        given=row["given"],
+        suggested=text("suggested"),
+        trust=float(text("trust")) if text("trust") else None,
+        round=int(float(text("round") or 0)),
+        why=text("why"),
+        like_given=ids("like_given"),
+        like_suggested=ids("like_suggested"),
+    )
+
+
+def read_rounds(path: Path) -> list[int]:
+    """The round of every row that the expert has answered and `verify` has taken in."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [int(float(row.get("round") or 0)) for row in csv.DictReader(file)]
+
+
+# Appending ------------------------------------------------------------------------------------------------------------
+
+
+def append(path: Path, decisions: list[Decision]) -> None:
+    """These lines more, on the disk when this returns. A file without the columns `expert` and `at` gets them first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.parent):
+        columns = _with_columns(path)
+        with path.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
+            writer.writerows(asdict(decision) for decision in decisions)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat("T", "seconds")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+        os.fsync(descriptor)  # a file that is new or was replaced must be found after a power cut, too
+    finally:
+        os.close(descriptor)
+
+
+def _with_columns(path: Path) -> list[str]:
+    """The file's columns, after those that are missing were added, and a last line without an end was ended."""
+    text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+    header, *lines = list(csv.reader(text.splitlines(keepends=True))) or [[]]
+    columns = header + [name for name in DECISION_COLUMNS if name not in header]
+    if columns == header and text.endswith("\n"):
+        return columns
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(line + [""] * (len(columns) - len(line)) for line in lines if line)
+        file.flush()
+        os.fsync(file.fileno())
+    return columns
