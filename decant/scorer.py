@@ -1,0 +1,321 @@
+"""TrustScorer: a fitted LabelTrust that judges new pictures and the labels that any model gave them.
+
+LabelTrust's second use, besides cleaning a dataset: a model predicts a label, and the picture is compared with the
+references of that label. What is stored is all that this takes: the Siamese networks (one, or an ensemble whose class
+scores are averaged), the reference pictures under their right labels, and the calibration.
+
+``plus``:  trust(x, l) = k(x) r_l(x),   r_l ~ softmax(m(x) / T)_l J[l, g],   g: the label as given
+           k: does the picture show a known class at all (`decant.calibration`); J: how often given and right labels
+           go together (`decant.noise`), uniform unless it is estimated from the batch or stated
+``paper``: trust(x, l) = mean over references r of class l of sigmoid(L(x, r)), as in the paper: no probability
+
+Trust is in [0, 1], and higher means that the label is rather right: 1 - suspicion. It is NaN where the label is a class
+without references. Nothing here sees the model that made the prediction.
+
+Cost: three networks of 200 steps fitted to 100 references of 28 x 28 take about 20 s on one CPU core.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decant import calibration, noise, scorer_file
+from decant.calibration import UNKNOWN_SHARE, Calibration
+from decant.errors import StageError
+from decant.images import Images
+from decant.runtime import device
+from decant.settings import VerifySettings
+from decant.siamese import Pool, Siamese, embed, feature_scores, pair_chunks, train
+from decant.training import to_device
+
+MEMBERS = 3  # networks of the ensemble that `fit` trains: each leaves another third of the references out
+EPISODE_ROWS = 8  # of a class in an episode
+MIN_REFERENCES = 2  # of a class, as in the paper
+BATCH_ROWS = 200  # labels from which on the prior is estimated from the batch
+
+Prior = Literal["batch", "uniform"] | float
+"""What is known of the labels before the pictures are looked at; a number is the share of them that are right.
+
+`batch`: how often each class is given rightly and wrongly is estimated from the rows that are scored together, by
+expectation-maximisation, if these are at least BATCH_ROWS. `uniform`: nothing is known; every class is as likely.
+Nobody knows how good the model is that made a prediction; a good one's predictions deserve more trust than the picture
+alone gives them, and its rare mistakes then get more trust, too.
+"""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a scorer makes of n pictures and their labels."""
+
+    trust: np.ndarray  # (n,) float32: in the given label; NaN: a class without references, or no label (-1)
+    suggested: np.ndarray  # (n,) int64: the likeliest class, which may be the given one
+    suggested_trust: np.ndarray  # (n,) float32
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrustScorer:
+    mode: Literal["plus", "paper"]
+    networks: tuple[Siamese, ...]
+    references: Images
+    """At least two of every class that can be judged, under their right labels, sorted by label."""
+    calibration: Calibration | None
+    """None in mode `paper`."""
+
+    def __post_init__(self) -> None:
+        assert self.networks and len(self.judged) >= 2, (len(self.networks), self.judged)
+        assert (np.diff(self.references.labels) >= 0).all(), "references sorted by label expected"
+        assert (self.calibration is None) == (self.mode == "paper"), self.mode
+
+    @classmethod
+    def fit(
+        cls,
+        references: Images,
+        *,
+        settings: VerifySettings,
+        seed: int,
+        untrusted: Images | None = None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> Self:
+        """From rows whose labels are right. Classes with fewer than two of them are not judged.
+
+        `plus`: MEMBERS networks of settings.steps steps; each leaves out a third of every class's references (half,
+        where a class has two). The temperature is the likeliest for references under the network that left them out;
+        with `untrusted` rows, whose labels may be wrong, it is that of their noise model, which sees the ensemble as
+        it is used. Where there are many of these, `decant.labeltrust.verify` learns from their pictures, too.
+
+        Raises: StageError when fewer than two classes have two references.
+        """
+        references = _sorted_references(references)
+        if settings.mode == "paper":
+            pool = _pool(references)
+            network = train(
+                [(pool, EPISODE_ROWS)], references.shape, mode="paper", steps=settings.steps, seed=seed, on_step=on_step
+            )
+            return cls(mode="paper", networks=(network,), references=references, calibration=None)
+        fold = _folds(references.labels, seed)
+        networks, ordinary, strange = [], [], []
+        for member in range(fold.max() + 1):
+            pool, left_out = _pool(references.select(fold != member)), references.select(fold == member).pixels
+            network = train(
+                [(pool, EPISODE_ROWS)],
+                references.shape,
+                mode="plus",
+                steps=settings.steps,
+                seed=seed + 1000 * member,
+                on_step=on_step,
+            )
+            networks.append(network)
+            ensemble = _Ensemble.of([network], pool)
+            ordinary.append(ensemble.scores(left_out))
+            strange.append(ensemble.scores(calibration.quarters_moved(left_out)))
+        labels = np.concatenate([references.labels[fold == member] for member in range(len(networks))])
+        scores = np.concatenate(ordinary)
+        temperature = calibration.likeliest_temperature(scores, np.unique(labels, return_inverse=True)[1])
+        fitted = calibration.fit(scores, np.concatenate(strange), temperature)
+        scorer = cls(mode="plus", networks=tuple(networks), references=references, calibration=fitted)
+        return scorer if untrusted is None else scorer._tempered_by(untrusted)
+
+    @classmethod
+    def of(
+        cls,
+        networks: Sequence[Siamese],
+        references: Images,
+        *,
+        mode: Literal["plus", "paper"],
+        temperature: float = 1.0,
+        ordinary: np.ndarray | None = None,
+    ) -> Self:
+        """From networks that are trained already, such as the two halves of `decant.labeltrust`.
+
+        references: under their right labels. For `plus` also temperature: of the noise model; and ordinary: class
+        scores (n, classes with references) of untrusted rows, each by a network that did not train on the row.
+        """
+        references, fitted = _sorted_references(references), None
+        if mode == "plus":
+            assert ordinary is not None, "class scores of ordinary rows expected"
+            ensemble = _Ensemble.of(networks, _pool(references))
+            strange = ensemble.scores(calibration.quarters_moved(references.pixels))
+            fitted = calibration.fit(ordinary, strange, temperature)
+        return cls(mode=mode, networks=tuple(networks), references=references, calibration=fitted)
+
+    def _tempered_by(self, untrusted: Images) -> Self:
+        rows = untrusted.select(np.isin(untrusted.labels, self.judged))
+        given = np.searchsorted(self.judged, rows.labels)
+        model = noise.fit(self.class_scores(rows.pixels), given, np.zeros((len(self.judged),) * 2))
+        assert self.calibration is not None
+        return replace(self, calibration=replace(self.calibration, temperature=model.temperature))
+
+    # What it knows ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def judged(self) -> np.ndarray:
+        """The classes that have references, ascending: the columns of `class_scores`."""
+        return np.unique(self.references.labels)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.references.info.class_names
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channel) of the pictures that it takes."""
+        return self.references.shape
+
+    @cached_property
+    def _ensemble(self) -> "_Ensemble":
+        return _Ensemble.of(self.networks, _pool(self.references))
+
+    # What it says ----------------------------------------------------------------------------------------------------
+
+    def score(
+        self, pixels: np.ndarray, labels: np.ndarray, *, prior: Prior = "batch", unknown: float = UNKNOWN_SHARE
+    ) -> np.ndarray:
+        """(n,) float32 trust in the labels: the probability that each is right (`paper`: the paper's score).
+
+        pixels: (n, h, w, c) uint8 of `shape`. labels: (n,) class numbers. unknown: share of pictures that are
+        reckoned to show none of the classes.
+        """
+        return self.judge(self.class_scores(pixels), labels, prior=prior, unknown=unknown).trust
+
+    def score_matrix(self, pixels: np.ndarray, *, unknown: float = UNKNOWN_SHARE) -> np.ndarray:
+        """(n, classes) float32 trust in each class as a label, with nothing known of the labels; NaN: no references.
+
+        `plus`: rows sum to the probability that the picture shows one of the classes.
+        """
+        scores = self.class_scores(pixels)
+        matrix = np.full((len(scores), len(self.class_names)), np.nan, np.float32)
+        matrix[:, self.judged] = self._belief(scores, np.full(len(scores), -1), "uniform", unknown)
+        return matrix
+
+    def suggestion(self, pixels: np.ndarray, *, unknown: float = UNKNOWN_SHARE) -> tuple[np.ndarray, np.ndarray]:
+        """((n,) int64 likeliest class by the picture alone, (n,) float32 trust in it)."""
+        matrix = self.score_matrix(pixels, unknown=unknown)
+        best = np.nan_to_num(matrix, nan=-1).argmax(1)
+        return best, matrix[np.arange(len(matrix)), best]
+
+    def class_scores(self, pixels: np.ndarray) -> np.ndarray:
+        """(n, judged classes) float32 m_c, averaged over the networks: all that `judge` needs of a picture."""
+        if pixels.shape[1:] != self.shape or pixels.dtype != np.uint8:
+            found = f"{pixels.dtype} {pixels.shape}"
+            raise StageError(f"pictures: uint8 (n, {', '.join(map(str, self.shape))}) expected, {found} found")
+        return self._ensemble.scores(pixels)
+
+    def judge(
+        self, scores: np.ndarray, labels: np.ndarray, *, prior: Prior = "batch", unknown: float = UNKNOWN_SHARE
+    ) -> Judged:
+        """scores: of `class_scores`; labels: (n,) class numbers, -1 for none."""
+        rows, can = np.arange(len(labels)), np.isin(labels, self.judged)
+        given = np.where(can, np.searchsorted(self.judged, labels), -1)
+        belief = self._belief(scores, given, prior, unknown)
+        best = belief.argmax(1)
+        trust = np.where(can, belief[rows, given], np.nan)
+        return Judged(
+            trust.astype(np.float32), self.judged[best].astype(np.int64), belief[rows, best].astype(np.float32)
+        )
+
+    def _belief(self, scores: np.ndarray, given: np.ndarray, prior: Prior, unknown: float) -> np.ndarray:
+        """(n, judged classes) float64. given: (n,) column of the given label, -1 where it is none of them."""
+        if self.calibration is None:
+            return scores.astype(np.float64)
+        q, labelled = self.calibration.by_picture(scores), given >= 0
+        model = self._noise_model(scores[labelled], given[labelled], prior)
+        if model is not None:
+            q[labelled] = model.posterior(scores[labelled], given[labelled])
+        return q * self.calibration.known(scores, unknown)[:, None]
+
+    def _noise_model(self, scores: np.ndarray, given: np.ndarray, prior: Prior) -> noise.NoiseModel | None:
+        """How given and right labels go together; None: nothing is known of it."""
+        assert self.calibration is not None
+        classes, temperature = len(self.judged), self.calibration.temperature
+        if prior == "uniform" or (prior == "batch" and len(given) < BATCH_ROWS):
+            return None
+        if prior != "batch":
+            return noise.NoiseModel(_joint(float(prior), classes), temperature)
+        fitted = noise.fit(scores / temperature, given, np.zeros((classes, classes)))  # T by the batch, beginning there
+        return noise.NoiseModel(fitted.joint, fitted.temperature * temperature)
+
+    def nearest(self, pixels: np.ndarray, label: int, k: int) -> np.ndarray:
+        """(n, at most k) rows of `references` that carry that label, the one that looks most alike first.
+
+        A class without references yields (n, 0).
+        """
+        rows = np.flatnonzero(self.references.labels == label)
+        likeness = self._ensemble.likeness(pixels, torch.from_numpy(rows))  # (n, references of the class)
+        return rows[np.argsort(-likeness, 1, kind="stable")[:, :k]]
+
+    # File ------------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Safetensors with a JSON header; the same scorer gives the same bytes."""
+        scorer_file.write(path, self.mode, self.networks, self.references, self.calibration)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Raises: TableError, which names the file and the field, when it is no scorer's."""
+        mode, networks, references, fitted = scorer_file.read(path)
+        return cls(mode=mode, networks=networks, references=references, calibration=fitted)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The networks at work
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Ensemble:
+    """Networks on the device, each with the references as it sees them: these are embedded once."""
+
+    members: list[tuple[Siamese, Tensor]]  # network, (R, d) features of the references
+    counts: Tensor  # (K,) references of every class
+
+    @classmethod
+    def of(cls, networks: Sequence[Siamese], references: Pool) -> Self:
+        on_device = [network.to(device()).eval() for network in networks]
+        return cls([(network, embed(network, references.x)) for network in on_device], references.counts)
+
+    def scores(self, pixels: np.ndarray) -> np.ndarray:
+        """(n, K) float32"""
+        x = to_device(pixels)
+        each = [feature_scores(network, embed(network, x), z, self.counts) for network, z in self.members]
+        return torch.stack(each).mean(0).cpu().numpy()
+
+    @torch.no_grad()
+    def likeness(self, pixels: np.ndarray, rows: Tensor) -> np.ndarray:
+        """(n, len(rows)) mean pair logit with those references."""
+        x = to_device(pixels)
+        each = [torch.cat(list(pair_chunks(network, embed(network, x), z[rows]))) for network, z in self.members]
+        return torch.stack(each).mean(0).cpu().numpy()
+
+
+def _sorted_references(references: Images) -> Images:
+    """Those of classes with enough of them, sorted by label."""
+    counts = np.bincount(references.labels, minlength=references.classes)
+    if (counts >= MIN_REFERENCES).sum() < 2:
+        raise StageError(f"references: two of each of two classes expected at least, {counts.tolist()} found")
+    kept = np.flatnonzero(counts[references.labels] >= MIN_REFERENCES)
+    return references.select(kept[np.argsort(references.labels[kept], kind="stable")])
+
+
+def _pool(references: Images) -> Pool:
+    columns = torch.from_numpy(np.unique(references.labels, return_inverse=True)[1]).to(device())
+    return Pool.of(to_device(references.pixels), columns, int(columns.max()) + 1)
+
+
+def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
+    """(n,) fold of each reference, even within every class. labels: sorted."""
+    counts = np.unique(labels, return_counts=True)[1]
+    rng = np.random.default_rng([seed, 6])
+    return np.concatenate([rng.permutation(count) for count in counts]) % min(MEMBERS, counts.min())
+
+
+def _joint(right: float, classes: int) -> np.ndarray:
+    """J where a share of the labels is right, and the others are any other class equally often."""
+    assert 0 <= right <= 1, f"prior: a share of right labels in 0-1 expected, {right} found"
+    wrong = (1 - right) / (classes * (classes - 1))
+    return np.full((classes, classes), wrong) + np.eye(classes) * (right / classes - wrong)
