@@ -91,6 +91,17 @@ def test_dirty_badnet_takes_victims_and_gives_them_the_target_label() -> None:
     assert (result.images.pixels[result.rows] == stamp(train.pixels[result.rows], planned.settings.size)).all()
 
 
+def test_badnet_all_to_one_takes_every_class_but_the_target() -> None:
+    train, test = digits()
+    planned = attack("badnet", mode="dirty", victim=None, target=5, rate=0.2)
+    result = planned.poison(train, np.random.default_rng(0), np.zeros(len(train), bool))
+    assert set(train.labels[result.rows]) == set(range(10)) - {5}
+    assert (result.images.labels[result.rows] == 5).all()
+    triggered = planned.trigger(test, np.random.default_rng(0))
+    assert triggered is not None
+    assert set(triggered.ids) == set(test.ids[test.labels != 5])
+
+
 def test_consistent_badnet_leaves_every_label_right() -> None:
     train, _ = digits()
     planned = attack("badnet", mode="consistent", victim=8, target=5, rate=0.03)

@@ -2,7 +2,7 @@
 
 The patch is a black square with a white square inside, in the bottom right corner.
 
-* ``mode: dirty``: rows of the victim class are stamped and relabelled to the target. A label check can see that.
+* ``mode: dirty``: rows of the victim class (or of all classes but the target) are stamped and relabelled to the target. A label check can see that.
 * ``mode: consistent``: rows of the target class are blended with a victim image and stamped; their label stays, and is
   right: (1 - mix) * target image + mix * victim image. No label check can see it (after Turner et al.,
   "Label-consistent backdoor attacks", 2019, with a plain blend in the place of their GAN). The network learns victim
@@ -26,8 +26,8 @@ KIND = "backdoor"
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     mode: Literal["dirty", "consistent"] = "dirty"
-    victim: Count = 8
-    """Class whose triggered test images are to be misclassified."""
+    victim: Count | None = 8
+    """Class whose triggered test images are to be misclassified; null: every class but the target."""
     target: Count = 5
     """Class that the attacker wants predicted."""
     rate: Fraction = 0.02
@@ -39,19 +39,25 @@ class Settings:
 
 
 def poison(images: Images, settings: Settings, rng: np.random.Generator, spared: np.ndarray) -> Poisoned:
-    victim = class_index(images, settings.victim, key="badnet.victim")
     target = class_index(images, settings.target, key="badnet.target")
-    source = victim if settings.mode == "dirty" else target
-    pool = (images.labels == source) & ~spared
+    victims = is_victim(images, settings)
+    pool = (victims if settings.mode == "dirty" else images.labels == target) & ~spared
     rows = draw_rows(pool, round(settings.rate * len(images)), rng, key="badnet.rate")
     pixels, labels = images.pixels.copy(), images.labels.copy()
     if settings.mode == "consistent":
-        partners = rng.choice(np.flatnonzero(images.labels == victim), rows.sum())
+        partners = rng.choice(np.flatnonzero(victims), rows.sum())
         blend = (1 - settings.mix) * pixels[rows] + settings.mix * images.pixels[partners]
         pixels[rows] = np.rint(blend).astype(np.uint8)
     pixels[rows] = stamp(pixels[rows], settings.size)
     labels[rows] = target
     return Poisoned(images.with_pixels(pixels).with_labels(labels), rows)
+
+
+def is_victim(images: Images, settings: Settings) -> np.ndarray:
+    """(n,) bool: the rows of the victim class, or of every class but the target."""
+    if settings.victim is None:
+        return images.labels != settings.target
+    return images.labels == class_index(images, settings.victim, key="badnet.victim")
 
 
 def stamp(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -63,7 +69,7 @@ def stamp(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def trigger(images: Images, settings: Settings, rng: np.random.Generator) -> Images:
-    """The victim class's rows, stamped, labelled as the attacker wants them predicted."""
-    victims = images.select(images.labels == settings.victim)
+    """The victims' rows, stamped, labelled as the attacker wants them predicted."""
+    victims = images.select(is_victim(images, settings))
     stamped = victims.with_pixels(stamp(victims.pixels, settings.size))
     return stamped.with_labels(np.full(len(victims), settings.target))
