@@ -161,4 +161,4 @@ def parse_label(text: str, class_names: tuple[str, ...], *, where: str) -> int:
 def label_text(answer: int, class_names: tuple[str, ...]) -> str:
     """What to write for an answer so that `parse_label` reads it back, whatever the classes are called."""
     words = ("unclear", "Unclear", "UNCLEAR") if answer == UNCLEAR else (class_names[answer], str(answer))
-    return next(word for word in words if parse_label(word.strip(), class_names, where="") == answer)
+    return next(word for word in words if word == word.strip() and parse_label(word, class_names, where="") == answer)

@@ -1,0 +1,52 @@
+"""A small review for tests: eight pictures of two classes, three of which are asked about."""
+
+from pathlib import Path
+
+import numpy as np
+
+from decant.images import DatasetInfo, Images
+from decant.tables import write_images
+from flows.review.pictures import Pictures
+from flows.review.store import Store
+
+CLASSES = ("cat", "dog", "2")
+QUEUE = """id,given,suggested,trust,label,round,why,like_given,like_suggested
+11,cat,dog,0.2,,1,label disputed,14 16,15
+12,dog,,,,1,likely false refusal,,
+13,cat,2,0.9,,1,drawn at random,14,17
+"""
+REVIEWS = "id,given,answer,round,why\n14,cat,cat,0,drawn\n15,dog,dog,0,drawn\n"
+
+
+def pictures_of(rows: int = 8) -> Images:
+    """Rows 10, 11, ...: picture i is as bright as 20 i."""
+    pixels = np.repeat(np.arange(rows, dtype=np.uint8) * 20, 6 * 6).reshape(rows, 6, 6, 1)
+    info = DatasetInfo(class_names=CLASSES, source="test", checksum="0")
+    return Images(np.arange(rows) + 10, pixels, np.arange(rows, dtype=np.int32) % 2, info)
+
+
+def review_files(root: Path, queue: str = QUEUE) -> None:
+    """The files of a review in `root`, where the decisions are a file that only has the old columns."""
+    images = pictures_of()
+    write_images(root / "data/purify_2/train.parquet", images)
+    write_images(root / "data/simulate/train.parquet", images.with_pixels(255 - images.pixels))
+    for path, text in {
+        "data/verify/queue.csv": queue,
+        "data/verify/reviews.csv": REVIEWS,
+        "data/inputs/decisions.csv": "id,label\n",
+        "dvc.yaml": "",
+    }.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+
+
+def store_in(root: Path, expert: str = "") -> Store:
+    data = root / "data"
+    return Store(CLASSES, expert, data / "verify/queue.csv", data / "verify/reviews.csv", data / "inputs/decisions.csv")
+
+
+def pictures_in(root: Path, *rows: int) -> Pictures:
+    return Pictures(
+        lambda: rows,
+        {"verified": root / "data/purify_2/train.parquet", "received": root / "data/simulate/train.parquet"},
+    )

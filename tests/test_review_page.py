@@ -1,0 +1,201 @@
+"""The review page's API: who may use it, what it tells, what it takes."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from reviewing import pictures_in, pictures_of, review_files, store_in
+
+from decant import tables
+from flows.review.app import create_app
+from flows.review.gate import Gate
+
+PORT = 8123
+HOME = f"http://127.0.0.1:{PORT}"
+ROWS = (11, 12, 13, 14, 15, 16, 17)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    review_files(tmp_path)
+    return tmp_path
+
+
+def stranger(root: Path, expert: str = "", gate: Gate | None = None, **options: Any) -> TestClient:
+    """A browser without the cookie."""
+    app = create_app(store_in(root, expert), gate or Gate(PORT), pictures=pictures_in(root, *ROWS), **options)
+    return TestClient(app, base_url=HOME)
+
+
+def browser(root: Path, expert: str = "", **options: Any) -> TestClient:
+    """One that came by the address."""
+    gate = Gate(PORT)
+    client = stranger(root, expert, gate, **options)
+    assert client.post("/api/session", json={"token": token_of(gate)}).status_code == 204
+    return client
+
+
+def token_of(gate: Gate) -> str:
+    return gate.address.partition("#")[2]
+
+
+def say(client: TestClient, row: int, label: str | None, answer_id: str = "answer-0001") -> Any:
+    return client.post("/api/answers", json={"row": row, "label": label, "answer_id": answer_id})
+
+
+def on_file(root: Path) -> list[str]:
+    return [",".join(line.split(",")[:3]) for line in (root / "data/inputs/decisions.csv").read_text().splitlines()[1:]]
+
+
+# --- the gate --------------------------------------------------------------------------------------------------------
+
+
+def test_without_the_cookie_the_api_tells_and_takes_nothing(root: Path) -> None:
+    client = stranger(root)
+    assert client.get("/").status_code == 200  # the page itself says nothing about the data
+    for path in ("/api/review", "/api/state", "/api/rows/11/verified.png"):
+        assert client.get(path).status_code == 401, path
+    assert say(client, 11, "dog").status_code == 401
+    assert on_file(root) == []
+
+
+def test_the_token_works_once_and_the_cookie_is_for_this_page_alone(root: Path) -> None:
+    announced: list[str] = []
+    gate = Gate(PORT, announced.append)
+    token = token_of(gate)
+    first, second = stranger(root, gate=gate), stranger(root, gate=gate)
+    given = first.post("/api/session", json={"token": token})
+    assert {"HttpOnly", "Path=/", "SameSite=strict"} <= set(given.headers["set-cookie"].split("; "))
+    assert first.get("/api/state").status_code == 200
+    assert second.post("/api/session", json={"token": token}).status_code == 401
+    assert second.get("/api/state").status_code == 401
+    assert announced == [gate.address] and token_of(gate) != token, "the next browser's address"
+    assert second.post("/api/session", json={"token": token_of(gate)}).status_code == 204
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://127.0.0.1:9999", "null", f"https://127.0.0.1:{PORT}"]
+)
+def test_a_foreign_origin_is_refused_although_it_has_the_cookie(root: Path, origin: str) -> None:
+    client = browser(root)
+    answer = {"row": 11, "label": "dog", "answer_id": "answer-0001"}
+    assert client.post("/api/answers", json=answer, headers={"Origin": origin}).status_code == 403
+    assert on_file(root) == []
+    assert client.post("/api/answers", json=answer, headers={"Origin": HOME}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:80"])
+def test_a_foreign_host_is_refused_even_the_page(root: Path, host: str) -> None:
+    assert browser(root).get("/", headers={"Host": host}).status_code == 403
+
+
+def test_the_page_loads_nothing_from_elsewhere(root: Path) -> None:
+    client = stranger(root)
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for path in ("/", "/review.js", "/view.js", "/api.js", "/review.css"):
+        text = client.get(path).text
+        assert text and "http://" not in text and "https://" not in text, path
+
+
+# --- what it tells ---------------------------------------------------------------------------------------------------
+
+
+def test_the_queue_with_trust_references_and_progress(root: Path) -> None:
+    found = browser(root, "anna").get("/api/review").json()
+    assert found["classes"] == ["cat", "dog", "2"] and found["expert"] == "anna" and found["state"] == "open"
+    row = found["rows"][0]
+    assert (row["id"], row["given"], row["suggested"], row["trust"]) == (11, "cat", "dog", 0.2)
+    assert (row["why"], row["like_given"], row["like_suggested"]) == ("label disputed", [14, 16], [15])
+    assert found["rows"][1]["trust"] is None
+    assert (found["progress"]["round_asked"], found["progress"]["asked"], found["progress"]["answered"]) == (3, 5, 2)
+
+
+def test_pictures_as_verify_sees_them_and_as_received(root: Path) -> None:
+    client = browser(root)
+    for seen_as, brightness in (("verified", 20 * 4), ("received", 255 - 20 * 4)):
+        shown = client.get(f"/api/rows/14/{seen_as}.png")
+        assert shown.headers["content-type"] == "image/png"
+        assert np.asarray(Image.open(io.BytesIO(shown.content))).tolist() == [[brightness] * 6] * 6
+    assert client.get("/api/rows/10/verified.png").status_code == 404, "a row that the page has no business with"
+    assert client.get("/api/rows/11/truth.png").status_code == 422
+
+
+def test_a_row_group_is_read_once_for_all_its_rows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROW_GROUP_BYTES", 100)  # about two rows each
+    tables.write_images(root / "data/purify_2/train.parquet", pictures_of())
+    groups: list[int] = []
+    whole = tables.read_image_group
+
+    def counted(path: Path, row: int) -> Any:
+        found = whole(path, row)
+        groups.append(len(found.ids))
+        return found
+
+    monkeypatch.setattr("flows.review.pictures.read_image_group", counted)
+    pictures = pictures_in(root, *ROWS)
+    for _ in range(2):
+        assert all(pictures.png(row, "verified") for row in ROWS)
+    assert sum(groups) == 8 and len(groups) > 2, "each group once, and none for a row that was seen"
+
+
+def test_others_answers_are_not_told_before_ones_own(root: Path) -> None:
+    say(browser(root, "anna"), 12, "dog")
+    ben = browser(root, "ben")
+    assert ben.get("/api/review").json()["rows"][1]["others"] == {}
+    assert say(ben, 12, "dog").json()["row"]["others"] == {"anna": "dog"}
+    disputed = say(ben, 12, "2", "answer-0002").json()
+    assert disputed["row"]["disputed"] and disputed["progress"]["disputed"] == 1
+    assert browser(root, "cleo").get("/api/review").json()["rows"][1]["others"] == {"anna": "dog", "ben": "2"}
+
+
+# --- what it takes ---------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_its_double_and_its_undo(root: Path) -> None:
+    client = browser(root)
+    first = say(client, 11, "dog").json()
+    assert first["taken"] and first["row"]["mine"] == "dog" and first["progress"]["round_answered"] == 1
+    again = say(client, 11, "dog")
+    assert again.status_code == 200 and not again.json()["taken"]
+    assert on_file(root) == ["11,dog,"]
+    undone = say(client, 11, None, "answer-0002").json()
+    assert undone["row"]["mine"] is None and undone["progress"]["round_answered"] == 0
+    assert on_file(root) == ["11,dog,", "11,,"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ({"row": 11, "label": "cow", "answer_id": "answer-0001"}, 422),
+        ({"row": 11, "label": "", "answer_id": "answer-0001"}, 422),
+        ({"row": 99, "label": "dog", "answer_id": "answer-0001"}, 404),
+        ({"row": 11, "label": "dog"}, 422),
+        ({"row": 11, "label": "dog", "answer_id": "../../etc"}, 422),
+        ({"row": 11, "label": "dog", "answer_id": "answer-0001", "expert": "ben"}, 422),
+    ],
+)
+def test_a_bad_answer_is_refused_and_not_written(root: Path, answer: dict[str, Any], status: int) -> None:
+    assert browser(root).post("/api/answers", json=answer).status_code == status
+    assert on_file(root) == []
+
+
+def test_the_last_answer_makes_it_done_and_the_stage_at_work_makes_it_wait(root: Path) -> None:
+    client = browser(root, for_run=True)
+    for row in (11, 12, 13):
+        reply = say(client, row, "dog", f"answer-{row:04}").json()
+    assert reply["state"] == "done" and reply["for_run"]
+    (root / "data/verify/queue.csv").unlink()
+    assert client.get("/api/state").json() == {"state": "working", "for_run": True}
+    assert client.get("/api/review").json()["state"] == "working"
+    assert say(client, 11, "cat", "answer-9999").status_code == 409
+
+
+def test_a_slip_in_the_file_is_told_with_its_line(root: Path) -> None:
+    (root / "data/inputs/decisions.csv").write_text("id,label\n11,cow\n")
+    refused = browser(root).get("/api/review")
+    assert refused.status_code == 422 and "line 2: one of cat, dog, 2 or 'unclear' expected" in refused.json()["detail"]

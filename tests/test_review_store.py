@@ -1,0 +1,201 @@
+"""Answers on file: what is written, what counts, who disagrees, and what a crash or a second writer can't lose."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from reviewing import CLASSES, QUEUE, pictures_of, review_files, store_in
+
+from decant.errors import StageError
+from decant.expert import UNCLEAR, Decision, FileExpert, agreed, label_text, parse_label, read_votes
+from flows.review.store import Closed, NotAsked, append
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    review_files(tmp_path)
+    return tmp_path
+
+
+def lines(root: Path) -> list[list[str]]:
+    """id, label, expert of every line on file; what stands under `at` differs from run to run."""
+    text = (root / "data/inputs/decisions.csv").read_text()
+    assert text.startswith("id,label,expert,at\n") and text.endswith("\n")
+    return [line.split(",")[:3] for line in text.splitlines()[1:]]
+
+
+def verdicts(root: Path) -> dict[int, int]:
+    """What the stage `verify` reads."""
+    images = pictures_of()
+    return FileExpert(root / "data/inputs/decisions.csv", images).ask(images.ids)
+
+
+# --- one expert ------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_on_file_at_once_and_the_stage_reads_it(root: Path) -> None:
+    store = store_in(root)
+    assert store.answer(11, "dog", "answer-1")
+    assert lines(root) == [["11", "dog", ""]]
+    assert store.answer(12, "unclear", "answer-2")
+    assert verdicts(root) == {11: 1, 12: UNCLEAR}
+
+
+def test_the_same_answer_sent_again_is_written_once(root: Path) -> None:
+    store = store_in(root)
+    assert store.answer(11, "dog", "answer-1")
+    assert not store.answer(11, "dog", "answer-1")
+    assert not store.answer(11, "dog", "answer-2"), "it stands already"
+    assert not store_in(root).answer(11, "dog", "answer-3"), "also for a page that was started anew"
+    assert len(lines(root)) == 1
+
+
+def test_a_late_copy_of_an_answer_does_not_undo_the_undo(root: Path) -> None:
+    store = store_in(root)
+    store.answer(11, "dog", "answer-1")
+    assert store.answer(11, None, "undo-1")
+    assert not store.answer(11, "dog", "answer-1")
+    assert lines(root) == [["11", "dog", ""], ["11", "", ""]]
+    assert verdicts(root) == {}
+
+
+def test_the_last_word_counts_also_after_a_hand_written_line(root: Path) -> None:
+    (root / "data/inputs/decisions.csv").write_text("id,label\n11,cat\n12,\n")
+    store = store_in(root)
+    assert verdicts(root) == {11: 0}
+    store.answer(11, "2", "answer-1")
+    store.answer(11, "dog", "answer-2")
+    assert verdicts(root) == {11: 1}
+
+
+def test_rows_that_are_not_asked_for_and_labels_that_are_no_class_are_refused(root: Path) -> None:
+    store = store_in(root)
+    with pytest.raises(NotAsked):
+        store.answer(14, "dog", "answer-1")
+    with pytest.raises(StageError, match="one of cat, dog, 2 or 'unclear' expected, 'cow' found"):
+        store.answer(11, "cow", "answer-2")
+    assert (root / "data/inputs/decisions.csv").read_text() == "id,label\n"
+
+
+def test_progress_counts_this_round_and_all_rounds(root: Path) -> None:
+    store = store_in(root)
+    assert (store.progress().round, store.progress().round_answered, store.progress().round_asked) == (1, 0, 3)
+    store.answer(11, "dog", "answer-1")
+    found = store.progress()
+    assert (found.round_answered, found.answered, found.asked, found.open, found.mine) == (1, 3, 5, 2, 1)
+
+
+def test_what_undo_takes_back_is_known_after_a_restart(root: Path) -> None:
+    for row in (13, 11, 12):
+        store_in(root).answer(row, "dog", f"answer-{row}")
+    store_in(root).answer(11, None, "undo-0001")
+    assert store_in(root).my_order() == [13, 12]
+
+
+def test_while_the_stage_is_at_work_there_is_nothing_to_answer(root: Path) -> None:
+    store = store_in(root)
+    store.questions()
+    (root / "data/verify/queue.csv").unlink()  # DVC removes a stage's outputs before it runs
+    with pytest.raises(Closed):
+        store.answer(11, "dog", "answer-1")
+    (root / "data/verify/queue.csv").write_text(QUEUE.replace("11,cat", "15,cat"))
+    assert list(store.questions()) == [15, 12, 13]
+
+
+def test_queue_of_an_older_verify_and_one_that_is_none(root: Path) -> None:
+    queue = root / "data/verify/queue.csv"
+    queue.write_text("id,given,label,round,why\n11,cat,,0,drawn\n")
+    (question,) = store_in(root).questions().values()
+    assert (question.suggested, question.trust, question.like_given) == ("", None, ())
+    queue.write_text("name\nx\n")
+    with pytest.raises(StageError, match=r"queue.csv: not the queue that `verify` writes"):
+        store_in(root).questions()
+
+
+# --- several experts -------------------------------------------------------------------------------------------------
+
+
+def test_experts_who_disagree_leave_a_row_open_until_a_majority_or_all_agree(root: Path) -> None:
+    anna, ben, cleo = (store_in(root, name) for name in ("anna", "ben", "cleo"))
+    anna.answer(11, "cat", "anna-0001")
+    assert verdicts(root) == {11: 0}
+    ben.answer(11, "dog", "ben-00001")
+    assert verdicts(root) == {}
+    assert anna.disputes() == {11: {"anna": "cat", "ben": "dog"}}
+    assert (anna.progress().open, anna.progress().disputed, anna.progress().mine) == (3, 1, 1)
+    assert FileExpert(root / "data/inputs/decisions.csv", pictures_of()).disputed == {11: {"anna": 0, "ben": 1}}
+    cleo.answer(11, "dog", "cleo-0001")
+    assert verdicts(root) == {11: 1}, "two of three"
+    cleo.answer(11, None, "cleo-0002")
+    anna.answer(11, "dog", "anna-0002")
+    assert verdicts(root) == {11: 1}, "both"
+    assert anna.disputes() == {}
+
+
+@pytest.mark.parametrize(
+    ("votes", "answer"),
+    [([3], 3), ([3, 3], 3), ([3, 4], None), ([3, 3, 4], 3), ([3, 4, 5], None), ([3, 3, 4, 4], None), ([-1, -1, 2], -1)],
+)
+def test_more_than_half_decide(votes: list[int], answer: int | None) -> None:
+    assert agreed({str(number): vote for number, vote in enumerate(votes)}) == answer
+
+
+def test_two_hand_written_lines_of_two_experts_are_a_dispute_and_of_one_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    path.write_text("id,label,expert\n11,cat,anna\n11,dog,ben\n")
+    assert read_votes(path, CLASSES) == {11: {"anna": 0, "ben": 1}}
+    path.write_text("id,label,expert\n11,cat,anna\n11,dog,anna\n")
+    with pytest.raises(StageError, match="line 3: id 11 is answered a second time, differently; keep one"):
+        read_votes(path, CLASSES)
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "id,label,expert,at\n"),
+        ("", "id,label,expert,at\n"),
+        ("id,label\n10,cat", "id,label,expert,at\n10,cat,,\n"),
+        ('label,remark,id\ncat,"a, b",10\n', 'label,remark,id,expert,at\ncat,"a, b",10,,\n'),
+        ("\ufeffid,label\r\n10,cat\r\n", "id,label,expert,at\n10,cat,,\n"),
+        ("id,label,expert,at\n10,cat,anna,2030-01-01\n11,ca", "id,label,expert,at\n10,cat,anna,2030-01-01\n11,ca,,\n"),
+    ],
+)
+def test_an_append_keeps_what_people_wrote(tmp_path: Path, before: str | None, after: str) -> None:
+    path = tmp_path / "inputs/decisions.csv"
+    if before is not None:
+        path.parent.mkdir()
+        path.write_text(before, newline="")
+    append(path, [Decision(12, "dog", "ben", "2030-01-02")])
+    text = path.read_text()
+    assert text.startswith(after)
+    added = dict(zip(text.splitlines()[0].split(","), text.splitlines()[-1].split(","), strict=True))
+    assert {**added, "remark": ""} == {"id": "12", "label": "dog", "expert": "ben", "at": "2030-01-02", "remark": ""}
+
+
+def test_pages_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    path.write_text("id,label\n")
+    spawn = multiprocessing.get_context("fork")
+    writers = [spawn.Process(target=_write_many, args=(path, name)) for name in ("anna", "ben", "cleo")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    votes = read_votes(path, CLASSES)
+    assert votes == {row: {"anna": 0, "ben": 0, "cleo": 0} for row in range(30)}
+
+
+def _write_many(path: Path, expert: str) -> None:
+    for row in range(30):
+        append(path, [Decision(row, "cat", expert, "2030-01-01")])
+
+
+@pytest.mark.parametrize(
+    "names", [("cat", "dog"), ("1", "0"), ("unclear", "Unclear"), (" padded", "dog"), ("2", "x", "y")]
+)
+def test_every_answer_is_read_back_whatever_the_classes_are_called(names: tuple[str, ...]) -> None:
+    for answer in (UNCLEAR, *range(len(names))):
+        assert parse_label(label_text(answer, names).strip(), names, where="") == answer
