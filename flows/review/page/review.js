@@ -281,6 +281,7 @@ part("picker").addEventListener("click", (event) => pick(event.target.closest("[
 part("picker-text").addEventListener("keydown", (event) => {
   if (event.key !== "Enter") return;
   event.preventDefault();
+  event.stopPropagation(); // the dialog closes now, and this Enter must not answer the next row
   pick(part("picker-found").querySelector("[data-pick]"));
 });
 

@@ -1,0 +1,124 @@
+"""The review page in a real browser, with the program that `decant review` starts."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reviewing import review_files
+from toy_pipeline import environment, wait_until
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome found")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+
+
+@contextmanager
+def review(root: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`decant review`, and the address that it prints."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "review", *options], cwd=root, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("review page: http://127.0.0.1:"), line
+        yield process, line.removeprefix("review page: ").strip()
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    review_files(tmp_path)
+    return tmp_path
+
+
+def on_file(root: Path) -> list[str]:
+    return [",".join(line.split(",")[:3]) for line in (root / "data/inputs/decisions.csv").read_text().splitlines()[1:]]
+
+
+def question(page: Any, row: int) -> None:
+    page.wait_for_selector(f"figcaption:has-text('row {row}')")
+
+
+def test_keys_answer_rows_and_a_reloaded_page_goes_on(root: Path, chromium: Any) -> None:
+    """The queue, by the given label: 11 and 13 (cat), then 12 (dog)."""
+    with review(root, "--expert", "anna", "--until-answered") as (process, address):
+        page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(address)
+        question(page, 11)
+        assert "#" not in page.url, "the token is gone from the address"
+        assert page.inner_text(".question") == "Is this really cat?"
+        assert page.locator(".likes img").count() == 3
+        wait_until(lambda: page.evaluate("document.querySelector('.stage img').naturalWidth") == 6, "the picture")
+        page.keyboard.press("s")  # the suggestion: dog
+        question(page, 13)
+        wait_until(lambda: on_file(root) == ["11,dog,anna"], "the answer to be on file")
+
+        page.reload()
+        question(page, 13)
+        assert page.inner_text("#count").startswith("1 of 3 in round 1")
+        page.keyboard.press("u")
+        question(page, 12)
+        page.keyboard.press("z")  # undo
+        question(page, 13)
+        page.keyboard.press("/")  # another class, typed
+        page.keyboard.type("2")
+        page.keyboard.press("Enter")
+        question(page, 12)
+        wait_until(lambda: on_file(root)[1:] == ["13,unclear,anna", "13,,anna", "13,2,anna"], "undo and answer")
+
+        page.keyboard.press("g")
+        assert page.locator(".card.done").count() == 2
+        page.keyboard.press("Enter")  # the label is right
+        page.wait_for_selector("text=All 3 rows answered")
+        assert process.wait(timeout=30) == 0
+        assert on_file(root)[-1] == "12,dog,anna"
+        assert "next: decant run" in process.stdout.read()  # type: ignore[union-attr]
+        assert errors == []
+
+
+def test_a_whole_group_is_confirmed_and_taken_back_and_the_help_shows_the_keys(root: Path, chromium: Any) -> None:
+    with review(root) as (_, address):
+        page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
+        page.goto(address)
+        question(page, 11)
+        page.keyboard.press("?")
+        assert page.locator("#help").is_visible() and "take the suggestion" in page.inner_text("#help")
+        page.keyboard.press("s")  # no answer while the help is open
+        page.keyboard.press("Escape")
+        page.keyboard.press("g")
+        page.keyboard.press("Shift+Enter")
+        wait_until(lambda: on_file(root) == ["11,cat,", "13,cat,"], "both cats to be confirmed")
+        page.keyboard.press("z")
+        wait_until(lambda: sorted(on_file(root)[2:]) == ["11,,", "13,,"], "both to be taken back")
+        page.wait_for_selector("#count:has-text('0 of 3')")
+
+
+def test_an_address_that_was_used_shows_no_data_to_another_browser(root: Path, chromium: Any) -> None:
+    with review(root) as (_, address):
+        first = chromium.new_context().new_page()
+        first.goto(address)
+        question(first, 11)
+        second = chromium.new_context().new_page()
+        second.goto(address)
+        second.wait_for_selector("text=This page needs its address")
+        assert second.locator("img").count() == 0
