@@ -31,6 +31,8 @@ class Command:
     help: str
     examples: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
+    anywhere: bool = False
+    """Works outside of a checkout, too."""
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +67,45 @@ def _review(parser: argparse.ArgumentParser) -> None:
     studio = parser.add_mutually_exclusive_group()
     studio.add_argument("--export-label-studio", metavar="FILE.json", help="write the rows as Label Studio tasks")
     studio.add_argument("--import-label-studio", metavar="FILE.json", help="take in the answers of its JSON export")
+
+
+def _score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", type=_source, metavar="IMAGES", help="what ingest reads, or a folder of pictures")
+    parser.add_argument(
+        "--labels", type=_file, metavar="CSV",
+        help="predictions: columns id,label or file,label (default: the labels that the images have)",
+    )  # fmt: skip
+    _scorer(parser)
+    parser.add_argument("--out", type=_file, default=_file("scores.csv"), metavar="CSV", help="default: scores.csv")
+    parser.add_argument("--threshold", type=float, default=0.5, help="trust below it is doubtful (default: 0.5)")
+    parser.add_argument(
+        "--prior", default="batch",
+        help="what is known of the labels: batch (estimated from them; default), uniform, or the share that is right",
+    )  # fmt: skip
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    _scorer(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8421, help="default: 8421; 0 takes a free one")
+    parser.add_argument("--token", default="", help="that requests must carry; better: the variable DECANT_TOKEN")
+    parser.add_argument("--prior", default="uniform", help="uniform (the default) or the share of labels that is right")
+
+
+def _scorer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scorer", type=_file, default=Path("data/verify/scorer.safetensors"), metavar="FILE",
+        help="default: data/verify/scorer.safetensors, which `decant run verify` writes",
+    )  # fmt: skip
+
+
+def _file(text: str) -> Path:
+    """From where the caller stands, before we go to the checkout."""
+    return Path(text).expanduser().absolute()
+
+
+def _source(text: str) -> str:
+    return str(_file(text)) if _file(text).exists() else text
 
 
 def _deploy(_parser: argparse.ArgumentParser) -> None:
@@ -112,6 +153,25 @@ COMMANDS = {
   decant report --open                             shows it in the browser""",
         _report,
     ),
+    "score": Command(
+        "flows.score",
+        "how far the labels that a model gave to pictures can be trusted, as a CSV",
+        """  decant score photos/ --labels predictions.csv       columns file,label
+  decant score data/ingest/test.parquet               the labels in the table itself
+  decant score digits --threshold 0.9 --out doubts.csv
+  decant score photos/ --labels p.csv --scorer scorer.safetensors    needs no checkout""",
+        _score,
+        anywhere=True,
+    ),
+    "serve": Command(
+        "flows.serve",
+        "the same over HTTP, for programs: POST /score",
+        """  decant serve                                     on http://127.0.0.1:8421
+  DECANT_TOKEN=secret decant serve --host 0.0.0.0 --port 80
+  curl -s http://127.0.0.1:8421/classes""",
+        _serve,
+        anywhere=True,
+    ),
     "deploy": Command(
         "flows.deploy",
         "register the nightly run of prefect.yaml with the Prefect server",
@@ -138,21 +198,22 @@ def parser() -> Parser:
     return whole
 
 
-def go_to_project() -> None:
-    """Changes into the checkout that we stand in, the nearest folder with a dvc.yaml, here or above."""
+def go_to_project(*, required: bool = True) -> None:
+    """Changes into the checkout that we stand in: the nearest folder with a dvc.yaml, here or above."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():
             os.chdir(folder)
             return
-    raise DecantError(f"{here}: no dvc.yaml here or above; go to your Decant checkout first")
+    if required:
+        raise DecantError(f"{here}: no dvc.yaml here or above; go to your Decant checkout first")
 
 
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     arguments = parser().parse_args(words or ["--help"])
     try:
-        go_to_project()
+        go_to_project(required=not COMMANDS[arguments.command].anywhere)
         command = importlib.import_module(COMMANDS[arguments.command].module)
         return int(command.main(arguments))
     except DecantError as error:

@@ -1,0 +1,269 @@
+"""`decant serve`: trust in predictions over HTTP, for programs on this machine.
+
+    POST /score    {"images": [base64 of a PNG or JPEG | nested lists of 0-255], "labels": ["cat" | 3]}
+                   -> {"trust": [0.98], "suggested": ["cat"], "suggested_trust": [0.98]}
+    GET  /classes  names, and how many references each has; classes without references get a trust of null
+    GET  /health
+
+Limits: bytes of a request (413), pictures of a request and pixels of a picture (422), requests that wait (503 with
+Retry-After). Pictures are decoded as `ingest` decodes them, and never past their header when that declares too many
+pixels. Without a token only this machine is listened to; with one (DECANT_TOKEN or --token), requests must carry it as
+`Authorization: Bearer TOKEN`.
+"""
+
+import argparse
+import asyncio
+import base64
+import binascii
+import hmac
+import io
+import os
+import socket
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import uvicorn
+from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi.concurrency import run_in_threadpool
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from rich.console import Console
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from decant.decode import FORMATS, Rules, Undecodable, decode
+from decant.errors import DecantError
+from decant.predictions import NO_LABEL, class_number
+from flows.batcher import Batcher, Busy
+from flows.score import load_scorer, prior_of
+
+if TYPE_CHECKING:
+    from decant.scorer import Judged, Prior, TrustScorer
+
+TOKEN_VARIABLE = "DECANT_TOKEN"
+PATIENCE = 60.0  # seconds that a request waits for its answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    body: int = 32 * 2**20
+    """Bytes of a request."""
+    images: int = 256
+    """Of a request."""
+    pixels: int = 4_000_000
+    """Of a picture, as its header declares them."""
+    waiting: int = 64
+    """Requests that wait to be scored."""
+    batch: int = 1024
+    """Pictures from which on a batch waits for no more."""
+    seconds: float = 0.005
+    """That a batch waits for more."""
+
+
+class ScoreRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    images: Annotated[list[str | list[Any]], Field(min_length=1)]
+    """Base64 of an image file, or rows of gray values or of [red, green, blue], whole numbers from 0 to 255."""
+    labels: Annotated[list[StrictInt | str], Field(min_length=1)]
+    """The class that the model predicted, by name or number; one for each image."""
+
+
+class ScoreAnswer(BaseModel):
+    trust: list[float | None]
+    """Probability that the label is right; null where the class has no references."""
+    suggested: list[str]
+    """The likeliest class by the picture."""
+    suggested_trust: list[float]
+
+
+def main(arguments: argparse.Namespace) -> int:
+    token = arguments.token or os.environ.get(TOKEN_VARIABLE, "")
+    if not token and arguments.host not in ("127.0.0.1", "localhost", "::1"):
+        raise DecantError(f"--host {arguments.host}: others could reach it; set a token first ({TOKEN_VARIABLE}=...)")
+    prior = prior_of(arguments.prior)
+    if prior == "batch":
+        raise DecantError("--prior batch: requests are judged one by one; uniform or a share of right labels expected")
+    app = create_app(load_scorer(arguments.scorer), prior=prior, token=token)
+    with listening(arguments.host, arguments.port) as listener:
+        host, port = listener.getsockname()[:2]
+        Console(highlight=False).print(f"scoring predictions on http://{host}:{port}; Ctrl-C ends it", soft_wrap=True)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
+                limit_concurrency=4 * Limits().waiting,
+            )
+        )  # fmt: skip
+        with suppress(KeyboardInterrupt):  # how it is left
+            server.run(sockets=[listener])
+    return 0
+
+
+def listening(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise DecantError(f"{host}, port {port}: {error.strerror}; name another with --port") from error
+    listener.listen()
+    return listener
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The application
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def create_app(
+    scorer: "TrustScorer", *, prior: "Prior" = "uniform", token: str = "", limits: Limits | None = None
+) -> FastAPI:
+    limits = limits or Limits()
+    names, (height, width, channels) = scorer.class_names, scorer.shape
+    rules = Rules(height, width, 1 if channels == 1 else 3)
+
+    def judge(pixels: np.ndarray, labels: np.ndarray) -> "Judged":
+        return scorer.judge(scorer.class_scores(pixels), labels, prior=prior)
+
+    batcher = Batcher(judge, waiting=limits.waiting, rows=limits.batch, seconds=limits.seconds)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        scorer.class_scores(np.zeros((1, *scorer.shape), np.uint8))  # embeds the references before anybody waits
+        with batcher:
+            yield
+
+    def authorised(authorization: Annotated[str, Header()] = "") -> None:
+        if token and not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            raise HTTPException(401, "Authorization: Bearer TOKEN expected", {"WWW-Authenticate": "Bearer"})
+
+    app = FastAPI(title="decant serve", lifespan=lifespan, docs_url=None, redoc_url=None)  # their pages load from afar
+    app.state.batcher = batcher
+    app.add_middleware(BodyLimit, limit=limits.body)
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        return {"status": "ok", "mode": scorer.mode, "shape": scorer.shape, "judged": len(scorer.judged)}
+
+    @app.get("/classes", dependencies=[Depends(authorised)])
+    async def classes() -> list[dict[str, Any]]:
+        counts = np.bincount(scorer.references.labels, minlength=len(names)).tolist()
+        return [{"number": i, "name": name, "references": counts[i]} for i, name in enumerate(names)]
+
+    @app.post("/score", dependencies=[Depends(authorised)])
+    async def score(request: ScoreRequest) -> ScoreAnswer:
+        check_counts(request, limits)
+        labels = np.array([label_of(given, row, names) for row, given in enumerate(request.labels)])
+        pixels = await run_in_threadpool(decode_all, request.images, rules, limits.pixels)
+        try:
+            found = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(pixels, labels)), PATIENCE)
+        except (Busy, TimeoutError) as error:
+            raise HTTPException(503, "too many requests wait; try again", {"Retry-After": "1"}) from error
+        return answer_of(found, names)
+
+    return app
+
+
+def answer_of(judged: "Judged", names: tuple[str, ...]) -> ScoreAnswer:
+    return ScoreAnswer(
+        trust=[None if np.isnan(value) else float(value) for value in judged.trust],
+        suggested=[names[label] for label in judged.suggested],
+        suggested_trust=judged.suggested_trust.tolist(),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What comes from outside
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def check_counts(request: ScoreRequest, limits: Limits) -> None:
+    images, labels = len(request.images), len(request.labels)
+    if images != labels:
+        raise HTTPException(422, f"one label for each image expected, {images} images and {labels} labels found")
+    if images > limits.images:
+        raise HTTPException(422, f"at most {limits.images} images in a request, {images} found; divide them")
+
+
+def label_of(given: int | str, row: int, names: tuple[str, ...]) -> int:
+    number = class_number(str(given), names) if isinstance(given, str) else given
+    if number == NO_LABEL or not 0 <= number < len(names):
+        some = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        raise HTTPException(422, f"labels[{row}]: one of {some}, or its number, expected, {given!r} found")
+    return number
+
+
+def decode_all(images: list[str | list[Any]], rules: Rules, max_pixels: int) -> np.ndarray:
+    """(n, h, w, c) uint8"""
+    pixels = np.empty((len(images), *rules.shape), np.uint8)
+    for row, image in enumerate(images):
+        try:
+            pixels[row] = decode(item_of(image, max_pixels), rules)
+        except Undecodable as error:
+            raise HTTPException(422, f"images[{row}]: {error}") from error
+    return pixels
+
+
+def item_of(image: str | list[Any], max_pixels: int) -> bytes | np.ndarray:
+    """Raises: Undecodable with the reason."""
+    if isinstance(image, str):
+        try:
+            data = base64.b64decode(image.rpartition(",")[2], validate=True)  # a data URL is taken, too
+        except binascii.Error as error:
+            raise Undecodable("base64 of an image file expected") from error
+        if (found := declared_pixels(data)) > max_pixels:
+            raise Undecodable(f"{found} pixels declared, at most {max_pixels} are decoded")
+        return data
+    try:
+        values = np.array(image)
+    except ValueError as error:
+        raise Undecodable("rows of equal length expected") from error
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or values.shape[2] not in (1, 3) or not np.issubdtype(values.dtype, np.integer):
+        raise Undecodable(f"(height, width) or (height, width, 3) whole numbers expected, {values.shape} found")
+    if not values.size or values.min() < 0 or values.max() > 255:
+        raise Undecodable("whole numbers from 0 to 255 expected")
+    return values.astype(np.uint8)
+
+
+def declared_pixels(data: bytes) -> int:
+    """By the header; 0 where there is none that can be read, which the decoder then says better."""
+    with warnings.catch_warnings(), suppress(Exception):
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    return 0
+
+
+class BodyLimit:
+    """Answers 413 to a request whose body is larger: by what it declares, else once that much has come."""
+
+    def __init__(self, app: ASGIApp, limit: int):
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        message = f"at most {self.limit} bytes in a request; send fewer images at a time"
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.limit:
+            body = f'{{"detail":"{message}"}}'.encode()
+            await send(
+                {"type": "http.response.start", "status": 413, "headers": [(b"content-type", b"application/json")]}
+            )
+            return await send({"type": "http.response.body", "body": body})
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            part = await receive()
+            seen += len(part.get("body", b""))
+            if seen > self.limit:
+                raise HTTPException(413, message)
+            return part
+
+        await self.app(scope, counted, send)
