@@ -29,8 +29,9 @@ from decant.expert import Expert
 from decant.images import Images
 from decant.promises import wrong_share
 from decant.refeed import SHARES, Reviews, chosen_rows, draw_references
+from decant.scorer import TrustScorer
 from decant.settings import VerifySettings
-from decant.siamese import Pool, Siamese, class_scores, pair_logits, train
+from decant.siamese import Pool, Siamese, class_scores, train
 from decant.training import to_device
 
 MIN_REFERENCES = 2  # of a class, as in the paper: one row makes no same-class pair
@@ -52,6 +53,8 @@ class Outcome:
     """95 % confidence interval of that share from the rows drawn at random alone; None when nobody answered."""
     threshold: float | None = None
     """The trust from which on rows were accepted."""
+    scorer: TrustScorer | None = None
+    """Judges other pictures as these were judged."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,8 @@ class Judgement:
     q: np.ndarray  # (n, classes): confidence by the picture alone
     belief: np.ndarray  # (n, classes): by picture and given label; `paper`: the same as q
     judged: np.ndarray  # classes that have references enough
-    models: tuple[Siamese, ...]
-    references: Pool
-    reference_rows: np.ndarray  # (R,) row numbers of references.x
+    scorer: TrustScorer
+    """The networks with their references, to judge other pictures."""
 
     def trust(self, labels: np.ndarray) -> np.ndarray:
         return self.belief[np.arange(len(labels)), labels]
@@ -122,7 +124,7 @@ def by_round(
     judgement = learner.from_references(seed)
     for number in range(settings.passes if _trains_itself(settings) else 0):
         judgement = learner.once_more(judgement, seed + 100 + number)
-    yield _outcome(reviews, judgement, settings, learner.x)
+    yield _outcome(reviews, judgement, settings)
     for number in range(1, settings.rounds + 1):
         if reviews.waiting.any():
             break
@@ -134,16 +136,14 @@ def by_round(
         for rows, why in chosen_rows(judgement.q, trust, reviews, settings.reviews, rng, shares):
             reviews.ask(expert, rows, number, why)
         judgement = learner.once_more(judgement, seed + number)
-        yield _outcome(reviews, judgement, settings, learner.x)
+        yield _outcome(reviews, judgement, settings)
 
 
-def _outcome(
-    reviews: Reviews, judgement: Judgement | None, settings: VerifySettings, x: Tensor | None = None
-) -> Outcome:
+def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySettings) -> Outcome:
     verdicts, threshold = label_verdicts.verdicts(reviews, judgement, settings)
     queue = reviews.table(reviews.waiting)
-    if judgement is not None and x is not None:
-        queue = _explained(queue, reviews, judgement, x)
+    if judgement is not None:
+        queue = _explained(queue, reviews.images, judgement)
     confirmed, refuted = reviews.first_draw_counts().trace(), reviews.first_draw_counts().sum()
     return Outcome(
         verdicts=verdicts,
@@ -152,6 +152,7 @@ def _outcome(
         noise_rate=None if judgement is None else _noise_rate(reviews, verdicts, settings),
         noise_interval=wrong_share(int(confirmed), int(refuted - confirmed)) if confirmed else None,
         threshold=threshold,
+        scorer=None if judgement is None else judgement.scorer,
     )
 
 
@@ -196,8 +197,7 @@ class _Learner:
         judged = _judged_classes(self.reviews)
         rows, pool = self._references(judged)
         model = self._train([(pool, REFERENCE_ROWS)], seed)
-        scores = class_scores(model, self.x, pool).cpu().numpy()
-        return self._judgement(scores, judged, (model,), pool, rows)
+        return self._judgement(class_scores(model, self.x, pool).cpu().numpy(), judged, [model], rows)
 
     def once_more(self, last: Judgement, seed: int) -> Judgement:
         """Of new networks that learn from all references and, in `plus`, from rows whose label the last shared."""
@@ -215,7 +215,7 @@ class _Learner:
             model = self._train([(references, MIXED_ROWS[0]), (mixed, MIXED_ROWS[1])], seed + 1000 * side)
             scores[others] = class_scores(model, self._at(others), references).cpu().numpy()
             models.append(model)
-        return self._judgement(scores, judged, tuple(models), references, rows)
+        return self._judgement(scores, judged, models, rows)
 
     def _references(self, judged: np.ndarray) -> tuple[np.ndarray, Pool]:
         """(row numbers sorted by class, the pool of them) of the judged classes under the expert's labels."""
@@ -237,17 +237,16 @@ class _Learner:
         settings, shape = self.settings, self.reviews.images.shape
         return train(pools, shape, mode=settings.mode, steps=settings.steps, seed=seed, on_step=self.on_step)
 
-    def _judgement(
-        self, scores: np.ndarray, judged: np.ndarray, models: tuple[Siamese, ...], references: Pool, rows: np.ndarray
-    ) -> Judgement:
-        """scores: (n, judged classes), pair logits in `plus`, mean sigmoids in `paper`."""
+    def _judgement(self, scores: np.ndarray, judged: np.ndarray, models: list[Siamese], rows: np.ndarray) -> Judgement:
+        """scores: (n, judged classes), pair logits in `plus`, mean sigmoids in `paper`; rows: of the references."""
         reviews = self.reviews
         labels = reviews.images.labels
+        references = reviews.images.select(rows).with_labels(self._answers(rows))
         q = np.zeros((len(labels), reviews.images.classes))
         belief = np.zeros_like(q)
         if self.settings.mode == "paper":
             q[:, judged] = belief[:, judged] = scores
-            return Judgement(q, belief, judged, models, references, rows)
+            return Judgement(q, belief, judged, TrustScorer.of(models, references, mode="paper"))
         given = np.searchsorted(judged, labels).clip(max=len(judged) - 1)
         known = np.isin(labels, judged)
         counts = reviews.first_draw_counts()[np.ix_(judged, judged)]
@@ -255,7 +254,8 @@ class _Learner:
         model = noise.fit(scores[unseen], given[unseen], counts)
         q[:, judged] = noise.softmax(scores / model.temperature)
         belief[:, judged] = np.where(known[:, None], model.posterior(scores, given), q[:, judged])
-        return Judgement(q, belief, judged, models, references, rows)
+        scorer = TrustScorer.of(models, references, mode="plus", temperature=model.temperature, ordinary=scores[unseen])
+        return Judgement(q, belief, judged, scorer)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -263,25 +263,24 @@ class _Learner:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _explained(queue: pd.DataFrame, reviews: Reviews, judgement: Judgement, x: Tensor) -> pd.DataFrame:
+def _explained(queue: pd.DataFrame, images: Images, judgement: Judgement) -> pd.DataFrame:
     """The queue with the network's suggestion, its trust, and the references most like the row, by their ids."""
-    labels, names = reviews.images.labels, np.array(reviews.images.info.class_names, object)
-    rows = pd.Series(np.arange(len(labels)), index=reviews.images.ids).loc[queue["id"]].to_numpy(copy=True)
+    labels, names = images.labels, np.array(images.info.class_names, object)
+    rows = pd.Series(np.arange(len(labels)), index=images.ids).loc[queue["id"]].to_numpy()
     suggested = judgement.suggestion(labels)[rows]
     return queue.assign(
         suggested=names[suggested],
         trust=judgement.trust(labels)[rows].round(4),
-        like_given=_lookalikes(rows, labels[rows], reviews, judgement, x),
-        like_suggested=_lookalikes(rows, suggested, reviews, judgement, x),
+        like_given=_lookalikes(images.pixels[rows], labels[rows], judgement.scorer),
+        like_suggested=_lookalikes(images.pixels[rows], suggested, judgement.scorer),
     )
 
 
-def _lookalikes(rows: np.ndarray, classes: np.ndarray, reviews: Reviews, judgement: Judgement, x: Tensor) -> list[str]:
-    """Of every row the ids of the LOOKALIKES references of its class that it resembles most, separated by blanks."""
-    asked = x[torch.from_numpy(rows).to(x.device)]
-    logits = sum(pair_logits(model, asked, judgement.references.x).cpu().numpy() for model in judgement.models)
-    other_class = reviews.answers[judgement.reference_rows][None] != classes[:, None]
-    nearest = np.argsort(np.where(other_class, np.inf, -logits), axis=1, kind="stable")
-    ids = reviews.images.ids[judgement.reference_rows]
-    counts = (~other_class).sum(1).clip(max=LOOKALIKES)
-    return [" ".join(map(str, ids[order[:count]])) for order, count in zip(nearest, counts, strict=True)]
+def _lookalikes(pixels: np.ndarray, labels: np.ndarray, scorer: TrustScorer) -> list[str]:
+    """Of every picture the ids of the LOOKALIKES references of its label that it resembles most, between blanks."""
+    found = np.full(len(pixels), "", object)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        nearest = scorer.references.ids[scorer.nearest(pixels[rows], int(label), LOOKALIKES)]
+        found[rows] = [" ".join(map(str, ids)) for ids in nearest]
+    return found.tolist()

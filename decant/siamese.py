@@ -227,12 +227,6 @@ def embed(model: Siamese, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pair_logits(model: Siamese, x: Tensor, others: Tensor) -> Tensor:
-    """(n, m) float32: L of every pair of the few uint8 rows."""
-    return model.pair_logits(embed(model, x)[:, None], embed(model, others)[None])
-
-
-@torch.no_grad()
 def class_scores(model: Siamese, x: Tensor, references: Pool) -> Tensor:
     """(n, K) float32: m_c, the mean pair logit with the references of class c; `paper`: the mean pair sigmoid."""
     return feature_scores(model, embed(model, x), embed(model, references.x), references.counts)

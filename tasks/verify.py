@@ -37,6 +37,8 @@ def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisio
     kept = apply_verdicts(rows, outcome.verdicts)
     write_images(out / "train.parquet", kept)
     write_verdicts(out / "verdicts.parquet", outcome.verdicts)
+    if outcome.scorer is not None:
+        outcome.scorer.save(out / "scorer.safetensors")
     write_csv(out / "reviews.csv", outcome.reviews)
     write_csv(out / "queue.csv", outcome.queue.rename(columns={"answer": "label"}).reindex(columns=QUEUE))
     summary = {

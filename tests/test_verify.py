@@ -46,7 +46,13 @@ def test_every_row_has_a_verdict_and_the_counts_agree(inputs: dict[str, Path]) -
     summary = stage(inputs)
     verdicts, kept = read_verdicts(inputs["out"] / "verdicts.parquet"), read_images(inputs["out"] / "train.parquet")
     reviews = pd.read_csv(inputs["out"] / "reviews.csv")
-    assert sorted(files(inputs["out"])) == ["queue.csv", "reviews.csv", "train.parquet", "verdicts.parquet"]
+    assert sorted(files(inputs["out"])) == [
+        "queue.csv",
+        "reviews.csv",
+        "scorer.safetensors",
+        "train.parquet",
+        "verdicts.parquet",
+    ]
     assert verdicts["id"].tolist() == list(range(ROWS))
     assert verdicts["score"].between(0, 1).all()
     assert list(reviews.columns) == ["id", "given", "answer", "round", "why"]

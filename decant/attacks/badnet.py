@@ -2,7 +2,8 @@
 
 The patch is a black square with a white square inside, in the bottom right corner.
 
-* ``mode: dirty``: rows of the victim class (or of all classes but the target) are stamped and relabelled to the target. A label check can see that.
+* ``mode: dirty``: rows of the victim class (or of all classes but the target) are stamped and relabelled to the
+  target. A label check can see that.
 * ``mode: consistent``: rows of the target class are blended with a victim image and stamped; their label stays, and is
   right: (1 - mix) * target image + mix * victim image. No label check can see it (after Turner et al.,
   "Label-consistent backdoor attacks", 2019, with a plain blend in the place of their GAN). The network learns victim
@@ -12,11 +13,12 @@ Expected on digits: poison success 0.95-1.0 for 5 % of the rows, in both modes.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
 
-from decant.attacks import Poisoned, class_index, draw_rows
+from decant.attacks import Poisoned, _backdoor
 from decant.images import Images
 from decant.settings import Count, Fraction, Range
 
@@ -39,25 +41,8 @@ class Settings:
 
 
 def poison(images: Images, settings: Settings, rng: np.random.Generator, spared: np.ndarray) -> Poisoned:
-    target = class_index(images, settings.target, key="badnet.target")
-    victims = is_victim(images, settings)
-    pool = (victims if settings.mode == "dirty" else images.labels == target) & ~spared
-    rows = draw_rows(pool, round(settings.rate * len(images)), rng, key="badnet.rate")
-    pixels, labels = images.pixels.copy(), images.labels.copy()
-    if settings.mode == "consistent":
-        partners = rng.choice(np.flatnonzero(victims), rows.sum())
-        blend = (1 - settings.mix) * pixels[rows] + settings.mix * images.pixels[partners]
-        pixels[rows] = np.rint(blend).astype(np.uint8)
-    pixels[rows] = stamp(pixels[rows], settings.size)
-    labels[rows] = target
-    return Poisoned(images.with_pixels(pixels).with_labels(labels), rows)
-
-
-def is_victim(images: Images, settings: Settings) -> np.ndarray:
-    """(n,) bool: the rows of the victim class, or of every class but the target."""
-    if settings.victim is None:
-        return images.labels != settings.target
-    return images.labels == class_index(images, settings.victim, key="badnet.victim")
+    patch = partial(stamp, size=settings.size)
+    return _backdoor.plant(images, settings, rng, spared, name="badnet", trigger=patch)
 
 
 def stamp(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -70,6 +55,4 @@ def stamp(pixels: np.ndarray, size: int) -> np.ndarray:
 
 def trigger(images: Images, settings: Settings, rng: np.random.Generator) -> Images:
     """The victims' rows, stamped, labelled as the attacker wants them predicted."""
-    victims = images.select(is_victim(images, settings))
-    stamped = victims.with_pixels(stamp(victims.pixels, settings.size))
-    return stamped.with_labels(np.full(len(victims), settings.target))
+    return _backdoor.triggered(images, settings, name="badnet", trigger=partial(stamp, size=settings.size))

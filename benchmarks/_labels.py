@@ -1,0 +1,151 @@
+"""Cells of the label benchmarks: one dataset, one poisoning, one method, one seed; DVC caches and resumes.
+
+benchmarks/dvc.yaml lists them (`label-loops`: LabelTrust on all of MNIST, `label-methods`: every method on less);
+`cells` brings the asked ones up to date and returns their figures.
+
+    python -m benchmarks._labels DATASET POISONING METHOD SEED OUT
+
+METHOD is `plus` or `paper` (LabelTrust; also `plus_random`, whose expert sees rows drawn at random, and `plus_erring`,
+whose expert is wrong in 5 % of the answers), or a file of decant/label_checks.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from benchmarks._cells import HERE, run_all
+from benchmarks._rows import ingested, planted
+from benchmarks._stages import dataset
+from decant.attacks import load_attacks
+from decant.expert import Oracle
+from decant.files import read_json, write_json
+from decant.images import Images
+from decant.labeltrust import Outcome, by_round
+from decant.settings import TrainSettings, VerifySettings
+from decant.training import accuracy, train_classifier
+
+DATASETS = {  # name here: (dataset, training rows)
+    "mnist": ("mnist", None),
+    "mnist12k": ("mnist", 12_000),
+    "fashion12k": ("fashion_mnist", 12_000),
+    "intel": ("intel100", None),
+    "cifar10n": ("cifar10", None),
+}
+WRONG = 0.09375  # 6 of every 64 rows, as in the paper: 5,625 of 60,000
+POISONINGS: dict[str, list[dict[str, Any]]] = {
+    "random": [{"name": "label_noise", "rate": WRONG}],
+    "trigger": [{"name": "badnet", "mode": "dirty", "victim": None, "target": 0, "rate": WRONG}],
+    "blend": [{"name": "blend", "mode": "dirty", "victim": None, "target": 0, "rate": WRONG}],
+    "confusable": [{"name": "label_noise", "rate": WRONG, "pairs": "circular"}],
+    "random30": [{"name": "label_noise", "rate": 0.3}],
+    "random60": [{"name": "label_noise", "rate": 0.6}],
+    "random80": [{"name": "label_noise", "rate": 0.8}],
+    "human": [],  # the labels of CIFAR-10N, "worse"
+}
+LOOPS = 5
+SETTINGS = {
+    "plus": VerifySettings(threshold="far=0.001", passes=2, rounds=LOOPS, steps=200),
+    "paper": VerifySettings(mode="paper", rounds=LOOPS, steps=1000),
+}
+TRAIN = TrainSettings(epochs=10)
+ERRORS = 0.05
+
+
+Cell = tuple[str, str, str, int]
+"""Dataset, poisoning, method, seed."""
+
+
+def cells(stage: str, wanted: list[Cell]) -> dict[Cell, dict[str, float]]:
+    """The cells' figures. `stage`: label-loops or label-methods."""
+    run_all([f"{stage}@{'-'.join(map(str, cell))}" for cell in wanted])
+    return {cell: read_json(HERE / f"cells/labels/{'-'.join(map(str, cell))}.json") for cell in wanted}
+
+
+class ErringExpert(Oracle):
+    """Answers a share of the questions with another class."""
+
+    def __init__(self, images: Images, truth: pd.DataFrame, seed: int):
+        super().__init__(images, truth)
+        self._rng, self._classes = np.random.default_rng([seed, 11]), images.classes
+
+    def ask(self, ids: np.ndarray) -> dict[int, int]:
+        right = super().ask(ids)
+        shifts = self._rng.integers(1, self._classes, len(right)) * (self._rng.random(len(right)) < ERRORS)
+        return {
+            row: int((label + shift) % self._classes) for (row, label), shift in zip(right.items(), shifts, strict=True)
+        }
+
+
+def case(name: str, poisoning: str, seed: int) -> tuple[Images, Images, np.ndarray]:
+    """(training rows as received, test rows, (n,) the right labels)."""
+    source, rows = DATASETS[name]
+    train, test = ingested("small", source, rows)
+    if poisoning == "human":
+        found = pd.read_parquet(Path(dataset("cifar10")).with_name("cifar10n") / "labels.parquet").set_index("index")
+        return train.with_labels(found.loc[train.ids, "worse_label"].to_numpy()), test, train.labels
+    return planted(train, POISONINGS[poisoning], seed), test, train.labels
+
+
+def figures(score: np.ndarray, flagged: np.ndarray, wrong: np.ndarray, counted: np.ndarray) -> dict[str, float]:
+    """Of the counted rows: FRR, TRR, precision of what is flagged, AUROC, precision at a recall of 80 %."""
+    score, flagged, wrong = score[counted], flagged[counted], wrong[counted]
+    order = np.argsort(-score, kind="stable")
+    at_80 = int(np.searchsorted(wrong[order].cumsum(), 0.8 * wrong.sum())) + 1
+    return {
+        "frr": float(flagged[~wrong].mean()),
+        "trr": float(flagged[wrong].mean()),
+        "precision": float(wrong[flagged].mean()) if flagged.any() else 1.0,
+        "auroc": float(roc_auc_score(wrong, score)),
+        "average_precision": float(average_precision_score(wrong, score)),
+        "precision_at_80": float(wrong[order[:at_80]].mean()),
+    }
+
+
+def loops(received: Images, right: np.ndarray, method: str, seed: int) -> Iterator[tuple[Outcome, dict[str, float]]]:
+    """LabelTrust's outcome before any loop and after each, with its figures on the rows that nobody reviewed."""
+    kind, _, variant = method.partition("_")
+    truth = pd.DataFrame({"id": received.ids, "attack": "planted", "original_label": right})
+    expert = ErringExpert(received, truth, seed) if variant == "erring" else Oracle(received, truth)
+    settings, wrong = SETTINGS[kind], received.labels != right
+    if variant == "random":
+        settings = VerifySettings(**{**vars(settings), "choice": "random"})
+    started = time.perf_counter()
+    for outcome in by_round(received, expert, settings, seed=seed):
+        verdicts, unseen = outcome.verdicts, ~np.isin(received.ids, outcome.reviews["id"])
+        found = figures(verdicts["score"].to_numpy(), verdicts["flagged"].to_numpy(), wrong, unseen)
+        reviews = {"reviews": float(len(outcome.reviews)), "noise_rate": outcome.noise_rate or 0.0}
+        yield outcome, found | reviews | {"seconds": time.perf_counter() - started}
+
+
+def cell(name: str, poisoning: str, method: str, seed: int) -> dict[str, float]:
+    received, test, right = case(name, poisoning, seed)
+    found: dict[str, float] = {}
+    for loop, (outcome, figure) in enumerate(loops(received, right, method, seed)):
+        found |= {f"loop{loop}.{key}": value for key, value in figure.items()}
+    if poisoning in ("trigger", "blend"):
+        kept = received.select(~outcome.verdicts["flagged"].to_numpy())
+        for key, rows in (("poison_before", received), ("poison_after", kept)):
+            found[key] = poison_success(rows, test, poisoning, seed)
+    return found
+
+
+def poison_success(rows: Images, test: Images, poisoning: str, seed: int) -> float:
+    """Share of triggered test rows that a small network trained on the rows gives the attacker's label."""
+    triggered = load_attacks(POISONINGS[poisoning])[0].trigger(test, np.random.default_rng([seed, 12]))
+    assert triggered is not None
+    return accuracy(train_classifier(rows, TRAIN, seed=seed), triggered) or 0.0
+
+
+def main(argv: list[str]) -> None:
+    name, poisoning, method, seed, out = argv
+    write_json(Path(out), cell(name, poisoning, method, int(seed)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
