@@ -32,7 +32,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import TaskRun
 from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, Paused, State
+from prefect.states import Cancelled, Completed, Failed, Paused, State
 from prefect.tasks import Task
 
 from flows import gpu, table
@@ -46,21 +46,30 @@ from flows.watch import Event, tell, watched
 def clean(stages: list[str] | None = None) -> State:
     """Brings all stages, or the named ones and what they need, up to date."""
     gpu.create_limit()
-    states: dict[str, State] = {}
-    with ReviewPage(link_to_page) as page:
-        for stage in pipeline(stages):
-            upstream = [states[name] for name in stage.upstream]
-            states[stage.name] = scheduled(stage)(stage, wait_for=upstream, return_state=True)
-            while stage.name == ASKING_STAGE and states[stage.name].is_completed() and open_questions():
-                if not paused_for_answers(page):
-                    break
-                states[stage.name] = scheduled(stage)(stage, wait_for=upstream, return_state=True)
+    try:
+        states = brought_up_to_date(pipeline(stages))
+    except CancelledRun as cancelled:
+        return Cancelled(message=str(cancelled))
     for name, state in states.items():
         if not state.is_completed():
             return Failed(message=f"{name}: {state.message}")
     if "evaluate" in states:
         publish_result()
     return Completed(message=summary(states))
+
+
+def brought_up_to_date(stages: list[Stage]) -> dict[str, State]:
+    """How each stage ended. `verify` runs again after each round of answers, until it has no open questions."""
+    states: dict[str, State] = {}
+    with ReviewPage(link_to_page) as page:
+        for stage in stages:
+            upstream = [states[name] for name in stage.upstream]
+            states[stage.name] = scheduled(stage)(stage, wait_for=upstream, return_state=True)
+            while stage.name == ASKING_STAGE and states[stage.name].is_completed() and open_questions():
+                if not paused_for_answers(page):
+                    break
+                states[stage.name] = scheduled(stage)(stage, wait_for=upstream, return_state=True)
+    return states
 
 
 @task(task_run_name="{stage.name}", cache_policy=NO_CACHE, persist_result=False)

@@ -67,7 +67,8 @@ async function load() {
   state.review = review;
   if (review.state === "working") return;
   const place = new Map(review.classes.map((name, position) => [name, position]));
-  state.rows = review.rows.sort((a, b) => (place.get(a.given) ?? 0) - (place.get(b.given) ?? 0) || b.round - a.round);
+  const doubt = (row) => row.trust ?? 2; // the most doubtful of each class first
+  state.rows = review.rows.sort((a, b) => (place.get(a.given) ?? 0) - (place.get(b.given) ?? 0) || doubt(a) - doubt(b));
   const before = new Map(state.rows.map((row) => [row.id, row]));
   state.history = review.order.filter((id) => before.has(id)).map((id) => [{ row: id, before: null }]);
   state.looking = false;

@@ -22,7 +22,16 @@ export function keyOf(position, classes) {
   return classes.every((name) => /^\d$/.test(name)) ? classes[position] : String((position + 1) % 10);
 }
 
-const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+/** `12 %`; never 0 or 100 for what is merely near it. */
+function percent(share) {
+  if (share > 0 && share < 0.005) return "under 1 %";
+  if (share < 1 && share >= 0.995) return "over 99 %";
+  return `${Math.round(100 * share)} %`;
+}
+
+/** What the label check takes the row for, where that is not its label. */
+const takenFor = (row) => (row.trust !== null && row.trust < 0.5 && row.suggested !== row.given ? row.suggested : null);
+
 const width = (share) => `${(100 * share).toFixed(1)}%`;
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
@@ -97,9 +106,8 @@ function trust(row) {
   if (row.trust === null) return h("p.hint", {}, "Decant has no opinion yet: your answer is one that it learns from.");
   const fill = h("i");
   fill.style.width = width(row.trust);
-  const other = row.suggested && row.suggested !== row.given ? h("b.orange", {}, row.suggested) : null;
-  const agrees = other ? ["Decant thinks so, too; if not, then ", other, "."] : ["Decant thinks so, too."];
-  const words = other && row.trust < 0.5 ? ["Decant takes it for ", other, "."] : agrees;
+  const second = row.suggested && row.suggested !== row.given ? ["; if not, then ", h("b", {}, row.suggested)] : [];
+  const words = takenFor(row) ? ["Decant takes it for ", h("b.orange", {}, takenFor(row)), "."] : ["Decant thinks so, too", ...second, "."];
   return [
     h("p.hint", {}, ...words),
     h("div.meter", {}, h(row.trust < 0.5 ? "div.track.low" : "div.track", {}, fill), `${percent(row.trust)} trust in the label`),
@@ -124,7 +132,7 @@ export function answers(row) {
   return h(
     "div.answers", {},
     button(".main", "keep", row.given, `Yes, ${row.given}`, "Enter"),
-    other && button(".change", "take", other, `No, ${other}`, "S"),
+    other && button(takenFor(row) ? ".change" : "", "take", other, `No, ${other}`, "S"),
     button("", "unclear", UNCLEAR, "Unclear", "U"),
   );
 }
@@ -162,7 +170,7 @@ function strip(state) {
   if (near.length < 2) return null;
   const thumb = (row, offset) =>
     h(
-      "li", { "aria-current": first + offset === state.at },
+      row.mine === null ? "li" : "li.done", { "aria-current": first + offset === state.at },
       h("button", { type: "button", "data-do": "go", "data-at": first + offset, "aria-label": `row ${row.id}` }, picture(row.id, state.seenAs, () => 56, "")),
       row.mine !== null && h(`i.dot.${kindOf(row)}`),
     );
@@ -189,8 +197,8 @@ function group(given, members, state) {
 function card(row, at, state) {
   const stage = h("div.stage");
   stage.append(picture(row.id, state.seenAs, () => stage.clientWidth, "", true));
-  const differs = row.suggested && row.suggested !== row.given;
-  const under = h("div.under", {}, h("span", {}, row.id), differs ? h("b.orange", {}, `${row.suggested}?`) : null);
+  const doubt = takenFor(row);
+  const under = h("div.under", {}, h("span", {}, row.id), doubt && h("b.orange", {}, `${doubt}?`));
   return h("li.card", { id: `card-${at}` }, h("button", { type: "button", "data-do": "select", "data-at": at }, stage, under));
 }
 
