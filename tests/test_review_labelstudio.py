@@ -1,0 +1,135 @@
+"""Label Studio: its tasks, its labelling config, and its export read back."""
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from reviewing import CLASSES, QUEUE, review_files
+
+from decant.expert import UNCLEAR, read_votes
+from flows import cli
+from flows.review.labelstudio import labelling_config
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    review_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def exported(root: Path) -> list[dict[str, Any]]:
+    assert cli.main(["review", "--export-label-studio", "tasks.json"]) == 0
+    tasks: list[dict[str, Any]] = json.loads((root / "tasks.json").read_text())
+    return tasks
+
+
+def annotated(task: dict[str, Any], label: str, who: Any, at: str = "2030-01-01T00:00:00Z") -> dict[str, Any]:
+    """The task as Label Studio exports it, with one annotation more."""
+    choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [label]}}
+    one = {"completed_by": who, "result": [choice], "was_cancelled": False, "created_at": at, "updated_at": at}
+    return {**task, "id": 7, "annotations": [*task.get("annotations", []), one]}
+
+
+def imported(root: Path, tasks: list[dict[str, Any]]) -> int:
+    (root / "export.json").write_text(json.dumps(tasks))
+    return cli.main(["review", "--import-label-studio", "export.json"])
+
+
+def votes(root: Path) -> dict[int, dict[str, int]]:
+    return read_votes(root / "data/inputs/decisions.csv", CLASSES)
+
+
+def test_a_task_carries_its_picture_enlarged_and_both_labels_as_predictions(root: Path) -> None:
+    first, second, _ = exported(root)
+    kind, _, picture = first["data"]["image"].partition(",")
+    assert kind == "data:image/png;base64"
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
+    assert min(pixels.shape) >= 256 and np.unique(pixels).tolist() == [20]  # row 11, six pixels wide
+    assert (first["data"]["row"], first["data"]["given"]) == (11, "cat")
+    said = [(p["model_version"], p["result"][0]["value"]["choices"], p.get("score")) for p in first["predictions"]]
+    assert said == [("given label", ["cat"], 0.2), ("Decant's suggestion", ["dog"], None)]
+    assert len(second["predictions"]) == 1, "no suggestion yet"
+
+
+def test_rows_that_are_answered_are_not_sent(root: Path) -> None:
+    (root / "data/inputs/decisions.csv").write_text("id,label\n12,dog\n")
+    assert [task["data"]["row"] for task in exported(root)] == [11, 13]
+
+
+def test_the_config_offers_every_class_and_unclear_whatever_they_are_called() -> None:
+    names = ('<b> & "c"', "unclear", "dog")
+    view = ElementTree.fromstring(labelling_config(names))
+    assert [choice.get("value") for choice in view.iter("Choice")] == [*names, "Unclear"]
+    assert [choice.get("hotkey") for choice in view.iter("Choice")] == ["1", "2", "3", "u"]
+    (image,) = view.iter("Image")
+    (choices,) = view.iter("Choices")
+    assert choices.get("toName") == image.get("name") == "image" and image.get("value") == "$image"
+    digits = ElementTree.fromstring(labelling_config(("0", "1")))
+    assert [choice.get("hotkey") for choice in digits.iter("Choice")] == ["0", "1", "u"]
+
+
+def test_there_and_back_keeps_annotators_apart_and_takes_their_newest_word(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, third = exported(root)
+    anna = {"id": 1, "email": "anna@example.org", "first_name": "Anna", "last_name": "Ng"}
+    first = annotated(annotated(first, "cat", anna, "2030-01-02"), "dog", anna, "2030-01-01")
+    first = annotated(first, "dog", 2)
+    second = annotated(second, "unclear", {"id": 3, "email": "cleo@example.org", "first_name": ""})
+    third = {**third, "annotations": [{"completed_by": 2, "result": [], "was_cancelled": True}]}
+    assert imported(root, [first, second, third]) == 0
+    expected = {11: {"Anna Ng": 0, "annotator 2": 1}, 12: {"cleo@example.org": UNCLEAR}}
+    assert votes(root) == expected
+    assert "3 answers of 3 annotators" in capsys.readouterr().out
+    assert imported(root, [first, second, third]) == 0
+    assert (
+        "0 answers of 3 annotators taken into data/inputs/decisions.csv (3 were there already)"
+        in capsys.readouterr().out
+    )
+    assert votes(root) == expected
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda task: annotated(task, "cow", 1), "task 7: one of cat, dog, 2 or 'unclear' expected, 'cow' found"),
+        (lambda task: {**annotated(task, "cat", 1), "data": {}}, "task 7: no data.row; only tasks of decant review"),
+        (
+            lambda task: {**annotated(task, "cat", 1), "data": {"row": 99}},
+            "row 99 is not in data/purify_2/train.parquet",
+        ),
+        (lambda task: {"row": 11, "label": "cat"}, "Export > JSON, not JSON-MIN"),
+        (lambda task: "cat", "a list of tasks expected"),
+    ],
+)
+def test_an_export_that_can_not_be_read_says_why_and_changes_nothing(
+    root: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Any], Any], complaint: str
+) -> None:
+    first, second, _ = exported(root)
+    assert imported(root, [spoil(first), annotated(second, "dog", 1)]) == 2
+    assert complaint in capsys.readouterr().err
+    assert (root / "data/inputs/decisions.csv").read_text() == "id,label\n"
+
+
+@pytest.mark.parametrize(("text", "complaint"), [(None, "can't be read"), ("{", "not JSON")])
+def test_a_file_that_is_no_export(
+    root: Path, capsys: pytest.CaptureFixture[str], text: str | None, complaint: str
+) -> None:
+    if text is not None:
+        (root / "export.json").write_text(text)
+    assert cli.main(["review", "--import-label-studio", "export.json"]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_queue_that_names_rows_of_other_data_is_not_exported(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "data/verify/queue.csv").write_text(QUEUE.replace("11,cat", "99,cat"))
+    assert cli.main(["review", "--export-label-studio", "tasks.json"]) == 2
+    assert "row 99 of the queue is not in data/purify_2/train.parquet" in capsys.readouterr().err
