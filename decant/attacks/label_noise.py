@@ -1,13 +1,19 @@
-"""Wrong labels: a share of the rows gets another class, drawn uniformly.
+"""Wrong labels: a share of the rows gets another class.
 
-The accident that every crowd-labelled set has, and the weakest poisoning that LabelTrust is measured on.
+The accident that every crowd-labelled set has, and the weakest poisoning that LabelTrust is measured on. Drawn
+uniformly from the other classes by default. People confuse some classes more than others, though (4 and 9, a shirt and
+a T-shirt): with `pairs` a class's wrong label is always the same other class, as in the "pair flips" of the noisy-label
+literature, which is harder: at a rate near one half a class's wrong rows are as many as its right ones.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from decant.attacks import Poisoned, draw_rows
+from decant.errors import SettingsError
 from decant.images import Images
 from decant.settings import Fraction
 
@@ -18,11 +24,34 @@ KIND = "label"
 class Settings:
     rate: Fraction = 0.08
     """Share of all rows that are mislabelled."""
+    pairs: Literal["circular"] | Mapping[str, Any] | None = None
+    """null: any other class; `circular`: every class becomes the next one, the last the first; or a mapping of class
+    numbers, right to wrong, such as {4: 9, 9: 4}: then only rows of the classes on its left are taken."""
 
 
 def poison(images: Images, settings: Settings, rng: np.random.Generator, spared: np.ndarray) -> Poisoned:
-    rows = draw_rows(~spared, round(settings.rate * len(images)), rng, key="label_noise.rate")
-    shift = rng.integers(1, images.classes, rows.sum())  # never 0: the new label is always another one
+    wrong = _wrong_labels(images, settings.pairs)
+    pool = ~spared if wrong is None else ~spared & (wrong[images.labels] >= 0)
+    rows = draw_rows(pool, round(settings.rate * len(images)), rng, key="label_noise.rate")
     labels = images.labels.copy()
-    labels[rows] = (labels[rows] + shift) % images.classes
+    if wrong is None:
+        shift = rng.integers(1, images.classes, rows.sum())  # never 0: the new label is always another one
+        labels[rows] = (labels[rows] + shift) % images.classes
+    else:
+        labels[rows] = wrong[labels[rows]]
     return Poisoned(images.with_labels(labels), rows)
+
+
+def _wrong_labels(images: Images, pairs: Mapping[Any, Any] | str | None) -> np.ndarray | None:
+    """(classes,) the class that each is taken for, -1 where it is never mistaken; None: any other."""
+    if pairs is None:
+        return None
+    if isinstance(pairs, str):  # circular
+        return (np.arange(images.classes) + 1) % images.classes
+    wrong, known = np.full(images.classes, -1), range(images.classes)
+    for right, other in pairs.items():
+        if right not in known or other not in known or right == other or isinstance(right, bool):
+            wanted = f"class numbers from 0 to {images.classes - 1}, right to another one"
+            raise SettingsError(f"label_noise.pairs: {wanted} expected, {right!r}: {other!r} found")
+        wrong[right] = other
+    return wrong

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from decant.errors import SettingsError, StageError
+from decant.errors import SettingsError
 from decant.images import Images
 from decant.settings import TrainSettings, load
 from decant.training import train_classifier
@@ -62,14 +62,6 @@ def clean(name: str, images: Images, *, seed: int, **settings: Any) -> Images:
     if not hasattr(module, "clean"):
         raise SettingsError(f"{name}: works by its training alone and cleans no images; use train_with")
     return module.clean(images, loaded, seed=seed)
-
-
-def peer(library: str, *, needed_by: str) -> ModuleType:
-    """A library of the extra `peers`. Raises StageError, which says how to get it, where it is not installed."""
-    try:
-        return importlib.import_module(library)
-    except ImportError as error:
-        raise StageError(f"{needed_by}: needs {library}: pip install 'decant[peers]' ({error})") from error
 
 
 def _loaded(name: str, settings: dict[str, Any]) -> tuple[ModuleType, Any]:

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decant.countermeasures import peer
 from decant.errors import SettingsError, StageError
 from decant.images import Images
+from decant.peers import peer
 from decant.runtime import device
 from decant.settings import Positive, Range
 from decant.training import as_float, to_device

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.countermeasures import peer
 from decant.images import Images
+from decant.peers import peer
 from decant.settings import Fraction, Positive, TrainSettings
 from decant.training import Batch, Regime, train_classifier
 
