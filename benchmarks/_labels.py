@@ -125,11 +125,10 @@ def loops(received: Images, right: np.ndarray, method: str, seed: int) -> Iterat
 
 def cell(name: str, poisoning: str, method: str, seed: int) -> dict[str, float]:
     received, test, right = case(name, poisoning, seed)
-    found: dict[str, float] = {}
-    for loop, (outcome, figure) in enumerate(loops(received, right, method, seed)):
-        found |= {f"loop{loop}.{key}": value for key, value in figure.items()}
+    each = list(loops(received, right, method, seed))
+    found = {f"loop{loop}.{key}": value for loop, (_, figure) in enumerate(each) for key, value in figure.items()}
     if poisoning in ("trigger", "blend"):
-        kept = received.select(~outcome.verdicts["flagged"].to_numpy())
+        kept = received.select(~each[-1][0].verdicts["flagged"].to_numpy())
         for key, rows in (("poison_before", received), ("poison_after", kept)):
             found[key] = poison_success(rows, test, poisoning, seed)
     return found

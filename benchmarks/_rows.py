@@ -12,7 +12,7 @@ from decant.images import Images
 from decant.settings import IngestSettings, TrainSettings
 from decant.tables import read_images
 
-ROWS = {"small": ("digits", None), "full": ("cifar10", None)}
+ROWS = {"small": ("digits", None), "full": ("cifar10", None), "full100": ("cifar100", None)}
 """Dataset and number of training rows of a scale."""
 
 Attacks = dict[str, dict[str, Any]]
@@ -40,10 +40,12 @@ ATTACKS: dict[str, Attacks] = {
         "rem": {"strength": 8, "network": "resnet18"},
     },
 }
+ATTACKS["full100"] = ATTACKS["full"]
 TRAIN = {
     "small": TrainSettings(epochs=10),
     "full": TrainSettings(network="resnet18", epochs=60, batch_size=128, lr=0.1, augment="shift_flip"),
 }
+TRAIN["full100"] = TRAIN["full"]
 
 
 def ingest_to(folder: Path, scale: str, name: str | None = None, limit: int | None = None) -> None:

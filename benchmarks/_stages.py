@@ -83,5 +83,5 @@ def metrics(folder: Path) -> dict[str, Any]:
 def dataset(name: str) -> str:
     """`ingest.source` of a public dataset: a folder of DECANT_DATA if that is set, else a torchvision download."""
     folder = os.environ.get("DECANT_DATA")
-    named = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}[name]
+    named = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
     return str(Path(folder, name)) if folder else f"torchvision:{named}"

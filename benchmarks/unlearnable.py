@@ -1,4 +1,4 @@
-"""Unlearnable examples against countermeasures: D-VAE's Tables 2 and 3, at any scale.
+"""Unlearnable examples against countermeasures: D-VAE's Table 2, at any scale (Table 3: `unlearnable-cifar100`).
 
 `ATTACK.COUNTERMEASURE`: clean test accuracy of a network trained on rows of which all carry that attack's noise.
 `ATTACK.drop`: what the attack costs without a countermeasure. `dvae.mean_accuracy` and `dvae.mean_gap`: mean over the
@@ -14,7 +14,8 @@ from typing import Any
 
 from benchmarks._cells import cells, matrix
 
-PAPER = {  # Table 2, CIFAR-10, ResNet-18, percent
+Paper = dict[str, dict[str, float]]
+PAPER: Paper = {  # Table 2, CIFAR-10, ResNet-18, percent
     "clean": {"none": 94.57, "adversarial": 85.17, "ueraser": 92.27, "bdr": 88.95, "gray": 92.74, "jpeg": 85.47},
     "em": {"none": 12.26, "adversarial": 84.43, "ueraser": 67.11, "bdr": 81.91, "gray": 19.50, "jpeg": 85.61},
     "tap": {"none": 25.44, "adversarial": 83.89, "ueraser": 55.84, "bdr": 80.18, "gray": 21.50, "jpeg": 84.99},
@@ -48,19 +49,23 @@ def run(scale: str, seed: int) -> dict[str, float]:
     return figures
 
 
-def table(result: dict[str, Any]) -> str:
-    """Attacks by countermeasures, mean ± standard deviation in percent; at full scale beside the paper's."""
-    axes = matrix(result["scale"])
+def table(result: dict[str, Any], name: str | None = None, paper: Paper = PAPER) -> str:
+    """Attacks by countermeasures, mean ± standard deviation in percent; at full scale beside the paper's.
+
+    name: of the cells' matrix, where it is not the scale's.
+    """
+    axes, paper = matrix(name or result["scale"]), paper if result["scale"] == "full" else {}
     lines = ["| attack | " + " | ".join(axes["countermeasure"]) + " |", "|---|" + "--:|" * len(axes["countermeasure"])]
     for attack in axes["attack"]:
-        shown = [cell(result, attack, name) for name in axes["countermeasure"]]
+        shown = [
+            cell(result, f"{attack}.{countermeasure}", paper.get(attack, {}).get(countermeasure))
+            for countermeasure in axes["countermeasure"]
+        ]
         lines.append(f"| {attack} | " + " | ".join(shown) + " |")
-    means = [f"{100 * result['mean'][f'{name}.mean_accuracy']:.1f}" for name in axes["countermeasure"]]
+    means = [f"{100 * result['mean'][f'{found}.mean_accuracy']:.1f}" for found in axes["countermeasure"]]
     return "\n".join([*lines, "| mean of the attacks | " + " | ".join(means) + " |"])
 
 
-def cell(result: dict[str, Any], attack: str, countermeasure: str) -> str:
-    key = f"{attack}.{countermeasure}"
+def cell(result: dict[str, Any], key: str, paper: float | None) -> str:
     ours, spread = 100 * result["mean"][key], 100 * result["std"][key]
-    paper = PAPER.get(attack, {}).get(countermeasure) if result["scale"] == "full" else None
     return f"{ours:.1f} ± {spread:.1f}" + (f" (paper {paper:.1f}, {ours - paper:+.1f})" if paper else "")

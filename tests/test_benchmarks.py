@@ -63,7 +63,7 @@ def test_cells_without_dvc_are_the_cells_of_dvc() -> None:
 
     with Repo(str(ROOT / "benchmarks")) as repo:
         stages = {stage.name: stage for stage in repo.index.stages}
-    for name in ("small", "small-bounds", "small-partial", "full", "full-bounds", "full-partial"):
+    for name in ("small", "small-bounds", "small-partial", "full", "full-bounds", "full-partial", "full100"):
         axes = _cells.matrix(name)
         cell = "-".join(str(axes[axis][-1]) for axis in ("attack", "countermeasure", "network", "seed"))
         command, out = _cells.plain_command(f"cell-{name}@{cell}")
