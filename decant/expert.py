@@ -136,6 +136,12 @@ def _decisions(path: Path, reader: "csv.DictReader[str]") -> Iterator[Decision]:
             raise StageError(f"{path}: column {column!r} expected, {', '.join(reader.fieldnames)} found")
     for row in reader:
         row_id, label, expert, at = ((row.get(column) or "").strip() for column in DECISION_COLUMNS)
+        if any(row.get(None) or []):
+            columns = len(reader.fieldnames or ())
+            raise StageError(
+                f"{path}, line {reader.line_num}: {columns} columns expected, more found; of a line of the queue take only "
+                "the id and the label"
+            )
         if not (label or at):
             continue
         if not row_id.isdecimal():

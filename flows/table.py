@@ -64,8 +64,8 @@ def result_of(metrics: Mapping[str, Any], runs: Mapping[str, Any], queued: int =
         notes.append(f"rows that an expert looked at: {whole(metrics['reviews'])}")
     if queued:
         notes.append(
-            f"{whole(queued)} rows wait for your answer: fill in the column 'label' of data/verify/queue.csv, "
-            "add its lines to data/inputs/decisions.csv, and run again"
+            f"{whole(queued)} rows wait for your answer: decant review shows them, and the next decant run "
+            "takes the answers in"
         )
     if spent := spent_on(runs.values()):
         notes.append(spent)

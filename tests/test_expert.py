@@ -76,6 +76,7 @@ def test_no_decisions_yet_is_no_error(tmp_path: Path, text: str | None) -> None:
         ("id,label\n100,7\n", "line 2: .*'7' found"),
         ("id,label\nx,cat\n", "line 2: a row's id expected, 'x' found"),
         ("id,label\n100,cat\n100,dog\n", "line 3: id 100 is answered a second time"),
+        ("id,label\n100,cat,,,dog,0,a line of the queue\n", "line 2: 2 columns expected, more found"),
     ],
 )
 def test_a_bad_decision_is_named_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
