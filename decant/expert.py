@@ -139,8 +139,8 @@ def _decisions(path: Path, reader: "csv.DictReader[str]") -> Iterator[Decision]:
         if any(row.get(None) or []):
             columns = len(reader.fieldnames or ())
             raise StageError(
-                f"{path}, line {reader.line_num}: {columns} columns expected, more found; of a line of the queue take only "
-                "the id and the label"
+                f"{path}, line {reader.line_num}: {columns} columns expected, more found; of a line of the queue "
+                "take only the id and the label"
             )
         if not (label or at):
             continue
