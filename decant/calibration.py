@@ -21,7 +21,7 @@ import numpy as np
 
 from decant.noise import TEMPERATURE_SPREAD, TEMPERATURES, softmax
 
-UNKNOWN_SHARE = 0.05
+UNKNOWN_SHARE = 0.1
 """u: pictures of no known class among those to be scored. A choice, not a measurement; 0 turns the check off."""
 
 

@@ -246,6 +246,8 @@ class TrustScorer:
         A class without references yields (n, 0).
         """
         rows = np.flatnonzero(self.references.labels == label)
+        if not len(rows):
+            return np.empty((len(pixels), 0), np.int64)
         likeness = self._ensemble.likeness(pixels, torch.from_numpy(rows))  # (n, references of the class)
         return rows[np.argsort(-likeness, 1, kind="stable")[:, :k]]
 
