@@ -50,7 +50,7 @@ POISONINGS: dict[str, list[dict[str, Any]]] = {
 }
 LOOPS = 5
 SETTINGS = {
-    "plus": VerifySettings(threshold="far=0.001", passes=2, rounds=LOOPS, steps=200),
+    "plus": VerifySettings(threshold="far=0.001", passes=2, rounds=LOOPS),
     "paper": VerifySettings(mode="paper", rounds=LOOPS, steps=1000),
 }
 TRAIN = TrainSettings(epochs=10)

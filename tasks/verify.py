@@ -32,7 +32,7 @@ def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisio
         known = read_truth(truth) if verify.expert == "oracle" else None
         expert = FileExpert(decisions, rows) if known is None else Oracle(rows, known)
         nothing_planted = known is not None and known.empty
-        progress = Progress("verify", steps_of(verify))
+        progress = Progress("verify", steps_of(verify, len(rows)))
         outcome = verify_labels(rows, expert, verify, seed=seed, on_step=progress.step)
     kept = apply_verdicts(rows, outcome.verdicts)
     write_images(out / "train.parquet", kept)
