@@ -39,6 +39,7 @@ DATASETS = {  # name here: (dataset, training rows)
 }
 WRONG = 0.09375  # 6 of every 64 rows, as in the paper: 5,625 of 60,000
 POISONINGS: dict[str, list[dict[str, Any]]] = {
+    "clean": [],
     "random": [{"name": "label_noise", "rate": WRONG}],
     "trigger": [{"name": "badnet", "mode": "dirty", "victim": None, "target": 0, "rate": WRONG}],
     "blend": [{"name": "blend", "mode": "dirty", "victim": None, "target": 0, "rate": WRONG}],
