@@ -1,6 +1,9 @@
 """The review page's API: who may use it, what it tells, what it takes."""
 
 import io
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from reviewing import pictures_in, pictures_of, review_files, store_in
+from reviewing import QUEUE, pictures_in, pictures_of, review_files, store_in
+from toy_pipeline import environment
 
 from decant import tables
+from flows import cli
 from flows.review.app import create_app
 from flows.review.gate import Gate
 
@@ -199,3 +204,42 @@ def test_a_slip_in_the_file_is_told_with_its_line(root: Path) -> None:
     (root / "data/inputs/decisions.csv").write_text("id,label\n11,cow\n")
     refused = browser(root).get("/api/review")
     assert refused.status_code == 422 and "line 2: one of cat, dog, 2 or 'unclear' expected" in refused.json()["detail"]
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_why_there_is_nothing_to_review(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    queue = root / "data/verify/queue.csv"
+    queue.write_text(QUEUE.splitlines()[0] + "\n")
+    assert cli.main(["review"]) == 0
+    assert "the simulated expert answers all" in capsys.readouterr().out
+    (root / "params.yaml").write_text("verify: {expert: person}\n")
+    assert cli.main(["review", "--until-answered"]) == 0
+    assert "no row waits for an answer" in capsys.readouterr().out
+    queue.unlink()
+    assert cli.main(["review"]) == 2
+    assert "no rows to review yet; let the stage `verify` ask: decant run verify" in capsys.readouterr().err
+
+
+def test_the_command_refuses_a_port_that_is_taken_and_a_name_that_is_none(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert cli.main(["review", "--port", str(taken.getsockname()[1])]) == 2
+    assert "leave --port out to take a free one" in capsys.readouterr().err
+    assert cli.main(["review", "--expert", "an\nna"]) == 2
+
+
+def test_the_page_needs_no_torch() -> None:
+    program = "import sys, flows.review.serving, flows.review.labelstudio; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"

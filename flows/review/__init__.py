@@ -11,9 +11,9 @@ from decant.errors import DecantError
 def main(arguments: argparse.Namespace) -> int:
     arguments.expert = expert_name(arguments.expert)
     if arguments.export_label_studio or arguments.import_label_studio:
-        from flows.review import labelstudio
+        from flows.review.labelstudio import exchange
 
-        return labelstudio.main(arguments)
+        return exchange(arguments)
     from flows.review.serving import serve
 
     return serve(arguments)

@@ -27,10 +27,9 @@ NAME, PICTURE = "label", "image"  # of the control and the object in the labelli
 HOTKEYS = "1234567890"
 
 
-def main(arguments: argparse.Namespace) -> int:
+def exchange(arguments: argparse.Namespace) -> int:
     if arguments.export_label_studio:
-        path = Path(arguments.export_label_studio)
-        print(export(path))
+        print(export(Path(arguments.export_label_studio)))
     else:
         print(take_in(Path(arguments.import_label_studio)))
     return 0

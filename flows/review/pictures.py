@@ -72,5 +72,5 @@ class Pictures:
 def png(pixels: np.ndarray) -> bytes:
     """(h, w, c) uint8, as large as it is: the browser enlarges it."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

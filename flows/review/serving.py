@@ -16,6 +16,7 @@ from flows.review.app import create_app
 from flows.review.gate import Gate
 from flows.review.pictures import TABLES
 from flows.review.store import Closed, Store
+from flows.review.waiting import verify_settings
 
 LULL = 0.5  # seconds between two looks whether all is answered
 GRACE = 3.0  # seconds after the last answer in which it can be undone
@@ -56,11 +57,15 @@ def serve(arguments: argparse.Namespace) -> int:
 def why_nothing(store: Store) -> str:
     """Why there is nothing to answer, empty if there is. A queue that is answered can still be looked at."""
     try:
-        return "" if store.questions() else "no row waits for an answer; `decant run verify` asks again after a change"
+        if store.questions():
+            return ""
     except Closed as closed:
-        raise DecantError(
-            "no rows to review yet; let the stage `verify` ask: decant run verify --set verify.expert=file"
-        ) from closed
+        raise DecantError("no rows to review yet; let the stage `verify` ask: decant run verify") from closed
+    if verify_settings().expert == "oracle":
+        return (
+            "no row waits: the simulated expert answers all; to answer yourself: decant run --set verify.expert=person"
+        )
+    return "no row waits for an answer; decant run asks again when something has changed"
 
 
 def listening(port: int) -> socket.socket:

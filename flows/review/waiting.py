@@ -14,7 +14,7 @@ from typing import Self
 import yaml
 
 from decant.errors import DecantError
-from decant.settings import load_params
+from decant.settings import VerifySettings, load_params
 from decant.tables import read_info
 from flows.params import PARAMS
 from flows.processes import output, process_group
@@ -27,10 +27,16 @@ GRACE = 3.0  # seconds after the last answer in which it can be undone
 LOOK = 2.0  # seconds between two looks whether somebody told the run to go on
 
 
+def verify_settings() -> VerifySettings:
+    params = yaml.safe_load(PARAMS.read_text(encoding="utf-8")) if PARAMS.is_file() else {}
+    found = load_params(params or {})[STAGE]
+    assert isinstance(found, VerifySettings)
+    return found
+
+
 def open_questions() -> int:
     """Rows that wait for a person's answer; 0 unless `verify.expert` is `person`."""
-    params = yaml.safe_load(PARAMS.read_text(encoding="utf-8")) if PARAMS.is_file() else {}
-    if load_params(params or {})[STAGE].expert != "person":
+    if verify_settings().expert != "person":
         return 0
     try:
         return _store().progress().open

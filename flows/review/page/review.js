@@ -139,6 +139,7 @@ function give(rows, label, { undoing = false } = {}) {
 }
 
 function confirmed(row, label, reply) {
+  if (reply.state === "done" && state.review.state === "open") state.looking = false;
   Object.assign(state.review, { progress: reply.progress, version: reply.version, state: reply.state });
   if (row.mine === label) Object.assign(row, reply.row);
   const quiet = state.view === "one" && current() !== row && reply.state === "open" && !row.disputed;
@@ -148,10 +149,10 @@ function confirmed(row, label, reply) {
 
 function choose(label) {
   if (noticed()) return;
-  const row = current();
-  give([row], label);
-  const next = state.looking ? Math.min(state.at + 1, state.rows.length - 1) : nextOpen(state.at);
-  if (next !== null) state.at = next;
+  const wasLast = current().mine === null && nextOpen(state.at) === state.at;
+  give([current()], label);
+  if (wasLast) state.looking = false; // what comes now is said in the rows' place
+  else state.at = nextOpen(state.at) ?? Math.min(state.at + 1, state.rows.length - 1);
   draw();
 }
 
@@ -176,11 +177,12 @@ function undo() {
   draw();
 }
 
+/** The next row after `from` without this expert's answer, or with a dispute if they look for those. */
 function nextOpen(from) {
   const count = state.rows.length;
   for (let step = 1; step <= count; step += 1) {
     const at = (from + step) % count;
-    if (state.rows[at].mine === null) return at;
+    if (state.rows[at].mine === null || (state.looking && state.rows[at].disputed)) return at;
   }
   return null;
 }

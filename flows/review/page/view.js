@@ -41,7 +41,7 @@ export function picture(row, seenAs, side, alt, lazy = false) {
   image.addEventListener("load", () => {
     const longer = Math.max(image.naturalWidth, image.naturalHeight);
     const times = Math.floor(side() / longer);
-    image.classList.toggle("pixels", times >= 2);
+    image.classList.add(times >= 2 ? "pixels" : "photo");
     image.style.width = times >= 2 ? `${times * image.naturalWidth}px` : "";
   });
   image.src = `/api/rows/${row}/${seenAs}.png`;
@@ -224,7 +224,8 @@ function touchGroup(found, state) {
   const open = members.filter((row) => row.mine === null).length;
   found.querySelector("h2 span").textContent = `${members.length - open} of ${plural(members.length, "row")} answered`;
   all.hidden = open === 0;
-  const which = open === members.length ? `All ${open} are` : `The other ${open} are`;
+  const every = open === 2 ? "Both are" : `All ${open} are`;
+  const which = open === members.length ? every : `The other ${open} are`;
   all.textContent = open === 1 ? `The last one is ${given}` : `${which} ${given}`;
 }
 
@@ -245,7 +246,8 @@ export function working(forRun) {
 
 export function done(state) {
   const { progress, for_run: forRun } = state.review;
-  const look = progress.mine > 0 && h("button", { type: "button", "data-do": "look" }, "Look through them");
+  const unseen = state.rows.some((row) => row.mine === null);
+  const look = h("button", { type: "button", "data-do": "look" }, unseen ? "Give a second opinion" : "Look through them");
   const undo = state.history.length > 0 && h("button", { type: "button", "data-do": "undo" }, "Undo the last one", h("kbd", {}, "Z"));
   const next = forRun
     ? "The run goes on by itself. Keep this page open: the next questions appear here, if there are any."
@@ -256,7 +258,7 @@ export function done(state) {
 export function mineDone(state) {
   const { progress } = state.review;
   const said = progress.disputed
-    ? `${plural(progress.disputed, "row")} of them ${progress.disputed === 1 ? "is" : "are"} disputed: talk about it, and change an answer.`
+    ? `${plural(progress.disputed, "row")} ${progress.disputed === 1 ? "is" : "are"} disputed: talk about it, and one of you changes an answer.`
     : `${plural(progress.open, "row")} still ${progress.open === 1 ? "waits" : "wait"} for others.`;
   return [
     h("div.sign", {}, "✓"), h("h2", {}, "You have answered every row"), h("p", {}, said),
