@@ -22,19 +22,17 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from decant import calibration, noise, scorer_file
 from decant.calibration import UNKNOWN_SHARE, Calibration
+from decant.ensemble import Ensemble, pool_of
 from decant.errors import StageError
 from decant.images import Images
-from decant.runtime import device
 from decant.settings import VerifySettings
-from decant.siamese import Pool, Siamese, embed, feature_scores, pair_chunks, train
-from decant.training import to_device
+from decant.siamese import Siamese, train
 
 MEMBERS = 3  # networks of the ensemble that `fit` trains: each leaves another third of the references out
+FEW = 20  # references of a class; from here on two networks do, which leave out a half
 EPISODE_ROWS = 8  # of a class in an episode
 MIN_REFERENCES = 2  # of a class, as in the paper
 BATCH_ROWS = 200  # labels from which on the prior is estimated from the batch
@@ -85,38 +83,32 @@ class TrustScorer:
         """From rows whose labels are right. Classes with fewer than two of them are not judged.
 
         `plus`: MEMBERS networks of settings.steps steps; each leaves out a third of every class's references (half,
-        where a class has two). The temperature is the likeliest for references under the network that left them out;
-        with `untrusted` rows, whose labels may be wrong, it is that of their noise model, which sees the ensemble as
-        it is used. Where there are many of these, `decant.labeltrust.verify` learns from their pictures, too.
+        where a class has two, or all have FEW). The temperature is the likeliest for references under the network that
+        left them out; with `untrusted` rows, whose labels may be wrong, it is that of their noise model, which sees
+        the ensemble as it is used. Where there are many of these, `decant.labeltrust.verify` learns from their
+        pictures, too.
 
         Raises: StageError when fewer than two classes have two references.
         """
         references = _sorted_references(references)
+
+        def trained(rows: Images, seed: int) -> Siamese:
+            pools, mode, steps = [(pool_of(rows), EPISODE_ROWS)], settings.mode, settings.steps
+            return train(pools, rows.shape, mode=mode, steps=steps, seed=seed, on_step=on_step)
+
         if settings.mode == "paper":
-            pool = _pool(references)
-            network = train(
-                [(pool, EPISODE_ROWS)], references.shape, mode="paper", steps=settings.steps, seed=seed, on_step=on_step
-            )
-            return cls(mode="paper", networks=(network,), references=references, calibration=None)
+            return cls.of([trained(references, seed)], references, mode="paper")
         fold = _folds(references.labels, seed)
-        networks, ordinary, strange = [], [], []
+        networks, labels, ordinary, strange = [], [], [], []
         for member in range(fold.max() + 1):
-            pool, left_out = _pool(references.select(fold != member)), references.select(fold == member).pixels
-            network = train(
-                [(pool, EPISODE_ROWS)],
-                references.shape,
-                mode="plus",
-                steps=settings.steps,
-                seed=seed + 1000 * member,
-                on_step=on_step,
-            )
-            networks.append(network)
-            ensemble = _Ensemble.of([network], pool)
-            ordinary.append(ensemble.scores(left_out))
-            strange.append(ensemble.scores(calibration.quarters_moved(left_out)))
-        labels = np.concatenate([references.labels[fold == member] for member in range(len(networks))])
-        scores = np.concatenate(ordinary)
-        temperature = calibration.likeliest_temperature(scores, np.unique(labels, return_inverse=True)[1])
+            inside, outside = references.select(fold != member), references.select(fold == member)
+            networks.append(trained(inside, seed + 1000 * member))
+            ensemble = Ensemble.of(networks[-1:], pool_of(inside))
+            labels.append(outside.labels)
+            ordinary.append(ensemble.scores(outside.pixels))
+            strange.append(ensemble.scores(calibration.quarters_moved(outside.pixels)))
+        scores, columns = np.concatenate(ordinary), np.unique(np.concatenate(labels), return_inverse=True)[1]
+        temperature = calibration.likeliest_temperature(scores, columns)
         fitted = calibration.fit(scores, np.concatenate(strange), temperature)
         scorer = cls(mode="plus", networks=tuple(networks), references=references, calibration=fitted)
         return scorer if untrusted is None else scorer._tempered_by(untrusted)
@@ -139,7 +131,7 @@ class TrustScorer:
         references, fitted = _sorted_references(references), None
         if mode == "plus":
             assert ordinary is not None, "class scores of ordinary rows expected"
-            ensemble = _Ensemble.of(networks, _pool(references))
+            ensemble = Ensemble.of(networks, pool_of(references))
             strange = ensemble.scores(calibration.quarters_moved(references.pixels))
             fitted = calibration.fit(ordinary, strange, temperature)
         return cls(mode=mode, networks=tuple(networks), references=references, calibration=fitted)
@@ -168,8 +160,8 @@ class TrustScorer:
         return self.references.shape
 
     @cached_property
-    def _ensemble(self) -> "_Ensemble":
-        return _Ensemble.of(self.networks, _pool(self.references))
+    def _ensemble(self) -> Ensemble:
+        return Ensemble.of(self.networks, pool_of(self.references))
 
     # What it says ----------------------------------------------------------------------------------------------------
 
@@ -248,7 +240,7 @@ class TrustScorer:
         rows = np.flatnonzero(self.references.labels == label)
         if not len(rows):
             return np.empty((len(pixels), 0), np.int64)
-        likeness = self._ensemble.likeness(pixels, torch.from_numpy(rows))  # (n, references of the class)
+        likeness = self._ensemble.likeness(pixels, rows)  # (n, references of the class)
         return rows[np.argsort(-likeness, 1, kind="stable")[:, :k]]
 
     # File ------------------------------------------------------------------------------------------------------------
@@ -264,37 +256,6 @@ class TrustScorer:
         return cls(mode=mode, networks=networks, references=references, calibration=fitted)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The networks at work
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Ensemble:
-    """Networks on the device, each with the references as it sees them: these are embedded once."""
-
-    members: list[tuple[Siamese, Tensor]]  # network, (R, d) features of the references
-    counts: Tensor  # (K,) references of every class
-
-    @classmethod
-    def of(cls, networks: Sequence[Siamese], references: Pool) -> Self:
-        on_device = [network.to(device()).eval() for network in networks]
-        return cls([(network, embed(network, references.x)) for network in on_device], references.counts)
-
-    def scores(self, pixels: np.ndarray) -> np.ndarray:
-        """(n, K) float32"""
-        x = to_device(pixels)
-        each = [feature_scores(network, embed(network, x), z, self.counts) for network, z in self.members]
-        return torch.stack(each).mean(0).cpu().numpy()
-
-    @torch.no_grad()
-    def likeness(self, pixels: np.ndarray, rows: Tensor) -> np.ndarray:
-        """(n, len(rows)) mean pair logit with those references."""
-        x = to_device(pixels)
-        each = [torch.cat(list(pair_chunks(network, embed(network, x), z[rows]))) for network, z in self.members]
-        return torch.stack(each).mean(0).cpu().numpy()
-
-
 def _sorted_references(references: Images) -> Images:
     """Those of classes with enough of them, sorted by label."""
     counts = np.bincount(references.labels, minlength=references.classes)
@@ -304,16 +265,12 @@ def _sorted_references(references: Images) -> Images:
     return references.select(kept[np.argsort(references.labels[kept], kind="stable")])
 
 
-def _pool(references: Images) -> Pool:
-    columns = torch.from_numpy(np.unique(references.labels, return_inverse=True)[1]).to(device())
-    return Pool.of(to_device(references.pixels), columns, int(columns.max()) + 1)
-
-
 def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
     """(n,) fold of each reference, even within every class. labels: sorted."""
     counts = np.unique(labels, return_counts=True)[1]
     rng = np.random.default_rng([seed, 6])
-    return np.concatenate([rng.permutation(count) for count in counts]) % min(MEMBERS, counts.min())
+    members = min(MEMBERS if counts.min() < FEW else 2, counts.min())
+    return np.concatenate([rng.permutation(count) for count in counts]) % members
 
 
 def _joint(right: float, classes: int) -> np.ndarray:
