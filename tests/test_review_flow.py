@@ -8,22 +8,25 @@ import signal
 import subprocess
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reviewing import review_files
+from reviewing import review_files, store_in
 from rich.console import Console
 from test_flow import api
 from toy_pipeline import ROOT, Toy, wait_until
 
 from flows import run
 from flows.review import waiting
+from flows.review.store import Closed
 from flows.stages import pipeline
 
 ASKING = """
-import csv, pathlib
+import csv, pathlib, time
 answered = {line["id"] for line in csv.DictReader(open("data/inputs/decisions.csv")) if line["label"]}
 asked = [["11", "12"], ["13"]]
 number = next((n for n, rows in enumerate(asked) if not answered.issuperset(rows)), None)
@@ -31,6 +34,7 @@ rows = [] if number is None else [row for row in asked[number] if row not in ans
 pathlib.Path("data/verify").mkdir(exist_ok=True)
 lines = [f"{row},cat,,,,{number},why," for row in rows]
 pathlib.Path("data/verify/queue.csv").write_text("\\n".join(["id,given,suggested,trust,label,round,why", *lines, ""]))
+time.sleep(3 if pathlib.Path("slowly").exists() else 0)
 print(f"verify: {len(rows)} rows wait")
 """
 PIPELINE = """
@@ -151,6 +155,22 @@ def test_a_waiting_run_is_resumed_or_cancelled_on_prefects_page(
     assert asking.processes() == []
 
 
+def test_no_answer_is_taken_before_dvc_has_recorded_what_the_stage_read(
+    asking: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(asking.root)
+    (asking.root / "slowly").touch()
+    store = store_in(asking.root)
+    with ThreadPoolExecutor() as pool:
+        stage = pool.submit(asking.dvc, "repro", "verify")
+        wait_until((asking.root / "data/verify/queue.csv").is_file, "the queue")
+        with pytest.raises(Closed):
+            store.answer(11, "dog", "answer-0001")
+        stage.result().check_returncode()
+    assert store.answer(11, "dog", "answer-0002")
+    assert asking.dvc("status", "-q").returncode == 1, "the answer makes the stage stale"
+
+
 def test_without_a_server_and_a_terminal_the_run_works_with_what_is_on_file(asking: Toy) -> None:
     done = asking.decant("run", "--no-server")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -171,7 +191,7 @@ def test_without_a_server_a_terminal_waits_for_the_answers(asking: Toy, monkeypa
             people[0].answer(12, "dog")
 
     with waiting.ReviewPage(answer) as page:
-        monkeypatch.setattr(page, "wait", lambda wait=page.wait: wait(go_on=lambda: people[0].sees() == [13]))
+        monkeypatch.setattr(page, "wait", partial(page.wait, lambda: bool(people) and people[0].sees() == [13]))
         assert run.done(pipeline(["verify"])[0], page, Console(file=io.StringIO(), force_terminal=True))
     assert waiting.open_questions() == 1
     assert asking.processes() == [os.getpid()]

@@ -16,10 +16,9 @@ from flows.review.app import create_app
 from flows.review.gate import Gate
 from flows.review.pictures import TABLES
 from flows.review.store import Closed, Store
-from flows.review.waiting import verify_settings
+from flows.review.waiting import GRACE, verify_settings
 
 LULL = 0.5  # seconds between two looks whether all is answered
-GRACE = 3.0  # seconds after the last answer in which it can be undone
 STOPPED = 130
 
 

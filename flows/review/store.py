@@ -2,11 +2,13 @@
 
 Every answer is one line appended to the file of decisions, flushed to the disk before anyone is told that it was taken.
 Nothing is kept in memory that a restart would lose. Several pages may write to one file at a time: an append holds a
-lock on the folder.
+lock on the folder. While DVC runs the stage that asks, no answer is taken: DVC hashes the file after the stage has
+ended, and would record as taken in what the stage never read.
 """
 
 import csv
 import fcntl
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -31,6 +33,7 @@ from decant.files import replacing
 
 QUEUE, REVIEWS = Path("data/verify/queue.csv"), Path("data/verify/reviews.csv")
 DECISIONS = Path("data/inputs/decisions.csv")
+AT_WORK = Path(".dvc/tmp/rwlock")  # DVC's list of what running stages read and write
 Contents = TypeVar("Contents")
 
 
@@ -91,12 +94,14 @@ class Store:
     def version(self) -> str:
         """Changes when the stage has asked anew."""
         found = _signature(self.queue_path)
-        if found is None:
+        if found is None or is_being_written(self.queue_path.parent):
             raise Closed
         return f"{found[0]:x}-{found[1]:x}"
 
     def questions(self) -> dict[int, Question]:
         """The queue by row id, in its order."""
+        if is_being_written(self.queue_path.parent):
+            raise Closed
         try:
             return self._read(self.queue_path, read_queue)
         except FileNotFoundError as missing:
@@ -164,6 +169,29 @@ class Store:
         if path not in self._cached or self._cached[path][0] != signature:
             self._cached[path] = (signature, read(path))
         return cast(Contents, self._cached[path][1])
+
+
+def is_being_written(folder: Path) -> bool:
+    """Whether DVC runs the stage whose output this folder is, or is still hashing what the stage read and wrote."""
+    try:
+        writers = json.loads(AT_WORK.read_text(encoding="utf-8"))["write"]
+    except (FileNotFoundError, KeyError):
+        return False
+    except ValueError:  # it is being rewritten at this moment
+        return True
+    mine = folder.resolve()
+    return any(Path(path).resolve() == mine and _is_alive(writer["pid"]) for path, writer in writers.items())
+
+
+def _is_alive(process: int) -> bool:
+    """A stage that was killed stays in DVC's list."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:

@@ -28,6 +28,9 @@ export function answer(row, label) {
   return sent;
 }
 
+/** When every answer so far has reached the server, or been refused. */
+export const settled = () => last;
+
 async function insist(body) {
   for (let attempt = 0; ; attempt += 1) {
     try {

@@ -1,6 +1,6 @@
 // The page's state, what the keys do to it, and when it is drawn anew.
 
-import { Refused, answer, enter, get } from "./api.js";
+import { Refused, answer, enter, get, settled } from "./api.js";
 import * as view from "./view.js";
 
 const POLL = 2500; // milliseconds between two looks whether the questions have changed
@@ -63,17 +63,21 @@ function say(text) {
 // The server's word -----------------------------------------------------------------------------------------------------
 
 async function load() {
+  await settled(); // answers that are on their way belong to the rows that are about to be replaced
   const review = await get("/api/review");
+  const isNew = review.version !== state.review?.version;
+  const stay = isNew ? sessionStorage.getItem("row") : String(current()?.id);
   state.review = review;
   if (review.state === "working") return;
   const place = new Map(review.classes.map((name, position) => [name, position]));
   const doubt = (row) => row.trust ?? 2; // the most doubtful of each class first
   state.rows = review.rows.sort((a, b) => (place.get(a.given) ?? 0) - (place.get(b.given) ?? 0) || doubt(a) - doubt(b));
-  const before = new Map(state.rows.map((row) => [row.id, row]));
-  state.history = review.order.filter((id) => before.has(id)).map((id) => [{ row: id, before: null }]);
-  state.looking = false;
-  const last = state.rows.findIndex((row) => String(row.id) === sessionStorage.getItem("row"));
+  const last = state.rows.findIndex((row) => String(row.id) === stay);
   state.at = Math.max(0, last);
+  if (!isNew) return;
+  const asked = new Set(state.rows.map((row) => row.id));
+  state.history = review.order.filter((id) => asked.has(id)).map((id) => [{ row: id, before: null }]);
+  state.looking = false;
   if (last < 0 || state.rows[last].mine !== null) state.at = nextOpen(state.at - 1) ?? state.at;
 }
 
