@@ -41,20 +41,13 @@ def create_app(store: Store, gate: Gate, *, for_run: bool = False, pictures: Pic
     shown = pictures or Pictures(lambda: rows_of(store))
     app = FastAPI(title="Decant: review", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(SameOriginOnly, gate=gate)
+    tell_refusals(app)
 
     def admitted(key: Annotated[str | None, Cookie(alias=gate.cookie)] = None) -> None:
         if not gate.admits(key):
             raise HTTPException(401, "open the address that `decant review` printed")
 
     locked = [Depends(admitted)]
-
-    @app.exception_handler(Closed)
-    def closed(_request: Request, _error: Closed) -> JSONResponse:
-        return JSONResponse({"detail": "no questions at the moment"}, 409)
-
-    @app.exception_handler(DecantError)
-    def mistaken(_request: Request, error: DecantError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422 if isinstance(error, StageError) else 404)
 
     @app.post("/api/session", status_code=204)
     def session(given: Token, response: Response) -> None:
@@ -81,7 +74,10 @@ def create_app(store: Store, gate: Gate, *, for_run: bool = False, pictures: Pic
             taken = store.answer(given.row, given.label, given.answer_id)
         except NotAsked as error:
             raise HTTPException(404, f"row {given.row} is not asked for") from error
-        row = row_of(store, store.questions()[given.row])
+        try:
+            row = row_of(store, store.questions()[given.row])
+        except Closed:  # the answer is on file, and the stage went to work on it at this moment
+            row = None
         return {**state_of(store, for_run=for_run), "taken": taken, "row": row}
 
     @app.get("/api/rows/{row}/{seen_as}.png", dependencies=locked)
@@ -93,6 +89,18 @@ def create_app(store: Store, gate: Gate, *, for_run: bool = False, pictures: Pic
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
+
+
+def tell_refusals(app: FastAPI) -> None:
+    """Errors of the library as answers that the page can show."""
+
+    @app.exception_handler(Closed)
+    def closed(_request: Request, _error: Closed) -> JSONResponse:
+        return JSONResponse({"detail": "no questions at the moment"}, 409)
+
+    @app.exception_handler(DecantError)
+    def mistaken(_request: Request, error: DecantError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422 if isinstance(error, StageError) else 404)
 
 
 def rows_of(store: Store) -> set[int]:

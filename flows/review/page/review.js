@@ -145,7 +145,7 @@ function give(rows, label, { undoing = false } = {}) {
 function confirmed(row, label, reply) {
   if (reply.state === "done" && state.review.state === "open") state.looking = false;
   Object.assign(state.review, { progress: reply.progress, version: reply.version, state: reply.state });
-  if (row.mine === label) Object.assign(row, reply.row);
+  if (row.mine === label) Object.assign(row, reply.row ?? {});
   const quiet = state.view === "one" && current() !== row && reply.state === "open" && !row.disputed;
   if (quiet) view.head(state);
   else draw();

@@ -36,7 +36,7 @@ const width = (share) => `${(100 * share).toFixed(1)}%`;
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
 /** A picture drawn as large as `side` pixels allow: small ones in whole multiples, so that every pixel is a square. */
-export function picture(row, seenAs, side, alt, lazy = false) {
+export function picture(row, state, side, alt, lazy = false) {
   const image = h("img", { alt, loading: lazy ? "lazy" : null, draggable: "false" });
   image.addEventListener("load", () => {
     const longer = Math.max(image.naturalWidth, image.naturalHeight);
@@ -44,7 +44,7 @@ export function picture(row, seenAs, side, alt, lazy = false) {
     image.classList.add(times >= 2 ? "pixels" : "photo");
     image.style.width = times >= 2 ? `${times * image.naturalWidth}px` : "";
   });
-  image.src = `/api/rows/${row}/${seenAs}.png`;
+  image.src = `/api/rows/${row}/${state.seenAs}.png?${state.review.version}`; // a browser may keep it that long
   return image;
 }
 
@@ -88,7 +88,7 @@ function press(name, on) {
 export function one(state) {
   const row = state.rows[state.at];
   const stage = h("div.stage", {}, mark(row));
-  stage.append(picture(row.id, state.seenAs, () => Math.min(stage.clientWidth, stage.clientHeight), `row ${row.id}`));
+  stage.append(picture(row.id, state, () => Math.min(stage.clientWidth, stage.clientHeight), `row ${row.id}`));
   const place = `${state.at + 1} of ${state.rows.length}`;
   const figure = h("figure", {}, stage, h("figcaption", {}, h("span", {}, `row ${row.id}`), h("span", {}, place)));
   const side = h("div", {}, question(row), trust(row), banners(row), answers(row), classes(row, state), likes(row, state));
@@ -158,7 +158,7 @@ export function classes(row, state) {
 function likes(row, state) {
   const group = (ids, ...title) =>
     ids.length > 0 &&
-    h("div", {}, h("h3", {}, ...title), h("ol", {}, ids.map((id) => h("li", {}, picture(id, state.seenAs, () => 68, `row ${id}`)))));
+    h("div", {}, h("h3", {}, ...title), h("ol", {}, ids.map((id) => h("li", {}, picture(id, state, () => 68, `row ${id}`)))));
   const given = group(row.like_given, "nearest confirmed ", h("b", {}, row.given));
   const other = row.suggested !== row.given && group(row.like_suggested, "nearest confirmed ", h("b", {}, row.suggested));
   return given || other ? h("div.likes", {}, given, other) : null;
@@ -171,7 +171,7 @@ function strip(state) {
   const thumb = (row, offset) =>
     h(
       row.mine === null ? "li" : "li.done", { "aria-current": first + offset === state.at },
-      h("button", { type: "button", "data-do": "go", "data-at": first + offset, "aria-label": `row ${row.id}` }, picture(row.id, state.seenAs, () => 56, "")),
+      h("button", { type: "button", "data-do": "go", "data-at": first + offset, "aria-label": `row ${row.id}` }, picture(row.id, state, () => 56, "")),
       row.mine !== null && h(`i.dot.${kindOf(row)}`),
     );
   return h("ol.strip", { "aria-label": "neighbours" }, near.map(thumb));
@@ -196,7 +196,7 @@ function group(given, members, state) {
 
 function card(row, at, state) {
   const stage = h("div.stage");
-  stage.append(picture(row.id, state.seenAs, () => stage.clientWidth, "", true));
+  stage.append(picture(row.id, state, () => stage.clientWidth, "", true));
   const doubt = takenFor(row);
   const under = h("div.under", {}, h("span", {}, row.id), doubt && h("b.orange", {}, `${doubt}?`));
   return h("li.card", { id: `card-${at}` }, h("button", { type: "button", "data-do": "select", "data-at": at }, stage, under));
