@@ -1,0 +1,22 @@
+"""The classifier's own probability of what it predicts: the baseline of all (Hendrycks and Gimpel, ICLR 2017).
+
+    confidence(x, l) = softmax(logits(x))_l
+
+Cost: one forward pass. A backdoored classifier is sure of what its trigger makes it say.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from decant.confidence import ConfidenceCase
+from decant.noise import softmax
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    pass
+
+
+def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:
+    return softmax(case.inside[0])[np.arange(len(case.predicted)), case.predicted]

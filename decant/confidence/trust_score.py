@@ -1,0 +1,63 @@
+"""Trust Score (Jiang, Kim, Guan, Gupta, "To Trust Or Not To Trust A Classifier", NeurIPS 2018).
+
+A prediction is trustworthy if the training rows of the predicted class are nearer than those of any other.
+
+    r(x, l) = min over classes c != l of d(x, H_c) / (d(x, H_l) + 1e-12),    confidence = r / (1 + r)
+
+H_c are the rows labelled c without the share `alpha` whose k-th neighbour within the class is furthest (the density
+filter). The distance is Euclidean, by the classifier's features, which the paper found best, or by pixels. To the
+letter, by exact search on the device in the place of a KD-tree, which is slow in many dimensions; r / (1 + r) is only
+there to bring the ratio into [0, 1], and keeps the order. A class without rows is infinitely far.
+
+Cost: the distances within each class, and of every picture to every training row.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+
+from decant.confidence import ConfidenceCase
+from decant.features import nearest
+from decant.settings import Positive, Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    k: Positive = 10
+    alpha: Annotated[float, Range(0, 0.9)] = 0.1
+    """Share of every class's rows that the density filter leaves out."""
+    space: Literal["features", "pixels"] = "features"
+
+
+def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:
+    if settings.space == "features":
+        known, asked = case.inside_train[1], case.inside[1]
+    else:
+        known, asked = (
+            pixels.reshape(len(pixels), -1) / np.float32(255) for pixels in (case.train.pixels, case.pixels)
+        )
+    labels = case.known.labels
+    distances = np.full((len(asked), case.train.classes), np.inf)
+    for label in np.unique(labels):
+        dense = high_density(known[labels == label], settings.k, settings.alpha)
+        distances[:, label] = nearest(asked, dense, 1)[0][:, 0]
+    return trust(distances, case.predicted)
+
+
+def high_density(rows: np.ndarray, k: int, alpha: float) -> np.ndarray:
+    """The rows of one class without the share `alpha` of them whose k-th neighbour is furthest."""
+    if alpha == 0 or len(rows) <= 2:
+        return rows
+    radius = nearest(rows, rows, min(k, len(rows) - 1), itself=True)[0][:, -1]
+    return rows[np.sort(np.argsort(radius, kind="stable")[: max(1, round((1 - alpha) * len(rows)))])]
+
+
+def trust(distances: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """(m,) r / (1 + r) for distances (m, classes) to the classes."""
+    rows = np.arange(len(predicted))
+    own = distances[rows, predicted]
+    others = distances.copy()
+    others[rows, predicted] = np.inf
+    other = others.min(1)
+    return np.where(np.isfinite(own), other / (other + own + 1e-12), 0.0)

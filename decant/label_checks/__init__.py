@@ -1,0 +1,143 @@
+"""Label checks: ways to find the rows whose label is wrong, ours and its rivals. One file each, found by its name.
+
+A check gets a labelled set that it need not trust, and a few *references*: rows whose right label an expert told. It
+says of every row how suspicious its label is, and which rows it would take out, by its own rule and without the truth.
+Its file has a frozen dataclass ``Settings`` and
+
+    judge(case, settings) -> Check
+
+All checks know the same: `case.known` are the rows with the references' labels put right, for all that train on them.
+Those that train a classifier train the same one, by `case.train`; what several need of it is computed once per case.
+The references themselves are judged by the expert's word, whatever a check makes of them. Adding a check is adding such
+a file.
+
+>>> case = Case(images=images, references=rows, answers=labels, train=TrainSettings(), seed=0)
+>>> judge("confident_learning", case, folds=5).flagged
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from decant.errors import SettingsError
+from decant.features import logits_and_features
+from decant.images import Images
+from decant.noise import softmax
+from decant.settings import TrainSettings, load
+from decant.training import train_classifier
+
+NO_SUGGESTION = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A label check's judgement of every row."""
+
+    suspicion: np.ndarray
+    """(n,) float32: the higher, the more likely the label is wrong. Comparable within one check only."""
+    flagged: np.ndarray
+    """(n,) bool: what the check would take out by its own rule."""
+    suggested: np.ndarray
+    """(n,) int64: the class that it takes the row for, or NO_SUGGESTION; may be the given one."""
+    note: str
+    """For people: what was found and by which rule."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """What a check is given. It never sees the truth."""
+
+    images: Images
+    """The rows as given."""
+    references: np.ndarray  # (m,) row numbers
+    answers: np.ndarray  # (m,) their right labels
+    train: TrainSettings
+    """How every check trains its classifier."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        assert self.references.shape == self.answers.shape, (self.references.shape, self.answers.shape)
+
+    @cached_property
+    def known(self) -> Images:
+        """The rows as given, but the references under their right labels."""
+        labels = self.images.labels.copy()
+        labels[self.references] = self.answers
+        return self.images.with_labels(labels)
+
+    @cached_property
+    def trusted(self) -> Images:
+        """The references alone, under their right labels."""
+        return self.known.select(self.references)
+
+    @cached_property
+    def others(self) -> np.ndarray:
+        """(n,) bool: the rows that are no references."""
+        mask = np.ones(len(self.images), bool)
+        mask[self.references] = False
+        return mask
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The plain classifier: trained on `known` as it is."""
+        return train_classifier(self.known, self.train, seed=self.seed)
+
+    @cached_property
+    def _inside(self) -> tuple[np.ndarray, np.ndarray]:
+        return logits_and_features(self.model, self.images.pixels)
+
+    @property
+    def logits(self) -> np.ndarray:
+        """(n, classes) of the plain classifier."""
+        return self._inside[0]
+
+    @property
+    def features(self) -> np.ndarray:
+        """(n, d) inputs of the plain classifier's last layer."""
+        return self._inside[1]
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(n, h * w * c) float32 in [0, 1]."""
+        return self.images.pixels.reshape(len(self.images), -1).astype(np.float32) / 255
+
+
+def names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def judge(name: str, case: Case, **settings: Any) -> Check:
+    """What the check `name` makes of every row; a reference is flagged if and only if its given label is wrong.
+
+    Raises: SettingsError for an unknown name or parameter; StageError where a library of the extra `peers` is missing.
+    """
+    module = _module(name)
+    return _with_answers(module.judge(case, load(module.Settings, settings, name)), case)
+
+
+def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n,) -log softmax(logits) of the labels, in nats; at most 30."""
+    return -np.log(np.maximum(softmax(logits)[np.arange(len(labels)), labels], 1e-13))
+
+
+def _with_answers(check: Check, case: Case) -> Check:
+    """References: the most suspicious rows of all where the expert refuted the label, else the least."""
+    suspicion, flagged = check.suspicion.astype(np.float32), check.flagged.copy()
+    suggested = check.suggested.astype(np.int64)
+    assert np.isfinite(suspicion).all() and suspicion.shape == flagged.shape == suggested.shape == (len(case.images),)
+    refuted = case.images.labels[case.references] != case.answers
+    suspicion[case.references] = np.where(refuted, suspicion.max(), suspicion.min())
+    flagged[case.references], suggested[case.references] = refuted, case.answers
+    return replace(check, suspicion=suspicion, flagged=flagged, suggested=suggested)
+
+
+def _module(name: str) -> ModuleType:
+    if name not in names():
+        raise SettingsError(f"label check: one of {', '.join(names())} expected, {name!r} found")
+    return importlib.import_module(f"decant.label_checks.{name}")

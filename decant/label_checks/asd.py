@@ -1,0 +1,166 @@
+"""ASD, adaptive splitting (Gao et al., "Backdoor Defense via Adaptively Splitting Poisoned Dataset", CVPR 2023).
+
+The set is divided into a clean pool, which is trained on with its labels, and a polluted pool, which is trained on
+without (MixMatch). What is clean is decided anew before every epoch, in three stages:
+
+    1  the references, and of every class the rows with the smallest losses: `more` further ones with each epoch
+    2  the `share` of all rows with the smallest losses
+    3  meta-split: the `share` whose loss falls least when a copy of the network learns the whole set with its labels
+       for one epoch; a backdoor is learnt fast, a hard clean row is not
+
+    suspicion(x, l) = split loss of the last network = 0.1 CE + RCE  (symmetric cross-entropy, as in their code)
+
+Flagged is a row of the last polluted pool whose label the last network disputes: ASD itself removes no rows, and half
+of the set is always polluted to it. After the paper and the settings of its public code (no licence; none of it is
+used): temperature .5, mixing Beta(.75, .75), weight 15 of the unlabelled loss rising from 0, Adam at .002 and, for the
+copy, .015 on the deeper half of the network; the references are its 10 clean seeds per class. Changed: 20 epochs of
+`iterations` steps instead of 120 of 1024, and in stage 1 more rows with every epoch; a flip besides the random shift
+only where `train.augment` says so.
+
+Cost: 20 x `iterations` steps on 192 rows, each seen twice, and 5 epochs of half a copy: as much as 6 epochs of 60,000
+rows.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from decant.label_checks import Case, Check
+from decant.networks import build
+from decant.runtime import device
+from decant.settings import Count, Fraction, Positive
+from decant.training import (
+    architecture_of,
+    as_float,
+    epochs_of_batches,
+    labels_to_device,
+    predict,
+    shifted,
+    to_device,
+)
+
+RATE, COPY_RATE = 2e-3, 1.5e-2
+TEMPERATURE, BETA, UNLABELLED = 0.5, 0.75, 15.0
+VIEWS = 2  # of an unlabelled row, whose mean prediction is its label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    first: Positive = 10
+    """Epochs of stage 1."""
+    second: Count = 5
+    third: Count = 5
+    iterations: Positive = 60
+    """Steps of an epoch."""
+    more: Positive = 10
+    share: Fraction = 0.5
+    batch_size: Positive = 64
+
+
+def judge(case: Case, settings: Settings) -> Check:
+    images, labels = case.known, case.known.labels
+    model = build(architecture_of(images, case.train), seed=case.seed).to(device())
+    learner = _Learner(model, to_device(images.pixels), labels_to_device(labels), settings, case.seed)
+    learner.flip = case.train.augment == "shift_flip"
+    total = settings.first + settings.second + settings.third
+    clean = np.zeros(len(labels), bool)
+    for epoch in range(total):
+        losses = split_losses(predict(model, images.pixels), labels)
+        if epoch < settings.first:
+            clean = smallest_of_each_class(losses, labels, epoch * settings.more) | ~case.others
+        else:
+            if epoch >= settings.first + settings.second:
+                losses = losses - split_losses(predict(learner.copy_that_learns_all(), images.pixels), labels)
+            clean = losses <= np.quantile(losses, settings.share)
+        learner.mixmatch_epoch(clean, (epoch + 1) / total)
+    logits = predict(model, images.pixels)
+    flagged = ~clean & (logits.argmax(1) != labels)
+    return Check(
+        suspicion=split_losses(logits, labels),
+        flagged=flagged,
+        suggested=logits.argmax(1),
+        note=f"{flagged.sum()} of the {(~clean).sum()} rows of the polluted pool are disputed by the last network",
+    )
+
+
+def split_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n,) symmetric cross-entropy (Wang et al. 2019), probabilities clipped at 1e-7, log 0 taken as log 1e-4."""
+    log_p = np.log(np.clip(torch.from_numpy(logits).softmax(1).numpy(), 1e-7, 1.0))[np.arange(len(labels)), labels]
+    return -0.1 * log_p - np.log(1e-4) * (1 - np.exp(log_p))
+
+
+def smallest_of_each_class(losses: np.ndarray, labels: np.ndarray, wanted: int) -> np.ndarray:
+    """(n,) bool: of every class the `wanted` rows of the smallest loss, at most half of it."""
+    mask = np.zeros(len(losses), bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        mask[rows[np.argsort(losses[rows], kind="stable")[: min(wanted, len(rows) // 2)]]] = True
+    return mask
+
+
+class _Learner:
+    """The network, and how it learns from both pools."""
+
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, settings: Settings, seed: int):
+        self.model, self.x, self.y, self.settings = model, x, y, settings
+        self.classes = int(model(as_float(x[:2])).shape[1])
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+        self.generator = torch.Generator(x.device).manual_seed(seed)
+        self.on_cpu = torch.Generator().manual_seed(seed)
+        self.rng = np.random.default_rng([seed, 8])
+        self.flip = False
+
+    def mixmatch_epoch(self, clean: np.ndarray, ramp: float) -> None:
+        """clean: (n,) bool; ramp: share of the full weight that the unlabelled loss has."""
+        self.model.train()
+        pools = [torch.from_numpy(np.flatnonzero(pool)).to(self.x.device) for pool in (clean, ~clean)]
+        size = self.settings.batch_size
+        for _ in range(self.settings.iterations):
+            labelled, unlabelled = (
+                pool[torch.randint(len(pool), (size,), generator=self.generator, device=pool.device)] for pool in pools
+            )
+            loss = self._loss(labelled, unlabelled, UNLABELLED * ramp)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+        self.model.eval()
+
+    def _loss(self, labelled: Tensor, unlabelled: Tensor, weight: float) -> Tensor:
+        """MixMatch: all views with their labels or sharpened guesses, each mixed with another one."""
+        views = [self._view(unlabelled) for _ in range(VIEWS)]
+        inputs = torch.cat([self._view(labelled), *views])
+        guess = self._guess(views)
+        targets = torch.cat([F.one_hot(self.y[labelled], self.classes).float(), *[guess] * VIEWS])
+        share = float(self.rng.beta(BETA, BETA))
+        share = max(share, 1 - share)
+        partner = torch.randperm(len(inputs), generator=self.on_cpu).to(inputs.device)
+        logits = self.model(share * inputs + (1 - share) * inputs[partner])
+        mixed = share * targets + (1 - share) * targets[partner]
+        n = len(labelled)
+        supervised = F.cross_entropy(logits[:n], mixed[:n])
+        return supervised + weight * (logits[n:].softmax(1) - mixed[n:]).square().mean()
+
+    def _view(self, rows: Tensor) -> Tensor:
+        return shifted(as_float(self.x[rows]), self.on_cpu, flip=self.flip)
+
+    @torch.no_grad()
+    def _guess(self, views: list[Tensor]) -> Tensor:
+        sharp = torch.stack([self.model(view).softmax(1) for view in views]).mean(0) ** (1 / TEMPERATURE)
+        return sharp / sharp.sum(1, keepdim=True)
+
+    def copy_that_learns_all(self) -> nn.Module:
+        """A copy, its deeper half trained for one epoch on all rows with their labels."""
+        copy = deepcopy(self.model).train()
+        parameters = list(copy.parameters())
+        optimizer = torch.optim.Adam(parameters[len(parameters) // 2 :], lr=COPY_RATE)
+        for batch in epochs_of_batches(len(self.x), 2 * self.settings.batch_size, 1, self.on_cpu):
+            rows = batch.to(self.x.device)
+            loss = F.cross_entropy(copy(as_float(self.x[rows])), self.y[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        return copy.eval()

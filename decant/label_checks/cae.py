@@ -1,0 +1,119 @@
+"""Classification auto-encoder (Razmi and Xiong, "Classification Auto-Encoder based Detector against Diverse Data
+Poisoning Attacks", DBSec 2023, arXiv 2108.04206).
+
+An auto-encoder that must also tell the class from its code: a row that was tampered with in its pixels is reconstructed
+badly, one with a wrong label is classified badly, so one error finds both.
+
+    error(x, l) = weight ||x - D(E(x))||^2 / V - log softmax(C(E(x)))_l,    V: mean over rows of ||x - mean||^2
+
+Reconstructed from the abstract: the networks, the balance of the two errors and the rule are ours. It is the paper's
+CAE+, which needs no clean set to train on: after `rounds` - 1 equal parts of the training, the `trimmed` share of the
+rows with the largest errors is left out of the next. The references are not trained on: flagged is what has a larger
+error than `quantile` of them.
+
+Cost: as many steps as the plain classifier, with a network about three times as dear.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from decant.label_checks import Case, Check
+from decant.runtime import device
+from decant.settings import Fraction, Positive, Range
+from decant.training import EVAL_BATCH, as_float, epochs_of_batches, labels_to_device, to_device
+
+CODE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    rounds: Positive = 3
+    trimmed: Annotated[float, Range(0, 0.9)] = 0.2
+    """Share of the rows that the later rounds leave out."""
+    weight: Annotated[float, Range(0, 100)] = 1.0
+    """Of the reconstruction error, the unexplained share of the variance, beside the classification error in nats."""
+    quantile: Fraction = 0.95
+
+
+class AutoEncoder(nn.Module):
+    def __init__(self, shape: tuple[int, int, int], classes: int):
+        super().__init__()
+        height, width, channels = shape
+        self.small = -(-height // 4), -(-width // 4)
+        size = self.small[0] * self.small[1] * 32
+        self.encoder = nn.Sequential(
+            *_down(channels, 16), *_down(16, 32), nn.Flatten(), nn.Linear(size, 128), nn.ReLU(), nn.Linear(128, CODE)
+        )
+        self.classifier = nn.Sequential(nn.ReLU(), nn.Linear(CODE, classes))
+        self.widen = nn.Sequential(nn.ReLU(), nn.Linear(CODE, size), nn.ReLU())
+        self.decoder = nn.Sequential(*_up(32, 16), nn.ReLU(), *_up(16, channels), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """((n, c, h, w) reconstruction in [0, 1], (n, classes) logits)"""
+        code = self.encoder(x - 0.3)
+        wide = self.decoder(self.widen(code).view(len(x), 32, *self.small))
+        return wide[..., : x.shape[2], : x.shape[3]], self.classifier(code)
+
+
+def _down(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def _up(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
+
+
+def judge(case: Case, settings: Settings) -> Check:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.seed)
+        model = AutoEncoder(case.images.shape, case.images.classes).to(device())
+    x, y = to_device(case.images.pixels), labels_to_device(case.known.labels)
+    errors = _Errors(settings.weight / float(case.pixels.var(0).sum()))
+    generator = torch.Generator().manual_seed(case.seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    rows = np.flatnonzero(case.others)
+    epochs, kept = -(-case.train.epochs // settings.rounds), rows
+    for _ in range(settings.rounds):
+        on_kept = torch.from_numpy(kept)
+        model.train()
+        for batch in epochs_of_batches(len(kept), case.train.batch_size, epochs, generator):
+            picked = on_kept[batch].to(x.device)
+            loss = errors(as_float(x[picked]), y[picked], *model(as_float(x[picked]))).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        error, suggested = _judged(model.eval(), x, y, errors)
+        kept = np.sort(rows[np.argsort(error[rows], kind="stable")][: round((1 - settings.trimmed) * len(rows))])
+    limit = float(np.quantile(error[case.references], settings.quantile))
+    flagged = error > limit
+    return Check(
+        suspicion=error,
+        flagged=flagged,
+        suggested=suggested,
+        note=f"{flagged.sum()} rows have a larger error than {settings.quantile:.0%} of the references",
+    )
+
+
+@dataclass(frozen=True)
+class _Errors:
+    scale: float
+
+    def __call__(self, x: Tensor, y: Tensor, rebuilt: Tensor, logits: Tensor) -> Tensor:
+        """(n,) of every row."""
+        return self.scale * (x - rebuilt).square().flatten(1).sum(1) + F.cross_entropy(logits, y, reduction="none")
+
+
+@torch.no_grad()
+def _judged(model: AutoEncoder, x: Tensor, y: Tensor, errors: _Errors) -> tuple[np.ndarray, np.ndarray]:
+    """((n,) errors under the labels, (n,) likeliest class)"""
+    found, classes = [], []
+    for rows in torch.arange(len(x), device=x.device).split(EVAL_BATCH):
+        rebuilt, logits = model(as_float(x[rows]))
+        found.append(errors(as_float(x[rows]), y[rows], rebuilt, logits).cpu())
+        classes.append(logits.argmax(1).cpu())
+    return torch.cat(found).numpy(), torch.cat(classes).numpy()

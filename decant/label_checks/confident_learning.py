@@ -1,0 +1,66 @@
+"""Confident learning (Northcutt, Jiang, Chuang, JAIR 2021), as cleanlab does it: what people use today.
+
+Every row is predicted by a classifier that did not train on it, and `cleanlab.filter.find_label_issues` compares these
+probabilities with the labels: C_ij counts the rows labelled i whose probability of class j exceeds the mean one of the
+rows labelled j; as many rows as C finds off its diagonal are flagged, per pair of classes, by the lowest margin.
+
+    suspicion(x, l) = 1 - p(l | x), out of fold  (cleanlab's label quality `self_confidence`)
+
+The library itself (Apache-2.0 from 2.9 on), with its default rule `prune_by_noise_rate`. The classifier is the same
+network as everybody's, trained to the end of `train.epochs` in every fold; folds are stratified by label.
+
+Cost: `folds` trainings on (folds - 1) / folds of the rows.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from sklearn.model_selection import StratifiedKFold
+
+from decant.images import Images
+from decant.label_checks import Case, Check
+from decant.noise import softmax
+from decant.peers import peer
+from decant.settings import Range, TrainSettings
+from decant.training import predict, train_classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    folds: Annotated[int, Range(2, 20)] = 5
+    filter_by: Literal["prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given"] = (
+        "prune_by_noise_rate"
+    )
+    """cleanlab's rule."""
+
+
+def judge(case: Case, settings: Settings) -> Check:
+    library = peer("cleanlab", needed_by="confident_learning")
+    finder = peer("cleanlab.filter", needed_by="confident_learning")
+    probabilities = out_of_fold(case.known, case.train, folds=settings.folds, seed=case.seed)
+    labels = case.known.labels.astype(int)
+    columns, renamed = np.unique(labels, return_inverse=True)  # cleanlab wants classes 0 to K - 1, each with rows
+    present = probabilities[:, columns] / probabilities[:, columns].sum(1, keepdims=True)
+    flagged = finder.find_label_issues(renamed, present, filter_by=settings.filter_by, n_jobs=1)
+    quality = library.rank.get_label_quality_scores(renamed, present, method="self_confidence")
+    return Check(
+        suspicion=1 - quality,
+        flagged=np.asarray(flagged, bool),
+        suggested=columns[present.argmax(1)],
+        note=f"cleanlab {library.__version__} flags {flagged.sum()} rows by {settings.filter_by}",
+    )
+
+
+def out_of_fold(images: Images, train: TrainSettings, *, folds: int, seed: int) -> np.ndarray:
+    """(n, classes) float64 probabilities of every row by the network that did not train on its fold."""
+    smallest = np.bincount(images.labels)[np.unique(images.labels)].min()
+    probabilities = np.empty((len(images), images.classes))
+    for number, (kept, left_out) in enumerate(
+        StratifiedKFold(max(2, min(folds, int(smallest))), shuffle=True, random_state=seed).split(
+            images.labels, images.labels
+        )
+    ):
+        model = train_classifier(images.select(kept), train, seed=seed + number)
+        probabilities[left_out] = softmax(predict(model, images.pixels[left_out]).astype(np.float64))
+    return probabilities

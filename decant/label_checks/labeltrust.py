@@ -1,0 +1,63 @@
+"""LabelTrust, ours: a Siamese network that learns from the references which pictures show the same class.
+
+`decant.labeltrust` through the interface of its rivals: it is given the case's references, the expert answers nothing
+else, and there are no rounds of review. ``mode: plus`` is the default, ``paper`` is the paper's (no self-training, a
+threshold on the mean sigmoid).
+
+    suspicion(x, l) = 1 - trust(x, l)
+
+Cost: `steps` x (1 + 2 x passes) small training steps.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from decant.images import Images
+from decant.label_checks import Case, Check
+from decant.labeltrust import verify
+from decant.settings import Count, Fraction, Positive, Promise, VerifySettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    mode: Literal["plus", "paper"] = "plus"
+    steps: Positive = 200
+    passes: Count = 1
+    threshold: Fraction | Promise = 0.5
+
+
+class References:
+    """An expert who knows the references and nothing else."""
+
+    def __init__(self, images: Images, rows: np.ndarray, answers: np.ndarray):
+        self._answers = dict(zip(images.ids[rows].tolist(), answers.tolist(), strict=True))
+
+    def ask(self, ids: np.ndarray) -> dict[int, int]:
+        return {int(row): self._answers[int(row)] for row in ids if int(row) in self._answers}
+
+    def answered(self) -> np.ndarray:
+        return np.array(sorted(self._answers), np.int64)
+
+
+def judge(case: Case, settings: Settings) -> Check:
+    expert = References(case.images, case.references, case.answers)
+    chosen = VerifySettings(
+        mode=settings.mode,
+        references=2,  # rows that it would ask for beyond the case's: nobody answers
+        rounds=0,
+        steps=settings.steps,
+        passes=settings.passes,
+        threshold=settings.threshold,
+    )
+    outcome = verify(case.images, expert, chosen, seed=case.seed)
+    verdicts = outcome.verdicts
+    flagged = verdicts["flagged"].to_numpy(bool)
+    suggested = verdicts["suggested_label"].fillna(-1).to_numpy(np.int64)
+    return Check(
+        suspicion=verdicts["score"].to_numpy(),
+        flagged=flagged,
+        suggested=np.where(flagged, suggested, case.images.labels),
+        note=f"{flagged.sum()} rows below a trust of {outcome.threshold or 0:.2f}; {settings.mode}",
+    )

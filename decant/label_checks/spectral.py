@@ -1,0 +1,53 @@
+"""Spectral signatures (Tran, Li, Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018).
+
+A backdoor leaves a strong common direction in the features of the class that its rows were given to: the rows that lie
+far out along the first singular vector of the class's centred features are its traces.
+
+    suspicion(x, l) = <f(x) - mean_l, v_l>^2 / mean over class l of the same,    v_l: first right singular vector
+
+The paper removes 1.5 e n_l rows of each class, where it must know e, a bound on the share of poisoned rows: `share`.
+Own code, a dozen lines: ART's SpectralSignatureDefense asks its wrapper for "layers", which only sees the children of a
+plain nn.Sequential, and gives no scores of all rows across classes. Changed: scores are divided by the class's mean, so
+that classes can be ranked together. Meant for backdoors; wrong labels of all kinds leave no common direction.
+
+Cost: the plain classifier, and one small eigendecomposition per class.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from decant.label_checks import NO_SUGGESTION, Case, Check
+from decant.settings import Fraction, Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    share: Fraction = 0.1
+    """Of poisoned rows, that it is told to expect (e in the paper)."""
+    multiplier: Annotated[float, Range(1, 10)] = 1.5
+
+
+def judge(case: Case, settings: Settings) -> Check:
+    labels = case.known.labels
+    suspicion, flagged = np.zeros(len(labels)), np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        scores = signature(case.features[rows])
+        suspicion[rows] = scores / max(float(scores.mean()), 1e-12)
+        taken = round(min(1.0, settings.multiplier * settings.share) * len(rows))
+        flagged[rows[np.argsort(-scores, kind="stable")[:taken]]] = True
+    return Check(
+        suspicion=suspicion,
+        flagged=flagged,
+        suggested=np.full(len(labels), NO_SUGGESTION),
+        note=f"of every class the {settings.multiplier * settings.share:.0%} furthest out along its first direction",
+    )
+
+
+def signature(features: np.ndarray) -> np.ndarray:
+    """(n,) squared projections of centred rows (n, d) on their first right singular vector."""
+    centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
+    _, vectors = np.linalg.eigh(centred.T @ centred)  # ascending
+    return (centred @ vectors[:, -1]) ** 2
