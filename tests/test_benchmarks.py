@@ -3,12 +3,15 @@
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
-from samples import ROOT
+from samples import ROOT, digits
 
-from benchmarks import _cells
+from benchmarks import _cells, _labels
 from benchmarks.__main__ import bars_of, check, main, names, table
 from benchmarks._rows import entry
+from decant import label_checks
 from decant.files import read_json, write_json
 from decant.settings import TrainSettings
 from decant.tables import read_images
@@ -72,6 +75,39 @@ def test_cells_without_dvc_are_the_cells_of_dvc() -> None:
         assert [Path(str(found)).name for found in stage.outs] == [out.name]
         scale = name.split("-")[0]
         assert {f"poison-{scale}@{attack}-0" for attack in axes["attack"]} <= set(stages)
+    for cell in ("label-loops@mnist-random-plus-0", "label-methods@cifar10n-human-confident_learning-2"):
+        command, out = _cells.plain_command(cell)
+        assert stages[cell].cmd.split()[1:] == command[1:]
+        assert [Path(str(found)).name for found in stages[cell].outs] == [out.name]
+
+
+def test_label_cells_name_methods_and_poisonings_that_exist() -> None:
+    stages = _cells.definition()["stages"]
+    for name in ("label-loops", "label-methods"):
+        axes = stages[name]["matrix"]
+        assert set(axes["dataset"]) <= set(_labels.DATASETS)
+        assert set(axes["poisoning"]) <= set(_labels.POISONINGS)
+        ours = {method for method in axes["method"] if method.split("_")[0] in _labels.SETTINGS}
+        assert set(axes["method"]) - ours <= set(label_checks.names())
+
+
+def test_figures_of_a_label_check_are_those_of_the_paper() -> None:
+    """Six rows by hand: 2 of 4 right labels refused, 1 of 2 wrong ones; the last row is not counted."""
+    wrong = np.array([False, False, False, False, True, True, True])
+    flagged = np.array([True, True, False, False, True, False, True])
+    score = np.array([0.9, 0.5, 0.2, 0.1, 0.8, 0.3, 0.0])
+    found = _labels.figures(score, flagged, wrong, np.arange(7) < 6)
+    assert (found["frr"], found["trr"], found["precision"]) == (0.5, 0.5, 1 / 3)
+    assert found["auroc"] == 5 / 8
+    assert found["precision_at_80"] == 2 / 4
+
+
+def test_an_erring_expert_errs_as_often_as_stated() -> None:
+    train, _ = digits()
+    nothing = pd.DataFrame({"id": [], "original_label": []})
+    answers = _labels.ErringExpert(train, nothing, seed=0).ask(train.ids)
+    errors = np.mean([answers[int(row)] != label for row, label in zip(train.ids, train.labels, strict=True)])
+    assert abs(errors - _labels.ERRORS) < 0.02
 
 
 def test_a_cell_poisons_trains_and_tells_its_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
