@@ -1,17 +1,20 @@
 """Label checks: one contract for all, and each against an independent truth."""
 
+import dataclasses
+import importlib
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-from samples import digits
+from samples import ROOT, digits
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from decant import label_checks, networks
+from decant import confidence, label_checks, networks
 from decant.attacks import load_attacks
-from decant.errors import SettingsError
+from decant.errors import SettingsError, StageError
 from decant.features import logits_and_features, nearest, stage_outputs
 from decant.label_checks import Case, Check, activation_clustering, asd, cae, confident_learning, loss, orion, spectral
 from decant.settings import TrainSettings
@@ -41,7 +44,7 @@ BACKDOOR = {"name": "badnet", "mode": "dirty", "victim": None, "target": 0, "rat
 
 
 def case_with(attack: dict[str, object], seed: int = 0) -> tuple[Case, np.ndarray]:
-    """(600 digits with that attack, of which 5 confirmed rows per class and 10 refuted ones are known; wrong labels)."""
+    """(600 digits with that attack, 5 confirmed rows per class and 10 refuted ones of them known; (n,) is wrong)."""
     right = digits()[0].select(np.arange(ROWS))
     (planned,) = load_attacks([attack])
     given = planned.poison(right, np.random.default_rng(seed), np.zeros(ROWS, bool)).images
@@ -113,11 +116,29 @@ def test_unknown_names_and_parameters_are_refused_in_one_line() -> None:
         label_checks.judge("knn", case, k=0)
 
 
+@pytest.mark.parametrize("name", ["cae", "orion"])
+def test_too_few_references_are_refused_by_those_that_need_them(name: str) -> None:
+    case, _ = mislabelled()
+    poor = dataclasses.replace(case, references=np.arange(3), answers=np.array([4, 4, 7]))
+    with pytest.raises(StageError, match=rf"^{name}: two references of each of two classes at least expected, \[0, 0,"):
+        label_checks.judge(name, poor)
+
+
 def test_a_case_without_spoilt_labels_is_left_alone_by_those_that_estimate_the_noise() -> None:
     images = digits()[0].select(np.arange(ROWS))
     references = np.arange(60)
     case = Case(images=images, references=references, answers=images.labels[:60].astype(int), train=TRAIN, seed=0)
     assert label_checks.judge("knn", case).flagged.mean() < 0.03
+
+
+@pytest.mark.parametrize("kind", [label_checks, confidence])
+def test_the_page_names_every_member_with_its_parameters(kind: ModuleType) -> None:
+    lines = (ROOT / "docs/label-checks.md").read_text(encoding="utf-8").splitlines()
+    for name in kind.names():
+        rows = [line for line in lines if line.startswith(f"| `{name}` |")]
+        for field in dataclasses.fields(importlib.import_module(f"{kind.__name__}.{name}").Settings):
+            assert any(f"`{field.name}` (" in row for row in rows), f"{name}.{field.name}"
+        assert rows, name
 
 
 # What checks are made of ----------------------------------------------------------------------------------------------

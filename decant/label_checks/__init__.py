@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from decant.errors import SettingsError
+from decant.errors import SettingsError, StageError
 from decant.features import logits_and_features
 from decant.images import Images
 from decant.noise import softmax
@@ -115,10 +115,18 @@ def names() -> list[str]:
 def judge(name: str, case: Case, **settings: Any) -> Check:
     """What the check `name` makes of every row; a reference is flagged if and only if its given label is wrong.
 
-    Raises: SettingsError for an unknown name or parameter; StageError where a library of the extra `peers` is missing.
+    Raises: SettingsError for an unknown name or parameter; StageError where a library of the extra `peers` is missing,
+    or where it needs references and gets too few.
     """
     module = _module(name)
     return _with_answers(module.judge(case, load(module.Settings, settings, name)), case)
+
+
+def require_references(case: Case, name: str) -> None:
+    """Raises: StageError where there are fewer than two references of each of two classes."""
+    counts = np.bincount(case.answers, minlength=case.images.classes)
+    if (counts >= 2).sum() < 2:
+        raise StageError(f"{name}: two references of each of two classes at least expected, {counts.tolist()} found")
 
 
 def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ rows.
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from torch.nn import functional as F
 from decant.label_checks import Case, Check
 from decant.networks import build
 from decant.runtime import device
-from decant.settings import Count, Fraction, Positive
+from decant.settings import Count, Positive, Range
 from decant.training import (
     architecture_of,
     as_float,
@@ -57,15 +58,15 @@ class Settings:
     iterations: Positive = 60
     """Steps of an epoch."""
     more: Positive = 10
-    share: Fraction = 0.5
+    share: Annotated[float, Range(0.05, 0.95)] = 0.5
     batch_size: Positive = 64
 
 
 def judge(case: Case, settings: Settings) -> Check:
     images, labels = case.known, case.known.labels
     model = build(architecture_of(images, case.train), seed=case.seed).to(device())
-    learner = _Learner(model, to_device(images.pixels), labels_to_device(labels), settings, case.seed)
-    learner.flip = case.train.augment == "shift_flip"
+    flip = case.train.augment == "shift_flip"
+    learner = _Learner(model, to_device(images.pixels), labels_to_device(labels), settings, case.seed, flip=flip)
     total = settings.first + settings.second + settings.third
     clean = np.zeros(len(labels), bool)
     for epoch in range(total):
@@ -105,14 +106,13 @@ def smallest_of_each_class(losses: np.ndarray, labels: np.ndarray, wanted: int) 
 class _Learner:
     """The network, and how it learns from both pools."""
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, settings: Settings, seed: int):
-        self.model, self.x, self.y, self.settings = model, x, y, settings
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, settings: Settings, seed: int, *, flip: bool):
+        self.model, self.x, self.y, self.settings, self.flip = model, x, y, settings, flip
         self.classes = int(model(as_float(x[:2])).shape[1])
         self.optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
         self.generator = torch.Generator(x.device).manual_seed(seed)
         self.on_cpu = torch.Generator().manual_seed(seed)
         self.rng = np.random.default_rng([seed, 8])
-        self.flip = False
 
     def mixmatch_epoch(self, clean: np.ndarray, ramp: float) -> None:
         """clean: (n,) bool; ramp: share of the full weight that the unlabelled loss has."""

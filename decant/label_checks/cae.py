@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.label_checks import Case, Check
+from decant.label_checks import Case, Check, require_references
 from decant.runtime import device
 from decant.settings import Fraction, Positive, Range
 from decant.training import EVAL_BATCH, as_float, epochs_of_batches, labels_to_device, to_device
@@ -69,6 +69,7 @@ def _up(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def judge(case: Case, settings: Settings) -> Check:
+    require_references(case, "cae")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case.seed)
         model = AutoEncoder(case.images.shape, case.images.classes).to(device())

@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from decant.features import stage_outputs
-from decant.label_checks import Case, Check
+from decant.label_checks import Case, Check, require_references
 from decant.settings import Fraction
 
 FOLDS = 5
@@ -37,6 +37,7 @@ class Settings:
 
 
 def judge(case: Case, settings: Settings) -> Check:
+    require_references(case, "orion")
     stages = stage_outputs(case.model, case.images.pixels)
     rows, answers, classes = case.references, case.answers, case.images.classes
     read = side_outputs([stage[rows] for stage in stages], answers, stages, classes)
