@@ -69,7 +69,7 @@ def open_pictures(name: str, class_names: tuple[str, ...]) -> Pictures:
     Raises: SourceError, one line, when there is nothing that can be read.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir() and not find_shards(folder) and not any(entry.is_dir() for entry in folder.iterdir()):
+    if folder.is_dir() and not find_shards(folder) and not _has_folders(folder):
         return _flat(folder)
     source = open_source(name, test_fraction=0.2, rng=np.random.default_rng(0))
     splits = tuple(split for split in (source.train, source.test) if split is not None)
@@ -83,6 +83,13 @@ def open_pictures(name: str, class_names: tuple[str, ...]) -> Pictures:
         faults |= {row + first: f"no label: {fault}" for row, fault in split.faults.items()}
         first += len(split)
     return Pictures(splits, str(folder), labels, faults)
+
+
+def _has_folders(folder: Path) -> bool:
+    try:
+        return any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir())
+    except OSError as error:
+        raise SourceError(f"{folder}: can't be listed ({error.strerror}); mend its permissions") from error
 
 
 def _flat(folder: Path) -> Pictures:

@@ -1,5 +1,6 @@
 """`decant score` and `decant serve`: labels from every place, faults named, limits on what comes from outside."""
 
+import argparse
 import base64
 import csv
 import io
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from samples import digits
+from samples import ROOT, digits
 from scorers import UNKNOWN_CLASS, scorer_of_nine
 
 from decant.scorer import Judged
@@ -158,6 +159,27 @@ def test_wrong_words_get_one_line_and_exit_code_2(
     assert cli.main([*words, *scorer]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_the_docs_name_every_option() -> None:
+    page = (ROOT / "docs/command-line.md").read_text()
+    for name in ("score", "serve"):
+        section = page.split(f"## decant {name}\n")[1].split("\n## ")[0]
+        parser = argparse.ArgumentParser(add_help=False)
+        cli.COMMANDS[name].add_arguments(parser)
+        for option in parser.format_usage().split():
+            if option.startswith("[--"):
+                assert f"`{option[1:]}" in section, (name, option)
+
+
+def test_the_first_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, test = digits()
+    scorer_of_nine().save(tmp_path / "data/verify/scorer.safetensors")
+    monkeypatch.chdir(tmp_path)
+    found = {"pixels": test.pixels[:5], "labels": test.labels[:5]}
+    exec((ROOT / "docs/score.md").read_text().split("```python\n")[1].split("```")[0], found)
+    np.testing.assert_allclose(found["trust"], scorer_of_nine().score(test.pixels[:5], test.labels[:5]))
+    assert found["suggested"].shape == found["certainty"].shape == (5,)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
