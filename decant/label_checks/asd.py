@@ -63,22 +63,21 @@ class Settings:
 
 
 def judge(case: Case, settings: Settings) -> Check:
-    images, labels = case.known, case.known.labels
-    model = build(architecture_of(images, case.train), seed=case.seed).to(device())
-    flip = case.train.augment == "shift_flip"
-    learner = _Learner(model, to_device(images.pixels), labels_to_device(labels), settings, case.seed, flip=flip)
+    labels, pixels = case.known.labels, case.images.pixels
+    learner = _Learner(case, settings)
     total = settings.first + settings.second + settings.third
     clean = np.zeros(len(labels), bool)
     for epoch in range(total):
-        losses = split_losses(predict(model, images.pixels), labels)
+        losses = split_losses(predict(learner.model, pixels), labels)
         if epoch < settings.first:
             clean = smallest_of_each_class(losses, labels, epoch * settings.more) | ~case.others
         else:
             if epoch >= settings.first + settings.second:
-                losses = losses - split_losses(predict(learner.copy_that_learns_all(), images.pixels), labels)
-            clean = losses <= np.quantile(losses, settings.share)
+                losses = losses - split_losses(predict(learner.copy_that_learns_all(), pixels), labels)
+            clean = np.zeros(len(labels), bool)
+            clean[np.argsort(losses, kind="stable")[: round(settings.share * len(labels))]] = True
         learner.mixmatch_epoch(clean, (epoch + 1) / total)
-    logits = predict(model, images.pixels)
+    logits = predict(learner.model, pixels)
     flagged = ~clean & (logits.argmax(1) != labels)
     return Check(
         suspicion=split_losses(logits, labels),
@@ -106,13 +105,14 @@ def smallest_of_each_class(losses: np.ndarray, labels: np.ndarray, wanted: int) 
 class _Learner:
     """The network, and how it learns from both pools."""
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, settings: Settings, seed: int, *, flip: bool):
-        self.model, self.x, self.y, self.settings, self.flip = model, x, y, settings, flip
-        self.classes = int(model(as_float(x[:2])).shape[1])
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-        self.generator = torch.Generator(x.device).manual_seed(seed)
-        self.on_cpu = torch.Generator().manual_seed(seed)
-        self.rng = np.random.default_rng([seed, 8])
+    def __init__(self, case: Case, settings: Settings):
+        self.model = build(architecture_of(case.images, case.train), seed=case.seed).to(device())
+        self.x, self.y = to_device(case.images.pixels), labels_to_device(case.known.labels)
+        self.settings, self.classes = settings, case.images.classes
+        self.flip = case.train.augment == "shift_flip"
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE)
+        self.generator = torch.Generator().manual_seed(case.seed)
+        self.rng = np.random.default_rng([case.seed, 8])
 
     def mixmatch_epoch(self, clean: np.ndarray, ramp: float) -> None:
         """clean: (n,) bool; ramp: share of the full weight that the unlabelled loss has."""
@@ -121,7 +121,7 @@ class _Learner:
         size = self.settings.batch_size
         for _ in range(self.settings.iterations):
             labelled, unlabelled = (
-                pool[torch.randint(len(pool), (size,), generator=self.generator, device=pool.device)] for pool in pools
+                pool[torch.randint(len(pool), (size,), generator=self.generator).to(pool.device)] for pool in pools
             )
             loss = self._loss(labelled, unlabelled, UNLABELLED * ramp)
             self.optimizer.zero_grad(set_to_none=True)
@@ -137,7 +137,7 @@ class _Learner:
         targets = torch.cat([F.one_hot(self.y[labelled], self.classes).float(), *[guess] * VIEWS])
         share = float(self.rng.beta(BETA, BETA))
         share = max(share, 1 - share)
-        partner = torch.randperm(len(inputs), generator=self.on_cpu).to(inputs.device)
+        partner = torch.randperm(len(inputs), generator=self.generator).to(inputs.device)
         logits = self.model(share * inputs + (1 - share) * inputs[partner])
         mixed = share * targets + (1 - share) * targets[partner]
         n = len(labelled)
@@ -145,7 +145,7 @@ class _Learner:
         return supervised + weight * (logits[n:].softmax(1) - mixed[n:]).square().mean()
 
     def _view(self, rows: Tensor) -> Tensor:
-        return shifted(as_float(self.x[rows]), self.on_cpu, flip=self.flip)
+        return shifted(as_float(self.x[rows]), self.generator, flip=self.flip)
 
     @torch.no_grad()
     def _guess(self, views: list[Tensor]) -> Tensor:
@@ -157,7 +157,7 @@ class _Learner:
         copy = deepcopy(self.model).train()
         parameters = list(copy.parameters())
         optimizer = torch.optim.Adam(parameters[len(parameters) // 2 :], lr=COPY_RATE)
-        for batch in epochs_of_batches(len(self.x), 2 * self.settings.batch_size, 1, self.on_cpu):
+        for batch in epochs_of_batches(len(self.x), 2 * self.settings.batch_size, 1, self.generator):
             rows = batch.to(self.x.device)
             loss = F.cross_entropy(copy(as_float(self.x[rows])), self.y[rows])
             optimizer.zero_grad(set_to_none=True)
