@@ -1,8 +1,11 @@
 """Answers on file: what is written, what counts, who disagrees, and what a crash or a second writer can't lose."""
 
+import fcntl
 import json
 import multiprocessing
+import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -206,6 +209,20 @@ def test_pages_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
         writer.join()
     votes = read_votes(path, CLASSES)
     assert votes == {row: {"anna": 0, "ben": 0, "cleo": 0} for row in range(30)}
+
+
+def test_an_append_waits_for_another_page_that_is_writing(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    path.write_text("id,label\n")
+    holder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    writer = threading.Thread(target=append, args=(path, [Decision(11, "cat", "anna", "2030-01-01")]))
+    writer.start()
+    writer.join(0.3)
+    assert path.read_text() == "id,label\n"
+    os.close(holder)
+    writer.join()
+    assert path.read_text() == "id,label,expert,at\n11,cat,anna,2030-01-01\n"
 
 
 def _write_many(path: Path, expert: str) -> None:
