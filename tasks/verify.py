@@ -1,7 +1,8 @@
 """verify: LabelTrust judges every label, with an expert's help, and drops or corrects the rows that it can't trust.
 
 The expert is the simulation's truth (``verify.expert: oracle``: for experiments, and the only use of the truth here) or
-a person's answers in a CSV (``file``). Rows that a person has yet to answer are in queue.csv; the stage doesn't wait.
+a person's answers in a CSV (``file``, ``person``). Rows that a person has yet to answer are in queue.csv; the stage
+doesn't wait for them (with ``person`` the flow does, and runs it again).
 """
 
 from pathlib import Path
@@ -100,8 +101,8 @@ def note(summary: dict[str, Any], verify: VerifySettings, decisions: Path, *, no
         said += f"can vouch for no less than {summary['vouched_for']:.2g}"
     if summary["queued"]:
         said += (
-            f". {summary['queued']} rows wait for your answer: fill in the column 'label' of this stage's queue.csv "
-            f"(a class, or unclear), add its lines to {decisions}, and run again"
+            f". {summary['queued']} rows wait for your answer: `decant review` shows them (or write lines "
+            f"`id,label` to {decisions}); then run again"
         )
     if nothing_planted:
         said += ". No poison was simulated, so the oracle called every label right that it was shown; "
