@@ -86,7 +86,10 @@ def test_steep_slope_is_monotone_bounded_and_steeper_for_mistakes() -> None:
     right, wrong = (steep_slope.steep_slope(z, torch.full((201,), flag), 1.0, 3.0) for flag in (True, False))
     assert (right.diff() < 0).all() and (wrong.diff() > 0).all()
     assert right[100] == pytest.approx(1 - np.exp(-1)) and wrong[100] == pytest.approx(1 - np.exp(-3))  # at 0
-    assert right.max() < np.exp(1) - np.exp(-1) and wrong.max() < np.exp(3) - np.exp(-3)
+    far = torch.tensor([-1e9, 1e9], dtype=torch.float64)
+    assert steep_slope.steep_slope(far, far > 0, 1.0, 3.0).tolist() == pytest.approx([0, 0], abs=1e-6)
+    worst = np.exp([3, 1]) - np.exp([-3, -1])
+    assert steep_slope.steep_slope(far.flip(0), far > 0, 1.0, 3.0).tolist() == pytest.approx(worst.tolist(), rel=1e-6)
     assert right.min() > 0 and wrong.min() > 0
 
 
