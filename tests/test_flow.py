@@ -26,10 +26,16 @@ def api(server: str, path: str, query: dict[str, Any]) -> Any:
         return json.load(answer)
 
 
+def newest_run(server: str) -> dict[str, Any]:
+    """The flow run that began last; those that a schedule has planned have not begun."""
+    query = {"limit": 1, "sort": "START_TIME_DESC", "flow_runs": {"start_time": {"is_null_": False}}}
+    found: dict[str, Any] = api(server, "flow_runs/filter", query)[0]
+    return found
+
+
 def last_task_runs(server: str) -> dict[str, dict[str, Any]]:
     """The task runs of the newest flow run, by name."""
-    newest = api(server, "flow_runs/filter", {"limit": 1, "sort": "START_TIME_DESC"})[0]
-    query = {"task_runs": {"flow_run_id": {"any_": [newest["id"]]}}}
+    query = {"task_runs": {"flow_run_id": {"any_": [newest_run(server)["id"]]}}}
     return {run["name"]: run for run in api(server, "task_runs/filter", query)}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from reviewing import review_files, store_in
 from rich.console import Console
-from test_flow import api
+from test_flow import api, newest_run
 from toy_pipeline import ROOT, Toy, wait_until
 
 from flows import run
@@ -98,11 +98,6 @@ def address_in(read: Callable[[], str]) -> str:
         if line.startswith("review page: "):
             return line.removeprefix("review page: ").strip()
     raise AssertionError("no address was told")
-
-
-def newest_run(server: str) -> dict[str, Any]:
-    found: dict[str, Any] = api(server, "flow_runs/filter", {"limit": 1, "sort": "START_TIME_DESC"})[0]
-    return found
 
 
 def test_flow_pauses_for_a_person_and_goes_on_round_by_round(prefect_server: str, asking: Toy) -> None:
