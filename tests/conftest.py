@@ -1,8 +1,8 @@
-"""Shared by all tests: two threads, no network, the repository root as the working directory's anchor."""
+"""Shared by all tests: one thread each (`make test` runs two at once), no network, and the repository as their root."""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is loaded: the same sums on every machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the same sums on every machine
 os.environ.setdefault("DECANT_DEVICE", "cpu")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
