@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from decant.errors import TableError
 from decant.files import replacing
-from decant.images import METADATA_KEY, DatasetInfo, Images, concat_images
+from decant.images import METADATA_KEY, DatasetInfo, Images
 
 ROW_GROUP_BYTES = 32 * 2**20
 ACTIONS = ("keep", "drop", "relabel", "purify")  # purify: the row stays, with other pixels
@@ -209,11 +209,19 @@ def sample_images(path: Path, limit: int, *, seed: int) -> Images:
         return read_images(path)
     drawn = np.zeros(n, bool)
     drawn[np.random.default_rng(seed).choice(n, limit, replace=False)] = True
-    parts, start = [], 0
+    file, info = _images_file(path)
+    shape = tuple(file.schema_arrow.field("image").type.shape)
+    # Filled in place: parts joined in the end would be in memory twice.
+    sample = Images(np.empty(limit, np.int64), np.empty((limit, *shape), np.uint8), np.empty(limit, np.int32), info)
+    start = filled = 0
     for part in iter_images(path):
-        parts.append(part.select(drawn[start : start + len(part)]))
-        start += len(part)
-    return concat_images(parts)
+        chosen = drawn[start : start + len(part)]
+        rows = slice(filled, filled + int(chosen.sum()))
+        sample.ids[rows], sample.pixels[rows], sample.labels[rows] = (
+            part.ids[chosen], part.pixels[chosen], part.labels[chosen],
+        )  # fmt: skip
+        start, filled = start + len(part), rows.stop
+    return sample
 
 
 def is_images_table(path: Path) -> bool:

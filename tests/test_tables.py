@@ -11,7 +11,7 @@ import pytest
 import decant.images
 from decant import tables
 from decant.errors import TableError
-from decant.images import DatasetInfo, Images, RowsChecksum, rows_checksum
+from decant.images import DatasetInfo, Images, RowsChecksum, concat_images, rows_checksum
 from decant.tables import apply_verdicts
 
 INFO = DatasetInfo(class_names=("cat", "Hund", "猫"), source="a folder", checksum="c0ffee")
@@ -80,7 +80,7 @@ def test_a_large_table_streams_in_row_groups_of_a_bounded_size(tmp_path: Path, m
     tables.write_images(tmp_path / "t.parquet", written)
     parts = list(tables.iter_images(tmp_path / "t.parquet"))
     assert [len(part) for part in parts] == [31, 31, 28]  # 32 rows are 32 KiB of pixels, but ids and labels count
-    assert_same(tables.concat_images(parts), written)
+    assert_same(concat_images(parts), written)
 
 
 def test_written_in_parts_or_at_once_the_rows_are_the_same(tmp_path: Path) -> None:
