@@ -43,7 +43,7 @@ def margin_gradients(model: nn.Module, names: list[str], x: Tensor, y: Tensor) -
 def test_equals_the_dense_construction() -> None:
     model, (x, y), (xq, yq) = small_net(padding=1), rows(), rows(3, seed=9)
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    found = influence(model, factors, (xq, yq), (x, y), damping=0.1)
+    found = influence(model, (x, y), (xq, yq), factors=factors, damping=0.1)
     H = dense_inverse(factors, 0.1)
     G = torch.stack([torch.cat([row[name].flatten() for name in factors]) for row in autograd_gradients(model, x, y)])
     q = margin_gradients(model, list(factors), xq, yq)
@@ -55,8 +55,8 @@ def test_equals_the_dense_construction() -> None:
 def test_the_path_without_self_influence_gives_the_same_scores() -> None:
     model, (x, y), queries = small_net(padding=1), rows(), rows(3, seed=9)
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    plain = influence(model, factors, queries, (x, y))
-    fast = influence(model, factors, queries, (x, y), self_influence=False)
+    plain = influence(model, (x, y), queries, factors=factors)
+    fast = influence(model, (x, y), queries, factors=factors, self_influence=False)
     torch.testing.assert_close(fast.pairwise, plain.pairwise)
     assert fast.train_self is None
 
@@ -64,7 +64,7 @@ def test_the_path_without_self_influence_gives_the_same_scores() -> None:
 def test_batch_size_changes_no_score() -> None:
     model, (x, y), queries = small_net(padding=1), rows(11), rows(3, seed=9)
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    one, some = (influence(model, factors, queries, (x, y), batch_bytes=b) for b in (1, 300_000))
+    one, some = (influence(model, (x, y), queries, factors=factors, memory=b) for b in (1, 300_000))
     torch.testing.assert_close(one.pairwise, some.pairwise)
     torch.testing.assert_close(one.train_self, some.train_self)
 
@@ -72,7 +72,7 @@ def test_batch_size_changes_no_score() -> None:
 def test_cosine_of_a_row_with_itself_is_one() -> None:
     model, (x, y) = small_net(padding=1), rows()
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    cosine = influence(model, factors, (x, y), (x, y), functional="cross_entropy").cosine()
+    cosine = influence(model, (x, y), (x, y), factors=factors, functional="cross_entropy").cosine()
     torch.testing.assert_close(cosine.diagonal(), torch.ones(len(x), dtype=torch.float64))
     assert cosine.abs().max() <= 1 + 1e-12
 
@@ -84,7 +84,7 @@ def test_a_row_without_gradient_has_cosine_zero() -> None:
         model.weight.copy_(torch.tensor([[1e4, 0.0], [0.0, 1.0]]))  # the first row's p is 1 even in float64
         model.bias.zero_()
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    cosine = influence(model, factors, (x, y), (x, y)).cosine()
+    cosine = influence(model, (x, y), (x, y), factors=factors).cosine()
     assert cosine[:, 0].eq(0).all() and cosine.isfinite().all()
 
 
@@ -132,7 +132,7 @@ def test_scores_foretell_retraining_without_each_row() -> None:
     model = fitted(start, x, y, decay)
     factors = ekfac.fit(model, x.repeat(50, 1), ekfac.sampled_cross_entropy(50 * len(x), torch.Generator()))
     share = decay / float(factors[""].Lambda.mean())  # the weight decay is the damping: H = Fisher + decay I
-    scores = influence(model, factors, (xq, yq), (x, y), damping=share).pairwise.numpy()
+    scores = influence(model, (x, y), (xq, yq), factors=factors, damping=share).pairwise.numpy()
 
     before, every = neg_margin(yq)(model(xq), slice(0, 3)).detach(), slice(0, 3)
     lost = []
@@ -154,7 +154,9 @@ def test_cross_entropy_of_a_sure_prediction_says_nothing() -> None:
         model[-1].bias.copy_(torch.tensor([40.0, 0.0, 0.0]))
     factors = ekfac.fit(small_net(padding=1), x, ekfac.cross_entropy(y))
     sure = (xq, torch.tensor([0]))
-    by = {name: influence(model, factors, sure, (x, y), functional=name).query_self.item() for name in FUNCTIONALS}
+    by = {
+        name: influence(model, (x, y), sure, factors=factors, functional=name).query_self.item() for name in FUNCTIONALS
+    }
     assert by["cross_entropy"] < 1e-20 * by["neg_margin"]
 
 
@@ -178,7 +180,7 @@ def test_agrees_with_kronfluence(tmp_path) -> None:
 
     model, (x, y), (xq, yq) = small_net(padding=1), rows(24), rows(3, seed=9)
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    ours = influence(model, factors, (xq, yq), (x, y), damping=0.1)
+    ours = influence(model, (x, y), (xq, yq), factors=factors, damping=0.1)
 
     task = Margin()
     peer = Analyzer("decant", prepare_model(copy.deepcopy(model), task), task, cpu=True, output_dir=str(tmp_path))
