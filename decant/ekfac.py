@@ -177,7 +177,8 @@ def fit_bases(
     dtype = next(model.parameters()).dtype
     bases: Bases = {}
     for name in list(A):
-        bases[name] = eigenvectors(A.pop(name), name).to(dtype), eigenvectors(S.pop(name), name).to(dtype)
+        Q_A, Q_S = eigenvectors(A.pop(name), name), eigenvectors(S.pop(name), name)
+        bases[name] = Q_A.to(dtype).contiguous(), Q_S.to(dtype).contiguous()  # as they are read from a file
     return bases
 
 

@@ -185,6 +185,22 @@ def test_true_fisher_is_the_mean_over_the_models_own_labels() -> None:
         torch.testing.assert_close(f.Lambda.sum(), expected, rtol=0.06, atol=0)
 
 
+def test_bases_and_eigenvalues_may_come_from_fewer_rows() -> None:
+    model, (x, y) = small_net(padding=1), rows(30)
+    some = ekfac._drawn(30, 12)
+    losses = ekfac.cross_entropy(y)
+    few = ekfac.fit(model, x[some], ekfac.cross_entropy(y[some]))
+    mixed = ekfac.fit(model, x, losses, basis_rows=12)
+    both = ekfac.fit(model, x, losses, basis_rows=12, eigenvalue_rows=12)
+    for name, f in few.items():
+        assert torch.equal(mixed[name].Q_A, f.Q_A) and torch.equal(mixed[name].Q_S, f.Q_S)
+        torch.testing.assert_close(both[name].Lambda, f.Lambda)
+        assert not torch.allclose(mixed[name].Lambda, f.Lambda)
+    G = torch.stack([row["2"] for row in autograd_gradients(model, x, y)])
+    f = mixed["2"]
+    torch.testing.assert_close((f.Q_S.T @ G @ f.Q_A).square().mean(0), f.Lambda)
+
+
 def test_batch_size_and_repetition_change_nothing() -> None:
     model, (x, _) = small_net(padding=1), rows(11)
     fits = [
@@ -215,6 +231,7 @@ def test_no_damping_means_the_official_absolute_one() -> None:
     factors = ekfac.Factors(torch.eye(2), torch.eye(1), torch.tensor([[0.0, 1.0]]))
     torch.testing.assert_close(factors.inverse(0), torch.tensor([[1e8, 1.0]]))
     torch.testing.assert_close(factors.inverse(1), torch.tensor([[2.0, 2 / 3]]))
+    torch.testing.assert_close(factors.inverse(1, absolute=True), torch.tensor([[1.0, 0.5]]))
 
 
 # what can't be traced ------------------------------------------------------------------------------------------------
