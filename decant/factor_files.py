@@ -91,7 +91,7 @@ def _write(path: Path, layers: dict[str, tuple[Tensor, ...]]) -> None:
 
 
 def _read(path: Path, place: torch.device) -> dict[str, tuple[Tensor, ...]]:
-    """Layer name to its tensors, in the order of PARTS; layers as they were written."""
+    """Layer name to its tensors, in the order of PARTS."""
     tensors = load_file(path, device=str(place))
     names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
     return {name: tuple(tensors[f"{name}/{part}"] for part in PARTS if f"{name}/{part}" in tensors) for name in names}

@@ -191,7 +191,7 @@ def visit_rows(
     with _frozen(model), _tf32(low_precision):
         place = next(model.parameters())
         room = min(budget_of(model, memory), BATCH_LIMIT.get(place.device.type, 2**62))
-        size = _rows_per_batch(model, wanted, inputs, _as_input(x[:1], place), room)
+        size = _rows_per_batch(model, wanted, _as_input(x[:1], place), room)
         for start in range(0, count, size):
             part = slice(start, min(start + size, count))
             rows = part if chosen is None else chosen[part]
@@ -287,13 +287,7 @@ def _tapped(
             handle.remove()
 
 
-def _rows_per_batch(
-    model: nn.Module,
-    layers: dict[str, nn.Module],
-    inputs: Callable[[nn.Module, Tensor], Tensor],
-    one: Tensor,
-    room: int,
-) -> int:
+def _rows_per_batch(model: nn.Module, layers: dict[str, nn.Module], one: Tensor, room: int) -> int:
     """Rows whose kept activations, and one layer's a, g and gradients (twice: rotated), fit into `room` bytes."""
     kept, busiest = 0, 0
 
