@@ -13,24 +13,34 @@ tests/test_influence.py).
 All queries and the self-influence u_i take one pass over the training rows: in the eigenbasis of each layer
 s = ⟨Ĝ_q / (Λ + λ), Ĝ_i⟩ and u = Σ Ĝ_i² / (Λ + λ).
 
-Cost: one forward and backward pass over the rows, and 2 Q P operations per row (Q queries, P weights); the queries
-take 4 Q P bytes. 5 queries on 2,874 digits with small_cnn: about 1.5 s on one CPU core.
+Cost: one forward and backward pass over the rows, and 2 Q P operations per row (Q queries, P weights). The queries
+take Q P floats; where these don't fit the budget, chunks of queries, and of layers, take a pass each.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from decant.ekfac import Factors, Losses, cross_entropy, gradients, rotated, rotated_back, visit_rows
+from decant.ekfac import (
+    Factors,
+    cross_entropy,
+    fit,
+    gradients,
+    rotated,
+    rotated_back,
+    sampled_cross_entropy,
+)
+from decant.tracing import Losses, Rows, Visit, budget_of, layers_of, visit_rows
 
 
 def neg_margin(y: Tensor) -> Losses:
     """f = -(z_y - log Σ_{c≠y} exp z_c): unlike cross-entropy, its gradient stays where the model is sure."""
 
-    def losses(logits: Tensor, rows: slice) -> Tensor:
-        own = y[rows, None].to(logits.device)
+    def losses(logits: Tensor, rows: Rows) -> Tensor:
+        own = y[rows].to(logits.device)[:, None]
         return logits.scatter(1, own, -torch.inf).logsumexp(1) - logits.gather(1, own).squeeze(1)
 
     return losses
@@ -58,44 +68,90 @@ class Influence:
 
 def influence(
     model: nn.Module,
-    factors: Mapping[str, Factors],
-    queries: tuple[Tensor, Tensor],
     train: tuple[Tensor, Tensor],
+    queries: tuple[Tensor, Tensor],
     *,
+    functional: str | Callable[[Tensor], Losses] = "neg_margin",
+    factors: Mapping[str, Factors] | None = None,
     damping: float = 0.1,
-    functional: str = "neg_margin",
+    absolute: bool = False,
     self_influence: bool = True,
-    batch_bytes: int | None = None,
+    low_precision: bool = False,
+    memory: int | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Influence:
-    """Influence of every training row on every query.
+    """Influence of every training row on every query, for any classifier of Linear and Conv2d layers.
 
-    queries, train: (inputs (Q or N, ...), labels (Q or N,) int64); inputs as in `ekfac.visit_rows`.
-    damping: share of each layer's mean eigenvalue. `self_influence=False` spares the rotation of the training rows'
-    gradients, where u_i is not needed. `on_rows` is told of the training rows done.
+    train, queries: (inputs (N or Q, ...), labels (N or Q,) int64); inputs as in `tracing.visit_rows`. `functional`: a
+    name of FUNCTIONALS, or a function that makes losses from the queries' labels. `factors`: default: true Fisher over
+    the training rows (keep `ekfac.fit`'s result to ask more than once; `factor_files.cached` keeps it on disk).
+    `damping`: share of each layer's mean eigenvalue, or `absolute`. `self_influence=False` spares the rotation of the
+    training rows' gradients, where u_i is not needed. `low_precision` as in `visit_rows`. `memory`: bytes that tensors
+    beside the model, the factors and the result may take. `on_rows` is told of the training rows done.
     """
-    (xq, yq), (x, y) = queries, train
+    (x, y), (xq, yq) = train, queries
+    if factors is None:
+        losses = sampled_cross_entropy(len(x), torch.Generator().manual_seed(0))
+        factors = fit(model, x, losses, low_precision=low_precision, memory=memory, on_rows=on_rows)
+    ask = FUNCTIONALS[functional] if isinstance(functional, str) else functional
     place = next(model.parameters())
-    inverse = {name: layer.inverse(damping) for name, layer in factors.items()}
-    V = {name: weight.new_zeros(len(xq), weight.numel()) for name, weight in inverse.items()}
     result = Influence(
         pairwise=place.new_zeros(len(xq), len(x)),
         query_self=place.new_zeros(len(xq)),
         train_self=place.new_zeros(len(x)) if self_influence else None,
     )
+    traced = layers_of(model, normalisation=True)
+    room = budget_of(model, memory) // 2  # for the queries' gradients; the other half is a batch's
+    for chunk, names in _chunks(factors, len(xq), room // place.element_size()):
+        inverse = {name: factors[name].inverse(damping, absolute=absolute) for name in names}
+        options: dict[str, Any] = {
+            "layers": {name: traced[name] for name in names},
+            "low_precision": low_precision,
+            "memory": room,
+        }
+        keep_query, score = _visitors(factors, result, chunk, inverse)
+        visit_rows(model, xq[chunk], ask(yq[chunk]), keep_query, **options)
+        visit_rows(model, x, cross_entropy(y), score, on_rows=on_rows, **options)
+    return result
 
-    def keep_query(name: str, rows: slice, a: Tensor, g: Tensor) -> None:
+
+def _visitors(
+    factors: Mapping[str, Factors], result: Influence, chunk: slice, inverse: Mapping[str, Tensor]
+) -> tuple[Visit, Visit]:
+    """(what keeps a chunk of queries' gradients of some layers, what adds these layers' part to their scores)."""
+    V = {name: weight.new_zeros(chunk.stop - chunk.start, weight.numel()) for name, weight in inverse.items()}
+    query_self, pairwise = result.query_self[chunk], result.pairwise[chunk]
+    train_self = result.train_self if chunk.start == 0 else None  # once, not with every chunk
+
+    def keep_query(name: str, rows: Rows, a: Tensor, g: Tensor) -> None:
         G = rotated(a, g, factors[name])
         scaled = G * inverse[name]
-        result.query_self[rows] += (G * scaled).sum((1, 2))
-        V[name][rows] = (scaled if self_influence else rotated_back(scaled, factors[name])).flatten(1)
+        query_self[rows] += (G * scaled).flatten(1).sum(1)
+        V[name][rows] = (scaled if train_self is not None else rotated_back(scaled, factors[name])).flatten(1)
 
-    def score(name: str, rows: slice, a: Tensor, g: Tensor) -> None:
-        G = (rotated(a, g, factors[name]) if self_influence else gradients(a, g)).flatten(1)
-        result.pairwise[:, rows] += V[name] @ G.T
-        if result.train_self is not None:
-            result.train_self[rows] += G.square() @ inverse[name].flatten()
+    def score(name: str, rows: Rows, a: Tensor, g: Tensor) -> None:
+        G = (rotated(a, g, factors[name]) if train_self is not None else gradients(a, g)).flatten(1)
+        pairwise[:, rows] += V[name] @ G.T
+        if train_self is not None:
+            train_self[rows] += G.square_() @ inverse[name].flatten()
 
-    visit_rows(model, xq, FUNCTIONALS[functional](yq), keep_query, batch_bytes=batch_bytes)
-    visit_rows(model, x, cross_entropy(y), score, batch_bytes=batch_bytes, on_rows=on_rows)
-    return result
+    return keep_query, score
+
+
+def _chunks(factors: Mapping[str, Factors], queries: int, room: int) -> Iterator[tuple[slice, list[str]]]:
+    """Groups of layers, each with as many queries at once as fit `room` floats beside 1 / (Λ + λ).
+
+    A single layer that does not fit even for one query is a group by itself, for one query at a time.
+    """
+    groups: list[list[str]] = [[]]
+    taken = 0
+    for name, layer in factors.items():
+        if groups[-1] and 2 * (taken + layer.Lambda.numel()) > room:
+            groups.append([])
+            taken = 0
+        groups[-1].append(name)
+        taken += layer.Lambda.numel()
+    for names in groups:
+        size = max(1, room // sum(factors[name].Lambda.numel() for name in names) - 1)
+        for start in range(0, queries, size):
+            yield slice(start, min(start + size, queries)), names

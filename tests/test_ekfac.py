@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from nets import autograd_gradients, rows, small_net
+from nets import autograd_gradients, rows, small_mixed_net, small_net
 from torch import Tensor, nn
 
-from decant import ekfac
+from decant import ekfac, tracing
 from decant.errors import StageError
 
 
-def collected(model: nn.Module, x: Tensor, y: Tensor, **options: int) -> dict[str, Tensor]:
+def collected(model: nn.Module, x: Tensor, y: Tensor, **options: object) -> dict[str, Tensor]:
     """Layer name to G (N, O, D), as `visit_rows` shows it."""
     parts: dict[str, list[Tensor]] = {}
     ekfac.visit_rows(
@@ -33,6 +33,7 @@ def collected(model: nn.Module, x: Tensor, y: Tensor, **options: int) -> dict[st
         {"padding": (2, 1), "dilation": (2, 1), "stride": (1, 2)},
         {"padding": "same", "dilation": 2},
         {"padding": "valid", "bias": False},
+        {"padding": 2, "padding_mode": "reflect"},
     ],
     ids=str,
 )
@@ -41,6 +42,35 @@ def test_each_rows_gradient_is_autograds(conv: dict[str, object]) -> None:
     truth = autograd_gradients(model, x, y)
     for name, G in collected(model, x, y).items():
         torch.testing.assert_close(G, torch.stack([row[name] for row in truth]), rtol=1e-9, atol=1e-12)
+
+
+def test_gradients_of_groups_and_normalisations_are_autograds() -> None:
+    model, (x, y) = small_mixed_net(), rows(4)
+    layers = ekfac.layers_of(model, normalisation=True)
+    assert len(layers) == 8
+    truth = autograd_gradients(model, x, y, normalisation=True)
+    for name, G in collected(model, x, y, layers=layers).items():
+        torch.testing.assert_close(G, torch.stack([row[name] for row in truth]), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": 5, "padding": 2, "stride": 2, "bias": False},
+        {"kernel_size": (4, 2), "dilation": (1, 2), "padding_mode": "circular", "padding": 1},
+        {"kernel_size": 3, "dilation": 2, "stride": 2},
+        {"kernel_size": (3, 1), "dilation": 2, "stride": 3},
+        {"kernel_size": 9, "padding": 4},
+        {"kernel_size": 3, "groups": 2},
+    ],
+    ids=str,
+)
+def test_moment_of_a_convolutions_inputs_is_that_of_its_patches(conv: dict[str, object]) -> None:
+    layer = nn.Conv2d(4, 2, **conv).double()
+    x = torch.randn(3, 4, 11, 12, dtype=torch.float64)
+    expected = tracing.moment(tracing.inputs_of(layer, x))
+    torch.testing.assert_close(tracing.input_moment(layer, x), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_linear_over_positions_sums_its_places() -> None:
@@ -155,11 +185,27 @@ def test_true_fisher_is_the_mean_over_the_models_own_labels() -> None:
         torch.testing.assert_close(f.Lambda.sum(), expected, rtol=0.06, atol=0)
 
 
+def test_bases_and_eigenvalues_may_come_from_fewer_rows() -> None:
+    model, (x, y) = small_net(padding=1), rows(30)
+    some = ekfac._drawn(30, 12)
+    losses = ekfac.cross_entropy(y)
+    few = ekfac.fit(model, x[some], ekfac.cross_entropy(y[some]))
+    mixed = ekfac.fit(model, x, losses, basis_rows=12)
+    both = ekfac.fit(model, x, losses, basis_rows=12, eigenvalue_rows=12)
+    for name, f in few.items():
+        assert torch.equal(mixed[name].Q_A, f.Q_A) and torch.equal(mixed[name].Q_S, f.Q_S)
+        torch.testing.assert_close(both[name].Lambda, f.Lambda)
+        assert not torch.allclose(mixed[name].Lambda, f.Lambda)
+    G = torch.stack([row["2"] for row in autograd_gradients(model, x, y)])
+    f = mixed["2"]
+    torch.testing.assert_close((f.Q_S.T @ G @ f.Q_A).square().mean(0), f.Lambda)
+
+
 def test_batch_size_and_repetition_change_nothing() -> None:
     model, (x, _) = small_net(padding=1), rows(11)
     fits = [
-        ekfac.fit(model, x, ekfac.sampled_cross_entropy(11, torch.Generator().manual_seed(5)), batch_bytes=batch_bytes)
-        for batch_bytes in (1, 300_000, None)
+        ekfac.fit(model, x, ekfac.sampled_cross_entropy(11, torch.Generator().manual_seed(5)), memory=memory)
+        for memory in (1, 300_000, None)
     ]
     for name in fits[0]:
         for other in fits[1:]:
@@ -169,14 +215,14 @@ def test_batch_size_and_repetition_change_nothing() -> None:
 def test_batches_are_bounded_by_memory() -> None:
     model, (x, y) = small_net(padding=1), rows(40)
     sizes: list[int] = []
-    for batch_bytes in (1, 600_000, 10**9):
+    for memory in (1, 600_000, 10**9):
         sizes.append(0)
         ekfac.visit_rows(
             model,
             x,
             ekfac.cross_entropy(y),
             lambda name, rows, a, g: sizes.__setitem__(-1, max(sizes[-1], len(a))),
-            batch_bytes=batch_bytes,
+            memory=memory,
         )
     assert sizes[0] == 1 and 1 < sizes[1] < 40 and sizes[2] == 40
 
@@ -185,6 +231,7 @@ def test_no_damping_means_the_official_absolute_one() -> None:
     factors = ekfac.Factors(torch.eye(2), torch.eye(1), torch.tensor([[0.0, 1.0]]))
     torch.testing.assert_close(factors.inverse(0), torch.tensor([[1e8, 1.0]]))
     torch.testing.assert_close(factors.inverse(1), torch.tensor([[2.0, 2 / 3]]))
+    torch.testing.assert_close(factors.inverse(1, absolute=True), torch.tensor([[1.0, 0.5]]))
 
 
 # what can't be traced ------------------------------------------------------------------------------------------------
@@ -214,19 +261,16 @@ class ChangesItsInput(nn.Module):
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.Flatten()), "layer '0': a Conv2d with groups=1"),
-        (nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), nn.Flatten()), "padding_mode='reflect'"),
+        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)), "layer '1': its statistics"),
         (nn.Sequential(nn.Linear(4, 4), nn.PReLU()), "layer '1'.*PReLU found"),
         (Twice(), "layer 'layer': must be used once"),
         (ChangesItsInput(), "layer 'last': its input is changed in place"),
     ],
-    ids=["groups", "padding_mode", "unknown", "twice", "in place"],
+    ids=["batch statistics", "unknown", "twice", "in place"],
 )
 def test_a_layer_that_cant_be_traced_is_named(model: nn.Module, says: str) -> None:
-    x = torch.randn(2, 4, 1, 1) if isinstance(next(model.modules()), nn.Sequential) else torch.randn(2, 4)
-    x = x.flatten(1) if isinstance(next(iter(model.children())), nn.Linear) else x
     with pytest.raises(StageError, match=says):
-        ekfac.fit(model, x, ekfac.cross_entropy(torch.tensor([0, 1])))
+        ekfac.fit(model, torch.randn(2, 4), ekfac.cross_entropy(torch.tensor([0, 1])))
 
 
 def test_overflow_is_an_error_that_names_the_layer() -> None:

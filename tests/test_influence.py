@@ -1,12 +1,14 @@
 """Influence against dense matrices, retraining without each row, and kronfluence."""
 
 import copy
+import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from nets import autograd_gradients, rows, small_net
-from samples import digits
+from nets import autograd_gradients, rows, small_mixed_net, small_net
+from samples import ROOT, digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,12 +16,12 @@ from decant import ekfac
 from decant.influence import FUNCTIONALS, influence, neg_margin
 
 
-def dense_inverse(factors: dict[str, ekfac.Factors], damping: float) -> Tensor:
+def dense_inverse(factors: dict[str, ekfac.Factors], damping: float, *, absolute: bool) -> Tensor:
     """H⁻¹ of all layers, written out: block-diagonal over (Q_S ⊗ Q_A) diag(1 / (Λ + λ)) (Q_S ⊗ Q_A)ᵀ."""
     blocks = []
     for f in factors.values():
         basis = torch.kron(f.Q_S, f.Q_A)
-        eigenvalues = f.Lambda.flatten() + damping * f.Lambda.mean()
+        eigenvalues = f.Lambda.flatten() + damping * (1 if absolute else f.Lambda.mean())
         blocks.append(basis @ torch.diag(1 / eigenvalues) @ basis.T)
     return torch.block_diag(*blocks)
 
@@ -40,11 +42,12 @@ def margin_gradients(model: nn.Module, names: list[str], x: Tensor, y: Tensor) -
     return torch.stack(result)
 
 
-def test_equals_the_dense_construction() -> None:
+@pytest.mark.parametrize("absolute", [False, True])
+def test_equals_the_dense_construction(absolute: bool) -> None:
     model, (x, y), (xq, yq) = small_net(padding=1), rows(), rows(3, seed=9)
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    found = influence(model, factors, (xq, yq), (x, y), damping=0.1)
-    H = dense_inverse(factors, 0.1)
+    found = influence(model, (x, y), (xq, yq), factors=factors, damping=0.1, absolute=absolute)
+    H = dense_inverse(factors, 0.1, absolute=absolute)
     G = torch.stack([torch.cat([row[name].flatten() for name in factors]) for row in autograd_gradients(model, x, y)])
     q = margin_gradients(model, list(factors), xq, yq)
     torch.testing.assert_close(found.pairwise, q @ H @ G.T)
@@ -55,24 +58,75 @@ def test_equals_the_dense_construction() -> None:
 def test_the_path_without_self_influence_gives_the_same_scores() -> None:
     model, (x, y), queries = small_net(padding=1), rows(), rows(3, seed=9)
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    plain = influence(model, factors, queries, (x, y))
-    fast = influence(model, factors, queries, (x, y), self_influence=False)
+    plain = influence(model, (x, y), queries, factors=factors)
+    fast = influence(model, (x, y), queries, factors=factors, self_influence=False)
     torch.testing.assert_close(fast.pairwise, plain.pairwise)
     assert fast.train_self is None
 
 
-def test_batch_size_changes_no_score() -> None:
-    model, (x, y), queries = small_net(padding=1), rows(11), rows(3, seed=9)
+@pytest.mark.parametrize("self_influence", [True, False])
+def test_no_budget_changes_a_score(self_influence: bool) -> None:
+    """From one row, one query and one layer at a time to all at once."""
+    model, train, queries = small_net(padding=1), rows(11), rows(5, seed=9)
+    factors = ekfac.fit(model, train[0], ekfac.cross_entropy(train[1]))
+    plain, *others = (
+        influence(model, train, queries, factors=factors, self_influence=self_influence, memory=memory)
+        for memory in (None, 1, 2_500, 5_000, 300_000)
+    )
+    for other in others:
+        torch.testing.assert_close(other.pairwise, plain.pairwise)
+        torch.testing.assert_close(other.query_self, plain.query_self)
+        if self_influence:
+            torch.testing.assert_close(other.train_self, plain.train_self)
+
+
+@pytest.mark.parametrize("memory", [2**20, 2**21])
+def test_tensors_stay_within_the_budget(memory: int) -> None:
+    """The most bytes of tensors alive at once, as PyTorch's allocator has them, beside what was there before.
+
+    The 12 queries' gradients take 1.1 MiB, more than half of either budget; a batch of all rows would take 9 MiB.
+    """
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 64, 3, stride=2), nn.ReLU(), nn.AvgPool2d(3),
+        nn.Flatten(), nn.Linear(256, 50), nn.ReLU(), nn.Linear(50, 10),
+    )  # fmt: skip
+    x, y = torch.rand(30, 1, 14, 14), torch.arange(30) % 10
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    one, some = (influence(model, factors, queries, (x, y), batch_bytes=b) for b in (1, 300_000))
-    torch.testing.assert_close(one.pairwise, some.pairwise)
-    torch.testing.assert_close(one.train_self, some.train_self)
+
+    def score() -> None:
+        influence(model, (x, y), (x[:12], y[:12]), factors=factors, memory=memory)
+
+    def eigenvalues() -> None:
+        ekfac.fit_eigenvalues(model, x, ekfac.cross_entropy(y), bases, memory=memory)
+
+    bases = {name: (f.Q_A, f.Q_S) for name, f in factors.items()}
+    result = 4 * 12 * 30 + sum(8 * f.Lambda.numel() for f in factors.values())
+    assert peak_bytes(score) <= memory + result
+    assert peak_bytes(eigenvalues) <= memory + result
+
+
+def peak_bytes(work: Callable[[], None]) -> int:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    taken = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return int(np.cumsum([event.nbytes() for event in sorted(taken, key=lambda event: event.start_ns())]).max())
+
+
+def test_low_precision_keeps_the_order_of_the_rows() -> None:
+    model, train, queries = small_net(padding=1).float(), rows(40), rows(3, seed=9)
+    factors = ekfac.fit(model, train[0], ekfac.cross_entropy(train[1]))
+    full, low = (influence(model, train, queries, factors=factors, low_precision=low) for low in (False, True))
+    assert low.pairwise.dtype == torch.float32 and not torch.equal(low.pairwise, full.pairwise)
+    assert torch.corrcoef(torch.stack([full.pairwise.flatten(), low.pairwise.flatten()]))[0, 1] > 0.99
+    rough = ekfac.fit(model, train[0], ekfac.cross_entropy(train[1]), low_precision=True)
+    for name, layer in rough.items():
+        torch.testing.assert_close(layer.Lambda.sum(), factors[name].Lambda.sum(), rtol=0.05, atol=0)
 
 
 def test_cosine_of_a_row_with_itself_is_one() -> None:
     model, (x, y) = small_net(padding=1), rows()
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    cosine = influence(model, factors, (x, y), (x, y), functional="cross_entropy").cosine()
+    cosine = influence(model, (x, y), (x, y), factors=factors, functional="cross_entropy").cosine()
     torch.testing.assert_close(cosine.diagonal(), torch.ones(len(x), dtype=torch.float64))
     assert cosine.abs().max() <= 1 + 1e-12
 
@@ -84,7 +138,7 @@ def test_a_row_without_gradient_has_cosine_zero() -> None:
         model.weight.copy_(torch.tensor([[1e4, 0.0], [0.0, 1.0]]))  # the first row's p is 1 even in float64
         model.bias.zero_()
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    cosine = influence(model, factors, (x, y), (x, y)).cosine()
+    cosine = influence(model, (x, y), (x, y), factors=factors).cosine()
     assert cosine[:, 0].eq(0).all() and cosine.isfinite().all()
 
 
@@ -93,6 +147,36 @@ def test_margin_is_the_log_odds_of_the_label() -> None:
     y = torch.tensor([0, 1, 2, 3, 0])
     p = logits.softmax(1).gather(1, y[:, None]).squeeze(1)
     torch.testing.assert_close(neg_margin(y)(logits, slice(0, 5)), torch.log((1 - p) / p))
+
+
+def test_groups_and_normalisations_count_as_blocks() -> None:
+    """Against autograd's gradients, rotated and damped block by block."""
+    model, (x, y) = small_mixed_net(), rows(9)
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y), normalisation=True)
+    found = influence(model, (x, y), (x[:2], y[:2]), factors=factors, functional="cross_entropy")
+    expected = torch.zeros(2, 9, dtype=torch.float64)
+    gradients = autograd_gradients(model, x, y, normalisation=True)
+    for name, f in factors.items():
+        G = torch.stack([row[name] for row in gradients])
+        rotated = (f.Q_S.mT @ G @ f.Q_A).flatten(1)
+        torch.testing.assert_close(rotated.square().mean(0), f.Lambda.flatten())
+        expected += rotated[:2] / (f.Lambda + 0.1 * f.Lambda.mean()).flatten() @ rotated.T
+    torch.testing.assert_close(found.pairwise, expected)
+
+
+def test_factors_are_fitted_where_none_are_given() -> None:
+    model, train, queries = small_net(padding=1), rows(), rows(3, seed=9)
+    losses = ekfac.sampled_cross_entropy(len(train[0]), torch.Generator().manual_seed(0))
+    given = influence(model, train, queries, factors=ekfac.fit(model, train[0], losses))
+    assert torch.equal(influence(model, train, queries).pairwise, given.pairwise)
+
+
+def test_the_example_of_the_page_runs() -> None:
+    page = (ROOT / "docs/methods/influence.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert len(set(names["top"].tolist()) & set(range(names["planted"]))) >= 0.9 * len(names["top"])
 
 
 # what the scores mean ------------------------------------------------------------------------------------------------
@@ -132,7 +216,7 @@ def test_scores_foretell_retraining_without_each_row() -> None:
     model = fitted(start, x, y, decay)
     factors = ekfac.fit(model, x.repeat(50, 1), ekfac.sampled_cross_entropy(50 * len(x), torch.Generator()))
     share = decay / float(factors[""].Lambda.mean())  # the weight decay is the damping: H = Fisher + decay I
-    scores = influence(model, factors, (xq, yq), (x, y), damping=share).pairwise.numpy()
+    scores = influence(model, (x, y), (xq, yq), factors=factors, damping=share).pairwise.numpy()
 
     before, every = neg_margin(yq)(model(xq), slice(0, 3)).detach(), slice(0, 3)
     lost = []
@@ -154,7 +238,9 @@ def test_cross_entropy_of_a_sure_prediction_says_nothing() -> None:
         model[-1].bias.copy_(torch.tensor([40.0, 0.0, 0.0]))
     factors = ekfac.fit(small_net(padding=1), x, ekfac.cross_entropy(y))
     sure = (xq, torch.tensor([0]))
-    by = {name: influence(model, factors, sure, (x, y), functional=name).query_self.item() for name in FUNCTIONALS}
+    by = {
+        name: influence(model, (x, y), sure, factors=factors, functional=name).query_self.item() for name in FUNCTIONALS
+    }
     assert by["cross_entropy"] < 1e-20 * by["neg_margin"]
 
 
@@ -178,7 +264,7 @@ def test_agrees_with_kronfluence(tmp_path) -> None:
 
     model, (x, y), (xq, yq) = small_net(padding=1), rows(24), rows(3, seed=9)
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
-    ours = influence(model, factors, (xq, yq), (x, y), damping=0.1)
+    ours = influence(model, (x, y), (xq, yq), factors=factors, damping=0.1)
 
     task = Margin()
     peer = Analyzer("decant", prepare_model(copy.deepcopy(model), task), task, cpu=True, output_dir=str(tmp_path))

@@ -69,9 +69,9 @@ class Case:
         """Of every training row on every query: (inputs (q, c, h, w), labels (q,) int64)."""
         return influence(
             self.model,
-            self.factors,
-            queries,
             self.rows,
+            queries,
+            factors=self.factors,
             damping=self.settings.damping,
             self_influence=self_influence,
             on_rows=self.on_rows,
