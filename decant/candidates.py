@@ -17,7 +17,7 @@ which we tried both. The tail's length is fixed in advance. The result is a rank
 verdict: a picture that the model got wrong by itself may stand high, and data without poison has a first candidate,
 too. Where poison makes up half of a class it is no tail any more, and isn't found.
 
-Cost: EK-FAC's two passes over the rows, and one more per QUERY_BYTES of queries.
+Cost: EK-FAC's two passes over the rows, and influence on n queries (`decant.influence`).
 """
 
 from collections.abc import Callable
@@ -35,7 +35,6 @@ from decant.settings import DetectSettings
 from decant.training import predict, to_device
 
 TAIL = 20  # rows: about as few as teach a network anything
-QUERY_BYTES = 2**30  # of queries' gradients in memory at once
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,8 @@ def rank(
     """How suspicious the model's predictions of pixels (n, h, w, c) uint8 are, given the rows it was trained on."""
     predicted = predict(model, pixels).argmax(1)
     case = Case(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows)
-    concentration = np.zeros(len(pixels), np.float32)
-    size = max(1, QUERY_BYTES // (4 * sum(layer.Lambda.numel() for layer in case.factors.values())))
-    for start in range(0, len(pixels), size):
-        part = slice(start, start + size)
-        labels = torch.from_numpy(predicted[part])
-        r = case.influence_on((to_device(pixels[part]), labels), self_influence=True).cosine().cpu().numpy()
-        concentration[part] = [tail(row[train.labels == label]) for row, label in zip(r, labels.tolist(), strict=True)]
+    r = case.influence_on((to_device(pixels), torch.from_numpy(predicted)), self_influence=True).cosine().cpu().numpy()
+    concentration = np.array([tail(row[train.labels == label]) for row, label in zip(r, predicted, strict=True)], "f4")
     if scorer is None:
         return Candidates(predicted, concentration, None, concentration)
     trust = scorer.judge(scorer.class_scores(pixels), predicted, prior="uniform").trust

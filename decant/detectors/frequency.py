@@ -29,7 +29,7 @@ from decant.settings import TrainSettings
 from decant.training import EVAL_BATCH, Batch, Regime, as_float, to_device, train_classifier
 
 ROWS = 4096  # of the training set, drawn at random, that the network learns from
-EPOCHS = 10
+EPOCHS = 5
 OFFICIAL_SIDE = 32  # pixels: the images for which the paper's widths were chosen
 MEASURE = "probability that the picture was tampered with (0 to 1)"
 
