@@ -9,7 +9,9 @@ of benchmarks/_detect.py, also with 2 % wrong labels. Means over datasets and, i
     badnet.*, smooth.*       of the default detector, which the bars speak of: one class to one and all to one
     delta.*                  of the paper's own run (50 copies, no damping, no filter), over the dirty-label attacks
     clean.flagged_share      of the rows, by the default, for natural mistakes of a model of clean data
-    right.flagged_share      the worst case: points that are predicted rightly, reported by mistake, on poisoned data
+    clean.right              the same for points that are predicted rightly
+    poisoned.mistakes        the same for natural mistakes in the class that is under attack
+    poisoned.right           the worst case: rightly predicted points of that class, reported by mistake
 """
 
 from statistics import mean
@@ -32,15 +34,14 @@ def run(scale: str, seed: int) -> dict[str, float]:
         figures |= {f"{name}.{key}": averaged(found, over).get(f"renormalised.{key}", 0.0) for key in COMPARED if over}
     dirty = averaged(found, [attack for attack in known if attack.removesuffix("_noise") in DIRTY])
     figures |= {f"delta.{key}": dirty[f"delta.any.{key}"] for key in ("precision", "recall", "flagged")}
-    figures |= {f"clean.{key}": value for key, value in averaged(found, ["clean"]).items() if "seconds" not in key}
-    figures["clean.flagged_share"] = figures.pop("clean.mistakes.flagged_share")
-    return figures | {"right.flagged_share": dirty["right.flagged_share"]}
+    clean = averaged(found, ["clean"])
+    figures |= {"clean.flagged_share": clean["mistakes.flagged_share"], "clean.right": clean["right.flagged_share"]}
+    return figures | {f"poisoned.{name}": dirty[f"{name}.flagged_share"] for name in ("mistakes", "right")}
 
 
 def wanted(key: str) -> bool:
-    return (
-        key == "success" or key.rpartition(".")[2] in COMPARED and not key.startswith(("points", "mistakes", "right"))
-    )
+    """Of an attack: how well it worked, and what each detector made of it."""
+    return key == "success" or (key.rpartition(".")[2] in COMPARED and not key.startswith(("points", "candidates")))
 
 
 def averaged(found: dict[tuple[str, str], dict[str, float]], over: list[str]) -> dict[str, float]:
