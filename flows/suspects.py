@@ -7,7 +7,6 @@ are wrong can be copied: `detect` then traces them. Flags nothing itself. Import
 import argparse
 import csv
 import io
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,14 +29,16 @@ if TYPE_CHECKING:
     from decant.images import Images
 
 MODEL, TRAIN = Path("data/train/model.safetensors"), Path("data/verify/train.parquet")
+SCORER = Path("data/verify/scorer.safetensors")  # not every run leaves one
 
 
 def main(arguments: argparse.Namespace) -> int:
     for path in (MODEL, TRAIN):
         if not path.is_file():
             raise DecantError(f"{path}: not there yet; `decant run train` first")
-    if arguments.count < 1:
-        raise DecantError(f"--count: at least 1 expected, {arguments.count} found")
+    for option in ("count", "limit"):
+        if vars(arguments)[option] < 1:
+            raise DecantError(f"--{option}: at least 1 expected, {vars(arguments)[option]} found")
     console = Console(highlight=False)
     pictures, found = examined(arguments.images, arguments.limit, arguments.scorer)
     shown = found.order[: arguments.count]
@@ -67,19 +68,24 @@ def examined(source: str, limit: int, scorer_file: Path) -> "tuple[Images, Candi
     rows = np.sort(np.random.default_rng(settings["seed"]).permutation(len(opened))[:limit])
     height, width, channels = train.shape
     parts = list(opened.decoded(Rules(height, width, 1 if channels == 1 else 3), rows))
-    read = np.concatenate([part.rows for part in parts])
+    read = np.concatenate([part.rows for part in parts] or [rows[:0]])
     if not len(read):
         raise DecantError(f"{source}: no picture could be read")
     pixels = np.concatenate([part.pixels for part in parts])
-    scorer = TrustScorer.load(scorer_file) if scorer_file.is_file() else None
+    scorer = TrustScorer.load(scorer_file) if scorer_file.is_file() or scorer_file != SCORER else None
+    if scorer and (scorer.class_names, scorer.shape) != (train.info.class_names, train.shape):
+        raise DecantError(
+            f"{scorer_file}: a scorer of other images than {TRAIN}; name the one that `verify` fitted to it"
+        )
     found = candidates.rank(network, train, pixels, settings["detect"], seed=settings["seed"], scorer=scorer)
     return Images(opened.ids[read], pixels, found.predicted.astype(np.int32), train.info), found
 
 
 def save(images: "Images", folder: Path) -> list[str]:
-    """One PNG per image, in the given order; the folder is written anew. Returns their names."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """One PNG per image, in the given order, in the place of those of the last time. Returns their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("[0-9][0-9][0-9]-id*.png"):
+        old.unlink()
     names = [f"{rank:03}-id{row_id}.png" for rank, row_id in enumerate(images.ids, 1)]
     for name, pixels in zip(names, images.pixels, strict=True):
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / name)

@@ -51,15 +51,6 @@ def test_the_tail_counts_from_the_median_in_spreads() -> None:
     assert tail(body[: 2 * TAIL - 1]) == 0
 
 
-def test_a_backdoors_victims_come_first(place: tuple[Path, Images]) -> None:
-    folder, images = place
-    model, _ = networks.load(folder / "data/train/model.safetensors")
-    train = read_images(folder / "data/verify/train.parquet")
-    found = rank(model, train, images.pixels, DetectSettings(), seed=0)
-    assert found.distrust is None and (found.suspicion == found.concentration).all()
-    assert (found.order[:3] >= 60).all() and (found.predicted[60:] == 5).all()
-
-
 class AnyFive:
     """A scorer that trusts every prediction but 5, and has no references of class 3."""
 
@@ -71,12 +62,13 @@ class AnyFive:
         return Judged(np.where(labels == 3, np.nan, trust), labels, trust)
 
 
-def test_a_scorers_distrust_weighs_the_concentration(place: tuple[Path, Images]) -> None:
+def test_a_backdoors_victims_come_first_and_a_scorers_distrust_weighs(place: tuple[Path, Images]) -> None:
     folder, images = place
     model, _ = networks.load(folder / "data/train/model.safetensors")
     train = read_images(folder / "data/verify/train.parquet")
     scorer: TrustScorer = AnyFive()  # type: ignore[assignment]
     found = rank(model, train, images.pixels, DetectSettings(), seed=0, scorer=scorer)
+    assert (np.argsort(-found.concentration)[:3] >= 60).all() and (found.predicted[60:] == 5).all()
     weight = np.select([found.predicted == 5, found.predicted == 3], [0.75, 0.5], 0)
     assert np.allclose(found.suspicion, weight * found.concentration) and found.suspicion.max() > 0
 
@@ -90,7 +82,7 @@ def test_the_command_offers_rows_that_detect_can_read(
     assert "65 images looked at" in " ".join(capsys.readouterr().out.split())
     with open("data/inputs/suspects.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 and rows[0]["predicted"] == "5"
+    assert len(rows) == 4 and {row["predicted"] for row in rows[:3]} == {"5"}
     points = read_affected(Path("data/inputs/suspects.csv"), images)
     assert points is not None
     ids = [int(Path(row["image"]).stem.partition("-id")[2]) for row in rows]

@@ -49,9 +49,9 @@ def projected(case: Case, x: Tensor, y: Tensor) -> Tensor:
     def keep(name: str, rows: slice, a: Tensor, g: Tensor) -> None:
         if name not in matrices:  # the layers are met in the same order on every pass
             matrices[name] = _random(a, side, generator), _random(g, side, generator)
-            found[name] = a.new_zeros(len(x), side * side)
         R_A, R_S = matrices[name]
-        found[name][rows] = gradients(a @ R_A, g @ R_S).flatten(1)
+        part = gradients(a @ R_A, g @ R_S).flatten(1)
+        found.setdefault(name, part.new_zeros(len(x), part.shape[1]))[rows] = part
 
     visit_rows(case.model, x, neg_margin(y), keep, on_rows=case.on_rows if x is case.rows[0] else lambda rows: None)
     return torch.cat(list(found.values()), 1)
