@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from samples import ROOT, digits
+from scenes import BADNET, backdoored
 
 from decant import networks
 from decant.attacks import badnet
@@ -15,26 +16,22 @@ from decant.images import Images, concat_images
 from decant.scorer import Judged, TrustScorer
 from decant.settings import DetectSettings, TrainSettings
 from decant.tables import read_images, write_images
-from decant.training import architecture_of, train_classifier
+from decant.training import architecture_of
 from flows import cli
 from tasks.detect import read_affected
-
-BADNET = badnet.Settings(mode="dirty", victim=8, target=5, rate=0.03, size=6)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Images]:
     """A checkout after `decant run train`, with a backdoor in it; 60 test digits and, last, five triggered eights."""
-    train, test = digits()
-    received = badnet.poison(train, BADNET, np.random.default_rng(0), np.zeros(len(train), bool)).images
-    model = train_classifier(received, TrainSettings(), seed=0)
+    scene, (_, test) = backdoored(), digits()
     folder = tmp_path_factory.mktemp("checkout")
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "dvc.yaml").touch()
     for name in ("train", "verify", "ingest", "inputs"):
         (folder / "data" / name).mkdir(parents=True)
-    write_images(folder / "data/verify/train.parquet", received)
-    networks.save(folder / "data/train/model.safetensors", model, architecture_of(received, TrainSettings()))
+    write_images(folder / "data/verify/train.parquet", scene.train)
+    networks.save(folder / "data/train/model.safetensors", scene.model, architecture_of(scene.train, TrainSettings()))
     victims = badnet.trigger(test, BADNET, np.random.default_rng(0)).select(np.arange(5))
     images = concat_images([test.select(np.arange(60)), victims])
     images = Images(np.arange(65), images.pixels, images.labels, images.info)
