@@ -32,7 +32,7 @@ from decant.scorer import TrustScorer
 from decant.settings import DetectSettings, VerifySettings
 from decant.training import predict, train_classifier
 
-DATASETS = {  # scale to name: training rows
+DATASETS: dict[str, dict[str, int | None]] = {  # scale to name: training rows
     "small": {"digits": None, "mnist": 2000, "fashion_mnist": 2000},
     "full": {"cifar10": None},
 }
@@ -89,7 +89,9 @@ def scene(scale: str, dataset: str, attack: str, seed: int) -> Scene:
     # `digits` is what `ingested` takes where no name is given.
     clean, test = ingested(scale, None if dataset == "digits" else dataset, DATASETS[scale][dataset])
     plain = attack.removesuffix("_noise")
-    entries = [] if plain == "clean" else [ATTACKS[plain] | (FULL[plain] if scale == "full" else {})]
+    entries: list[dict[str, Any]] = []
+    if plain != "clean":
+        entries = [ATTACKS[plain] | (FULL[plain] if scale == "full" else {})]
     rng, train = np.random.default_rng([seed, 1]), clean
     planted = load_attacks(entries + [NOISE] * attack.endswith("_noise"))
     spared, poisoned = np.zeros(len(train), bool), np.zeros(len(train), bool)
