@@ -170,8 +170,16 @@ class DetectSettings:
     """Influence of training rows on affected points."""
 
     enabled: bool = True
-    detector: Literal["renormalised", "delta"] = "renormalised"
-    """A file of decant/detectors."""
+    detector: Literal[
+        "renormalised",
+        "delta",
+        "ekfac_threshold",
+        "trak",
+        "activation_clustering",
+        "spectral_signature",
+        "frequency",
+    ] = "renormalised"
+    """A file of decant/detectors; docs/methods/influence.md compares them."""
     damping: Annotated[float, Range(0, 100)] = 0.1
     """EK-FAC damping, as a share of each layer's mean eigenvalue."""
     same_label: bool = True
@@ -180,6 +188,10 @@ class DetectSettings:
     """`delta`: transformed copies per affected point (n in the paper)."""
     tolerance: Count = 2
     """`delta`: copies that may disagree (n_tol in the paper)."""
+    tau: float = 0.0
+    """`delta`: a copy votes a row down when its influence changes by less than this (τ in the paper)."""
+    varied: Literal["both", "labels", "images"] = "both"
+    """`delta`: what a copy changes about its point; all but `both` are the paper's ablations."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,6 +99,20 @@ def _scorer(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _suspects(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", nargs="?", type=_source, default="data/ingest/test.parquet", metavar="IMAGES",
+        help="what ingest reads, or a folder of pictures (default: data/ingest/test.parquet)",
+    )  # fmt: skip
+    parser.add_argument("--count", type=int, default=20, help="images to show and write (default: 20)")
+    parser.add_argument("--limit", type=int, default=1000, help="images to look at, drawn at random (default: 1000)")
+    _scorer(parser)
+    parser.add_argument(
+        "--out", type=_file, default=Path("data/inputs/suspects.csv"), metavar="CSV",
+        help="default: data/inputs/suspects.csv; the pictures go to the folder of the same name",
+    )  # fmt: skip
+
+
 def _file(text: str) -> Path:
     """From where the caller stands, before we go to the checkout."""
     return Path(text).expanduser().absolute()
@@ -145,6 +159,14 @@ COMMANDS = {
   decant review --export-label-studio tasks.json   for a team that uses Label Studio
   decant review --import-label-studio export.json""",
         _review,
+    ),
+    "suspects": Command(
+        "flows.suspects",
+        "find images that poison may have gone wrong on, where you know of none, as candidates for affected.csv",
+        """  decant suspects                                  the 20 most suspicious test images
+  decant suspects photos/ --count 50               among pictures that the model has met since
+  decant suspects --limit 5000                     look at more of them""",
+        _suspects,
     ),
     "report": Command(
         "flows.report",

@@ -1,78 +1,57 @@
 """Detectors against planted backdoors, against innocent data, and the stage that uses them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from samples import INFO, digits
-from torch import nn
+from scenes import BADNET, DEFAULT, Scene, backdoored, innocent, precision_recall
 
 from decant import detectors, networks
 from decant.attacks import badnet
-from decant.detectors import delta, detect
+from decant.detectors import detect, frequency
 from decant.detectors.renormalised import split_in_two
 from decant.errors import SourceError
 from decant.images import Images
-from decant.settings import DetectSettings, TrainSettings
+from decant.settings import TrainSettings
 from decant.tables import read_images, read_verdicts, write_images
 from decant.training import architecture_of, predict, train_classifier
 from tasks.detect import run
 
-DEFAULT = DetectSettings()
-BADNET = badnet.Settings(mode="dirty", victim=8, target=5, rate=0.03, size=6)
 NOBODY = np.zeros(0, np.int64)
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A training set, the model trained on it, which rows are poisoned, and points that a user may report."""
-
-    train: Images
-    model: nn.Module
-    poisoned: np.ndarray
-    affected: Images
+@pytest.fixture(name="backdoored")
+def _backdoored() -> Scene:
+    return backdoored()
 
 
-@pytest.fixture(scope="module")
-def backdoored() -> Scene:
-    """43 stamped eights called 5 among 1,437 digits; four stamped test eights, which the model calls 5."""
-    train, test = digits()
-    result = badnet.poison(train, BADNET, np.random.default_rng(0), np.zeros(len(train), bool))
-    affected = badnet.trigger(test, BADNET, np.random.default_rng(0)).select(np.arange(4))
-    model = train_classifier(result.images, TrainSettings(), seed=0)
-    return Scene(result.images, model, result.rows, affected)
-
-
-@pytest.fixture(scope="module")
-def innocent() -> Scene:
-    """The same digits unpoisoned, and five test fives, which the model rightly calls 5."""
-    train, test = digits()
-    model = train_classifier(train, TrainSettings(), seed=0)
-    return Scene(train, model, np.zeros(len(train), bool), test.select(np.flatnonzero(test.labels == 5)[:5]))
-
-
-def precision_recall(flagged: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    hits = (flagged & truth).sum()
-    return hits / max(1, flagged.sum()), hits / truth.sum()
+@pytest.fixture(name="innocent")
+def _innocent() -> Scene:
+    return innocent()
 
 
 # every detector ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", detectors.names())
-def test_contract_of_every_detector(name: str, backdoored: Scene) -> None:
+def test_contract_of_every_detector(name: str, backdoored: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frequency, "EPOCHS", 1)
     settings = replace(DEFAULT, detector=name, copies=5)
-    first, again = (detect(backdoored.model, backdoored.train, backdoored.affected, settings, seed=1) for _ in range(2))
+    first, again = (
+        detect(backdoored.model, backdoored.train, backdoored.affected, settings, seed=1, fitted=backdoored.fitted)
+        for _ in range(2)
+    )
     assert first.scores.shape == first.flagged.shape == (len(backdoored.train),)
-    assert first.scores.dtype == np.float32 and np.abs(first.scores).max() <= 1
+    assert first.scores.dtype == np.float32 and np.isfinite(first.scores).all()
     assert first.points == 4 and first.left_out == 0 and first.note and first.measure
     assert (backdoored.train.labels[first.flagged] == 5).all()  # same_label
     assert np.array_equal(first.scores, again.scores) and np.array_equal(first.flagged, again.flagged)
-    poisoned, clean = first.scores[backdoored.poisoned], first.scores[~backdoored.poisoned]
-    assert np.median(poisoned) > np.median(clean)  # higher is more suspicious
+    if name != "frequency":  # which needs more than an epoch, and sees nothing in this patch; its direction: see below
+        poisoned, clean = first.scores[backdoored.poisoned], first.scores[~backdoored.poisoned]
+        assert np.median(poisoned) > np.median(clean)  # higher is more suspicious
 
 
 @pytest.mark.parametrize("name", detectors.names())
@@ -186,57 +165,6 @@ def test_a_class_too_small_to_compare_is_said_to_be(backdoored: Scene) -> None:
     few = np.flatnonzero((backdoored.train.labels != 5) | (np.cumsum(backdoored.train.labels == 5) <= 3))
     found = detect(backdoored.model, backdoored.train.select(few), backdoored.affected, DEFAULT, seed=0)
     assert not found.flagged.any() and "too few rows to compare: 3 candidates" in found.note
-
-
-# delta ---------------------------------------------------------------------------------------------------------------
-
-
-def test_votes_count_the_copies_that_lower_a_rows_influence() -> None:
-    s = torch.tensor([[[5.0, -1.0], [4.0, 0.0], [6.0, -1.0], [-2.0, -3.0]]])  # one point, 3 copies, 2 rows
-    assert delta.votes_of(s).tolist() == [[2, 1]]
-
-
-def test_copies_carry_another_label_and_follow_their_point(backdoored: Scene) -> None:
-    x, labels = delta.asked(backdoored.affected, backdoored.train, 20, seed=0)
-    assert x.shape == (4 * 21, 1, 16, 16) and labels.shape == (84,)
-    own = np.arange(84) % 21 == 0
-    pixels = torch.from_numpy(backdoored.affected.pixels).permute(0, 3, 1, 2) / 255
-    torch.testing.assert_close(x[torch.from_numpy(own)], pixels)
-    assert (labels[own] == 5).all() and (labels[~own] != 5).all() and len(set(labels.tolist())) == 10
-    again, _ = delta.asked(backdoored.affected, backdoored.train, 20, seed=0)
-    other, _ = delta.asked(backdoored.affected, backdoored.train, 20, seed=1)
-    assert torch.equal(x, again) and not torch.equal(x, other)
-
-
-def test_transformations_leave_the_global_random_state_alone(backdoored: Scene) -> None:
-    before = torch.get_rng_state()
-    delta.asked(backdoored.affected, backdoored.train, 3, seed=0)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_seven_transformations_of_a_coloured_image() -> None:
-    """Inverting is 1 - x of the normalised values, as in the official code, and red and green change places."""
-    image = torch.rand(3, 16, 16)
-    copies = delta.transformed(image, 60, np.random.default_rng(0))
-    same = [bool(torch.allclose(copy, image[[1, 0, 2]])) for copy in copies]
-    assert any(same) and any(torch.allclose(copy, 1 - image) for copy in copies)
-
-
-def test_delta_finds_the_backdoor_at_the_price_of_precision(backdoored: Scene) -> None:
-    """The paper's own run: one point, 50 copies, no damping, no label filter: all poisons, and many others."""
-    settings = replace(DEFAULT, detector="delta", damping=0.0, same_label=False)
-    one = backdoored.affected.select(np.arange(1))
-    paper = detect(backdoored.model, backdoored.train, one, settings, seed=0)
-    _, recall = precision_recall(paper.flagged, backdoored.poisoned)
-    assert recall >= 0.9 and paper.flagged.mean() < 0.3
-    filtered = detect(backdoored.model, backdoored.train, one, replace(settings, same_label=True), seed=0)
-    assert np.array_equal(filtered.flagged, paper.flagged & (backdoored.train.labels == 5))
-
-
-@pytest.mark.parametrize("side", [4, 8, 28, 40])
-def test_transformations_fit_images_of_any_size(side: int) -> None:
-    copies = delta.transformed(torch.rand(1, side, side), 30, np.random.default_rng(0))
-    assert copies.shape == (30, 1, side, side) and copies.isfinite().all()
 
 
 # the stage -----------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from sklearn.neighbors import NearestNeighbors
 from decant import confidence, label_checks, networks
 from decant.attacks import load_attacks
 from decant.errors import SettingsError, StageError
-from decant.features import logits_and_features, nearest, stage_outputs
-from decant.label_checks import Case, Check, activation_clustering, asd, cae, confident_learning, loss, orion, spectral
+from decant.features import logits_and_features, nearest, spectral_signature, stage_outputs, two_clusters
+from decant.label_checks import Case, Check, asd, cae, confident_learning, loss, orion
 from decant.settings import TrainSettings
 from decant.training import predict
 
@@ -219,7 +219,7 @@ def test_spectral_scores_are_squared_projections_on_numpys_first_singular_vector
     rows = np.random.default_rng(0).normal(size=(80, 7)).astype(np.float32) @ np.diag([3, 1, 1, 1, 1, 1, 2])
     centred = rows - rows.mean(0)
     _, _, directions = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
-    assert np.allclose(spectral.signature(rows), (centred @ directions[0]) ** 2, rtol=1e-4)
+    assert np.allclose(spectral_signature(rows)(rows), (centred @ directions[0]) ** 2, rtol=1e-4)
 
 
 def test_spectral_takes_the_share_that_it_is_told_of_every_class() -> None:
@@ -242,9 +242,8 @@ def test_what_is_made_for_backdoors_finds_one(name: str) -> None:
 def test_two_clouds_of_unequal_size_are_told_apart() -> None:
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.normal(0, 1, (90, 12)), rng.normal(6, 1, (10, 12))]).astype(np.float32)
-    to_large, to_small, is_small = activation_clustering.divided(rows, 10, seed=0)
-    assert (is_small == (np.arange(100) >= 90)).all()
-    assert ((to_small < to_large) == is_small).all()
+    to_large, to_small = two_clusters(rows, 10, seed=0)(rows).T
+    assert ((to_small < to_large) == (np.arange(100) >= 90)).all()
 
 
 def test_the_larger_component_of_losses_is_flagged_and_nothing_below_it() -> None:

@@ -5,20 +5,27 @@ share a predicted label are taken to have one cause and are judged together, as 
 
     judge(case, points) -> Detection
 
-and adding a detector is adding such a file. Scores have one direction: higher is more suspicious.
+and adding a detector is adding such a file. Scores have one direction: higher is more suspicious. Thresholds are fixed
+in advance or taken from the data without the truth, and each detector may flag nothing: `Detection.nothing` says why.
+
+Only the rows that carry the predicted label are candidates (`detect.same_label`): whatever made the model say a class
+carried that class's label. The other rows then are what a detector can compare with, and what it does among them tells
+how many of its verdicts are wrong. With the switch off, every row is a candidate.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from decant import ekfac
+from decant.features import logits_and_features
 from decant.images import Images
 from decant.influence import Influence, influence
 from decant.settings import DetectSettings
@@ -42,6 +49,12 @@ class Detection:
     left_out: int = 0
     """Affected points that were not: the model does not predict the label that was reported."""
 
+    @classmethod
+    def nothing(cls, scores: np.ndarray, note: str, measure: str) -> Self:
+        """No row is flagged."""
+        flagged = np.zeros(len(scores), bool)
+        return cls(scores=scores.astype(np.float32), flagged=flagged, note=note, measure=measure, false_alarms=0.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -53,6 +66,8 @@ class Case:
     seed: int
     on_rows: Callable[[int], None]
     """Is told of every training row that was passed through the model."""
+    fitted: Mapping[str, ekfac.Factors] | None = None
+    """The model's curvature, where the caller has it already."""
 
     @cached_property
     def rows(self) -> tuple[Tensor, Tensor]:
@@ -60,8 +75,10 @@ class Case:
         return to_device(self.train.pixels), torch.from_numpy(self.train.labels.astype(np.int64))
 
     @cached_property
-    def factors(self) -> dict[str, ekfac.Factors]:
+    def factors(self) -> Mapping[str, ekfac.Factors]:
         """The model's curvature over the training rows: true Fisher, fitted once for all points."""
+        if self.fitted is not None:
+            return self.fitted
         losses = ekfac.sampled_cross_entropy(len(self.train), torch.Generator().manual_seed(self.seed))
         return ekfac.fit(self.model, self.rows[0], losses, on_rows=self.on_rows)
 
@@ -77,14 +94,31 @@ class Case:
             on_rows=self.on_rows,
         )
 
+    @cached_property
+    def features(self) -> np.ndarray:
+        """(n, d) float32: inputs of the model's last layer at the training rows."""
+        return logits_and_features(self.model, self.train.pixels)[1]
+
     def candidates(self, label: int) -> np.ndarray:
         """(n,) bool: the rows that may be flagged for points predicted as `label`."""
         own = self.train.labels == label
         return own if self.settings.same_label else np.ones_like(own)
 
+    def false_alarms(self, passing: np.ndarray, label: int) -> float:
+        """Innocent rows to expect among the candidates that pass a rule, (n,) bool.
+
+        As large a share as passes it among the rows with other labels, which are not the cause.
+        """
+        others = self.train.labels != label
+        return float(passing[others].mean() * self.candidates(label).sum()) if others.any() else 0.0
+
+    def name_of(self, points: Images) -> str:
+        """Of the class that the points are predicted as."""
+        return self.train.info.class_names[int(points.labels[0])]
+
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def passes(affected: Images) -> int:
@@ -101,22 +135,25 @@ def detect(
     *,
     seed: int,
     on_rows: Callable[[int], None] = lambda rows: None,
+    fitted: Mapping[str, ekfac.Factors] | None = None,
 ) -> Detection:
     """The training rows that cause the affected points, as `settings.detector` sees them.
 
     affected: images with the wrong label that was predicted; those that the model does not predict so are left out.
+    fitted: the model's curvature on these rows, if it is known already: spares two passes.
     Raises: StageError when the model has a layer through which influence can't be traced.
     """
     shown = predict(model, affected.pixels).argmax(1) == affected.labels if len(affected) else np.zeros(0, bool)
     points = affected.select(shown)
-    case = Case(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows)
+    case = Case(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows, fitted=fitted)
     judge = importlib.import_module(f"decant.detectors.{settings.detector}").judge
     parts = [judge(case, points.select(points.labels == label)) for label in np.unique(points.labels)]
     missing = len(affected) - len(points)
     remark = f"; {missing} affected points left out: the model does not predict what was reported" if missing else ""
     if not parts or not len(train):
         why = "no affected point given" if not len(affected) else "no affected point to trace"
-        return _nothing(len(train), why + remark, left_out=missing)
+        none = Detection.nothing(np.zeros(len(train)), why + remark, "not traced")
+        return replace(none, false_alarms=None, left_out=missing)
     return replace(
         parts[0],
         scores=np.max([part.scores for part in parts], axis=0),
@@ -125,16 +162,6 @@ def detect(
         false_alarms=_total([part.false_alarms for part in parts]),
         points=len(points),
         left_out=missing,
-    )
-
-
-def _nothing(rows: int, note: str, *, left_out: int) -> Detection:
-    return Detection(
-        scores=np.zeros(rows, np.float32),
-        flagged=np.zeros(rows, bool),
-        note=note,
-        measure="not traced",
-        left_out=left_out,
     )
 
 

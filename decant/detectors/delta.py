@@ -8,12 +8,17 @@ g_j(z) = (T_j(x), y_j), each with one random transformation and one random label
 
 As the official code has it: the seven transformations below act on the image normalised by the training set's mean and
 deviation; labels are uniform, with repetition; s is the influence on the negative margin; τ = 0. The paper's run is
-``detector: delta, copies: 50, tolerance: 2, damping: 0, same_label: false`` with one affected point.
+``detector: delta, copies: 50, tolerance: 2, tau: 0, damping: 0, same_label: false`` with one affected point; its
+ablations are ``varied: labels`` (the image stays) and ``varied: images`` (the label stays).
+
+The score is the vote made continuous, the order statistic on which it hangs:
+
+    a_i = -Δ_(n - n_tol),i     the (n - n_tol)-th smallest Δ of the row; a_i > -τ if and only if row i is flagged
 
 What we changed: all n + 1 queries of all points take one pass over the training rows, where the official code takes n
 + 1; gray images have no channels to swap, so six transformations remain; widths in pixels are those of a 32 x 32
-image and shrink with smaller ones; with several affected points a row must be voted down by each of them. Score: the
-smallest share of votes over the points, 0 to 1.
+image and shrink with smaller ones; with several affected points a row must be voted down by each of them, and its score
+is the smallest over the points. Scores are divided by the spread of those of rows with other labels.
 
 Cost: as one pass of `renormalised`, plus 4 (n + 1) P bytes per point for the queries. Expected: recall 1, precision far
 below that of `renormalised` (0.15 in the authors' own BadNet run); docs/methods/influence.md has our figures.
@@ -24,38 +29,43 @@ import torch
 from torch import Tensor
 
 from decant.detectors import Case, Detection
+from decant.detectors._background import middle_and_spread
 from decant.images import Images
 from decant.training import as_float, to_device
 
-TAU = 0.0
 OFFICIAL_SIDE = 32  # pixels: the images for which the official widths were chosen
-MEASURE = "share of transformed copies that lose the row's influence (0 to 1)"
+MEASURE = "influence that is lost in the transformed copies, in spreads of the rows with other labels"
 
 
 def judge(case: Case, points: Images) -> Detection:
-    copies, label = case.settings.copies, int(points.labels[0])
-    tolerance = min(case.settings.tolerance, copies - 1)
-    queries = asked(points, case.train, copies, seed=case.seed)
+    settings, label = case.settings, int(points.labels[0])
+    needed = settings.copies - min(settings.tolerance, settings.copies - 1)
+    queries = asked(points, case.train, settings.copies, varied=settings.varied, seed=case.seed)
     pairwise = case.influence_on(queries, self_influence=False).pairwise
-    votes = votes_of(pairwise.view(len(points), copies + 1, -1)).min(0).values.cpu().numpy()  # (N,)
-    flagged = (votes >= copies - tolerance) & case.candidates(label)
-    name = case.train.info.class_names[label]
+    lost = order_statistic(pairwise.view(len(points), settings.copies + 1, -1), needed).min(0).values.cpu().numpy()
+    passing, others = lost > -settings.tau, case.train.labels != label
+    flagged = passing & case.candidates(label)
+    spread = middle_and_spread(lost[others])[1] if others.any() else 1.0
     return Detection(
-        scores=(votes / copies).astype(np.float32),
+        scores=(lost / spread).astype(np.float32),
         flagged=flagged,
-        note=f"{flagged.sum()} rows lose their influence on {len(points)} affected points predicted {name} "
-        f"in at least {copies - tolerance} of {copies} copies",
+        note=f"{flagged.sum()} rows lose their influence on {len(points)} affected points predicted "
+        f"{case.name_of(points)} in at least {needed} of {settings.copies} copies",
         measure=MEASURE,
+        false_alarms=case.false_alarms(passing, label),
     )
 
 
-def votes_of(s: Tensor) -> Tensor:
-    """#{j: Δ_j < τ} (p, N) of influences s (p, n + 1, N): of each point itself, then of its n copies."""
-    return (s[:, 1:] - s[:, :1] < TAU).sum(1)
+def order_statistic(s: Tensor, needed: int) -> Tensor:
+    """-Δ_(needed) (p, N) of influences s (p, n + 1, N): of each point itself, then of its n copies.
+
+    At least `needed` of a row's Δ are below τ if and only if this is above -τ.
+    """
+    return -(s[:, 1:] - s[:, :1]).kthvalue(needed, dim=1).values
 
 
-def asked(points: Images, train: Images, copies: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """The queries: each point, followed by its transformed copies with other labels.
+def asked(points: Images, train: Images, copies: int, *, seed: int, varied: str = "both") -> tuple[Tensor, Tensor]:
+    """The queries: each point, followed by its copies, which vary in image, label or both.
 
     Returns: inputs (p (n + 1), c, h, w) float32 in the units of [0, 1] (copies may leave it), labels (p (n + 1),).
     """
@@ -67,8 +77,9 @@ def asked(points: Images, train: Images, copies: int, *, seed: int) -> tuple[Ten
     inputs, labels = [], []
     for image, label in zip(x, points.labels.tolist(), strict=True):
         turned = transformed((image - mean) / deviation, copies, rng) * deviation + mean
-        inputs += [image[None], turned]
-        labels += [label, *((label + rng.integers(1, train.classes, copies)) % train.classes)]
+        others = (label + rng.integers(1, train.classes, copies)) % train.classes
+        inputs += [image[None], turned if varied != "labels" else image.expand_as(turned)]
+        labels += [label, *(others if varied != "images" else np.full(copies, label))]
     return torch.cat(inputs), torch.tensor(labels)
 
 

@@ -33,6 +33,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from decant.detectors import Case, Detection
+from decant.detectors._background import middle_and_spread
 from decant.images import Images
 from decant.training import to_device
 
@@ -65,26 +66,24 @@ def judge(case: Case, points: Images) -> Detection:
     queries = to_device(points.pixels), torch.from_numpy(points.labels.astype(np.int64))
     scores = case.influence_on(queries, self_influence=True).cosine().mean(0).cpu().numpy()
     candidates, others = case.candidates(label), case.train.labels != label
-    flagged = np.zeros(len(scores), bool)
-    name = case.train.info.class_names[label]
+    name, cause = case.name_of(points), f"{len(points)} affected points predicted {case.name_of(points)}"
     if min(candidates.sum(), others.sum()) < MIN_ROWS:
         note = f"too few rows to compare: {candidates.sum()} candidates for {name}, {others.sum()} with other labels"
-        return Detection(scores=scores.astype(np.float32), flagged=flagged, note=note, measure=MEASURE)
+        return Detection.nothing(scores, note, MEASURE)
     split = split_in_two(scores[candidates], scores[others], seed=case.seed)
     figures = f"separation {split.separation:.1f}, height {split.height:.1f}, remainder {split.remainder:.2f}"
-    false_alarms = 0.0
-    if split.is_real:
-        flagged[candidates] = split.upper > 0.5
-        false_alarms = float((1 - split.upper[split.upper > 0.5]).sum())
-        note = f"{flagged.sum()} rows stand apart as the cause of {len(points)} affected points predicted {name}"
-    else:
-        note = f"nothing found: no group of rows stands apart for {len(points)} affected points predicted {name}"
+    if not split.is_real:
+        return Detection.nothing(
+            scores, f"nothing found: no group of rows stands apart for {cause} ({figures})", MEASURE
+        )
+    flagged = np.zeros(len(scores), bool)
+    flagged[candidates] = split.upper > 0.5
     return Detection(
         scores=scores.astype(np.float32),
         flagged=flagged,
-        note=f"{note} ({figures})",
+        note=f"{flagged.sum()} rows stand apart as the cause of {cause} ({figures})",
         measure=MEASURE,
-        false_alarms=false_alarms,
+        false_alarms=float((1 - split.upper[split.upper > 0.5]).sum()),
     )
 
 
@@ -96,9 +95,7 @@ def split_in_two(scores: np.ndarray, background: np.ndarray, *, seed: int) -> Sp
     mixture = GaussianMixture(2, n_init=3, random_state=seed).fit(column)
     low, high = mixture.means_[:, 0].argsort()
     means, variances = mixture.means_[:, 0], mixture.covariances_[:, 0, 0]
-    middle = float(np.median(background))
-    # The median's spread: rows poisoned for another label are background here, and must not widen it.
-    spread = 1.4826 * float(np.median(np.abs(background - middle))) + 1e-12
+    middle, spread = middle_and_spread(background)
     rise = max(float(means[high]) - middle, 1e-12)
     # A wide upper Gaussian reaches below the lower one's mean; what lies there is not suspicious.
     upper = np.where(scores > means[low], mixture.predict_proba(column)[:, high], 0)

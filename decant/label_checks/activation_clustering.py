@@ -16,9 +16,8 @@ Cost: the plain classifier; seconds for 60,000 rows.
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
 
+from decant.features import two_clusters
 from decant.label_checks import NO_SUGGESTION, Case, Check
 from decant.settings import Fraction, Positive
 
@@ -40,7 +39,9 @@ def judge(case: Case, settings: Settings) -> Check:
         rows = np.flatnonzero(labels == label)
         if len(rows) < MIN_ROWS:
             continue
-        to_large, to_small, is_small = divided(case.features[rows], settings.dimensions, seed=case.seed)
+        distances = two_clusters(case.features[rows], settings.dimensions, seed=case.seed)
+        to_large, to_small = distances(case.features[rows]).T
+        is_small = to_small < to_large
         suspicion[rows] = to_large / np.maximum(to_large + to_small, 1e-12)
         if is_small.mean() <= settings.smaller:
             flagged[rows] = is_small
@@ -51,12 +52,3 @@ def judge(case: Case, settings: Settings) -> Check:
         suggested=np.full(len(labels), NO_SUGGESTION),
         note=f"two clusters of unequal size in class {', '.join(names)}" if names else "no class falls into two",
     )
-
-
-def divided(features: np.ndarray, dimensions: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """((n,) distances from the centre of the larger cluster, (n,) of the smaller, (n,) bool: in the smaller)."""
-    reduced = PCA(min(dimensions, *features.shape), random_state=seed).fit_transform(features)
-    clusters = KMeans(2, n_init=10, random_state=seed).fit(reduced)
-    small = int(np.bincount(clusters.labels_, minlength=2).argmin())
-    distances = clusters.transform(reduced)
-    return distances[:, 1 - small], distances[:, small], clusters.labels_ == small

@@ -18,6 +18,7 @@ from typing import Annotated
 
 import numpy as np
 
+from decant.features import spectral_signature
 from decant.label_checks import NO_SUGGESTION, Case, Check
 from decant.settings import Fraction, Range
 
@@ -34,7 +35,7 @@ def judge(case: Case, settings: Settings) -> Check:
     suspicion, flagged = np.zeros(len(labels)), np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        scores = signature(case.features[rows])
+        scores = spectral_signature(case.features[rows])(case.features[rows])
         suspicion[rows] = scores / max(float(scores.mean()), 1e-12)
         taken = round(min(1.0, settings.multiplier * settings.share) * len(rows))
         flagged[rows[np.argsort(-scores, kind="stable")[:taken]]] = True
@@ -44,10 +45,3 @@ def judge(case: Case, settings: Settings) -> Check:
         suggested=np.full(len(labels), NO_SUGGESTION),
         note=f"of every class the {settings.multiplier * settings.share:.0%} furthest out along its first direction",
     )
-
-
-def signature(features: np.ndarray) -> np.ndarray:
-    """(n,) squared projections of centred rows (n, d) on their first right singular vector."""
-    centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
-    _, vectors = np.linalg.eigh(centred.T @ centred)  # ascending
-    return (centred @ vectors[:, -1]) ** 2

@@ -1,0 +1,62 @@
+"""TRAK (Park et al., ICML 2023, arXiv 2303.14186): influence in a random projection of the gradients.
+
+The model is replaced by its linearisation, and a row's gradient φ_i of the margin by a random projection of it, small
+enough that the curvature of all layers together can be inverted.
+
+    φ_i = P' grad f(i),   f = log(p / (1 - p))        a_i = mean over affected points q of  φ_q' (Φ'Φ)^-1 φ_i (1 - p_i)
+
+Own small version. Changed: each layer's gradient is projected from both sides, R_S' G R_A (as LoGra does, arXiv
+2405.13954), which never forms the full gradient; the inverse has a ridge; one checkpoint, the model as it is, where the
+paper averages over several trainings. Threshold: as `ekfac_threshold`.
+
+Cost: one forward and backward pass over the rows; 4 N DIMENSIONS bytes.
+"""
+
+from math import isqrt
+
+import torch
+from torch import Tensor
+
+from decant.detectors import Case, Detection
+from decant.detectors._background import above_background
+from decant.ekfac import gradients, layers_of, visit_rows
+from decant.images import Images
+from decant.influence import neg_margin
+from decant.training import labels_to_device, predict, to_device
+
+DIMENSIONS = 512  # of a row's projected gradient, all layers together; at most
+RIDGE = 0.01  # of the mean diagonal of Φ'Φ
+
+
+def judge(case: Case, points: Images) -> Detection:
+    x, y = case.rows
+    rows = projected(case, x, y)  # (n, k)
+    queries = projected(case, to_device(points.pixels), labels_to_device(points.labels))  # (q, k)
+    kernel = rows.T @ rows
+    kernel.diagonal().add_(RIDGE * kernel.diagonal().mean())
+    log_odds = torch.linalg.solve(kernel, queries.mean(0)) @ rows.T  # (n,)
+    p = torch.from_numpy(predict(case.model, case.train.pixels)).softmax(1)[torch.arange(len(y)), y.cpu()]
+    return above_background(case, points, (log_odds.cpu() * (1 - p)).numpy(), "TRAK score on the affected points")
+
+
+def projected(case: Case, x: Tensor, y: Tensor) -> Tensor:
+    """φ (n, k) of rows x with labels y, each layer's share side by side; the projection follows from the seed."""
+    side = max(1, isqrt(DIMENSIONS // len(layers_of(case.model))))
+    generator = torch.Generator().manual_seed(case.seed)
+    matrices: dict[str, tuple[Tensor, Tensor]] = {}
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, rows: slice, a: Tensor, g: Tensor) -> None:
+        if name not in matrices:  # the layers are met in the same order on every pass
+            matrices[name] = _random(a, side, generator), _random(g, side, generator)
+        R_A, R_S = matrices[name]
+        part = gradients(a @ R_A, g @ R_S).flatten(1)
+        found.setdefault(name, part.new_zeros(len(x), part.shape[1]))[rows] = part
+
+    visit_rows(case.model, x, neg_margin(y), keep, on_rows=case.on_rows if x is case.rows[0] else lambda rows: None)
+    return torch.cat(list(found.values()), 1)
+
+
+def _random(like: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """(d, side) Gaussian, d the last dimension of `like`."""
+    return torch.randn(like.shape[-1], side, generator=generator).to(like) / side**0.5
