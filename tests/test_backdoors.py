@@ -6,10 +6,9 @@ from samples import digits
 
 from decant.attacks import Attack, load_attacks
 from decant.attacks.smooth import stamp
-from decant.errors import SettingsError
 from decant.settings import TrainSettings
 from decant.training import accuracy, train_classifier
-from tasks.simulate import plant, triggered_rows
+from tasks.simulate import plant
 
 
 def prepared(name: str, **settings: object) -> Attack:
