@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from samples import ROOT, digits
+from torch import nn
 
 from decant.attacks import load_attacks
 from decant.errors import SettingsError
@@ -19,14 +20,14 @@ from decant.unlearning._auto import Findings, cheapest
 from decant.unlearning._dampening import importances
 from tasks.simulate import plant, triggered_rows
 
-TRAIN = TrainSettings(epochs=6)
+TRAIN = TrainSettings(epochs=4)
 
 
 @cache
-def backdoored(mode: str = "dirty") -> tuple[Task, Images, Images]:
+def backdoored() -> tuple[Task, Images, Images]:
     """(the task with all of the poison flagged, triggered rows, affected points)."""
     train, test = digits()
-    attack = load_attacks([{"name": "badnet", "mode": mode, "rate": 0.04, "size": 6}])[0]
+    attack = load_attacks([{"name": "badnet", "rate": 0.04, "size": 6}])[0]
     rows, truth = plant(train, [attack], np.random.default_rng(0))
     triggered, affected = triggered_rows(test, [attack], 5, np.random.default_rng(0))
     guilty = np.isin(rows.ids, truth["id"])
@@ -37,7 +38,8 @@ def backdoored(mode: str = "dirty") -> tuple[Task, Images, Images]:
 
 @pytest.mark.parametrize("name", names())
 def test_every_method_keeps_the_contract(name: str) -> None:
-    task, _, _ = backdoored()
+    whole, _, _ = backdoored()
+    task = replace(whole, kept=whole.kept.select(np.arange(200)), train=TrainSettings(epochs=1))
     weights = [parameter.clone() for parameter in task.model.parameters()]
     first = unlearn_with(name, task)
     assert all(torch.equal(a, b) for a, b in zip(weights, task.model.parameters(), strict=True))
@@ -47,12 +49,17 @@ def test_every_method_keeps_the_contract(name: str) -> None:
     assert (predict(first.model, pixels) == predict(again, pixels)).all()
 
 
+@cache
+def unlearnt(name: str) -> nn.Module:
+    return unlearn_with(name, backdoored()[0]).model
+
+
 @pytest.mark.parametrize("name", ["retrain", "potion", "scrub"])
 def test_a_backdoor_is_gone_and_the_rest_is_not(name: str) -> None:
     _, test = digits()
     task, triggered, _ = backdoored()
     assert accuracy(task.model, triggered) > 0.9  # type: ignore[operator]
-    model = unlearn_with(name, task).model
+    model = unlearnt(name)
     assert accuracy(model, triggered) < 0.1  # type: ignore[operator]
     assert accuracy(model, test) > accuracy(task.model, test) - 0.04  # type: ignore[operator]
 
@@ -60,14 +67,15 @@ def test_a_backdoor_is_gone_and_the_rest_is_not(name: str) -> None:
 def test_retraining_is_training_on_the_kept_rows() -> None:
     task, _, _ = backdoored()
     plain = train_classifier(task.kept, TRAIN, seed=0)
-    found = unlearn_with("retrain", task).model
+    found = unlearnt("retrain")
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), found.parameters(), strict=True))
 
 
 def test_importances_are_the_squared_gradients_that_autograd_gives() -> None:
-    """One row: the batch is the row, so that the mean over batches is its own squared gradient."""
+    """One row: the batch is the row, so that the mean over batches is its own squared gradient. Under a wrong label,
+    whose gradient is far above float32's rounding."""
     task, _, _ = backdoored()
-    row = task.flagged.select(np.arange(1))
+    row = task.flagged.select(np.arange(1)).with_labels(np.array([0]))
     inputs = torch.from_numpy(row.pixels).permute(0, 3, 1, 2) / 255
     logits = task.model(inputs)
     loss = logits.logsumexp(1).sum() - logits[0, row.labels[0]]
