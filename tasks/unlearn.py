@@ -1,8 +1,8 @@
 """unlearn: a model as if the rows that `detect` flagged had never been there.
 
-`unlearn.method: auto` tries cheap methods and takes the first whose result passes a check, else it trains again from
-scratch without those rows (`retrain`). The note says what was tried, what was measured and what was taken. Where none
-was flagged, the trained model is already that model and is kept.
+`unlearn.method: retrain`, the default, trains again from scratch without those rows, so that nothing of their influence
+can be left; `auto` tries cheap methods first. The note says what was tried, what was measured and what was taken. Where
+nothing was flagged, the trained model is already that model and is kept.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from decant.settings import TrainSettings, UnlearnSettings
 from decant.tables import read_images
 from decant.training import architecture_of, steps_of
 from decant.unlearning import Task, unlearn_with
-from decant.unlearning._auto import cheapest
+from decant.unlearning._auto import cheapest, measured, told
 
 
 def run(
@@ -41,11 +41,13 @@ def run(
     progress = Progress("unlearn", steps_of(kept, train))
     trained = networks.load(model)[0].to(device())
     task = Task(model=trained, kept=kept, flagged=flagged, train=train, seed=seed, on_step=progress.step)
+    affected = read_images(detect_dir / "affected.parquet")
     if unlearn.method == "auto":
-        choice = cheapest(task, read_images(detect_dir / "affected.parquet"), margin=unlearn.margin)
+        choice = cheapest(task, affected, margin=unlearn.margin)
         result, method, note = choice.model, choice.method, choice.note
     else:
-        result, method, note = unlearn_with(unlearn.method, task).model, unlearn.method, "as asked for"
+        result, method = unlearn_with(unlearn.method, task).model, unlearn.method
+        note = told(measured(result, task, affected, task.kept))
     networks.save(out / "model.safetensors", result, architecture_of(kept, train))
     return {
         **summary,

@@ -15,7 +15,7 @@ from decant.errors import SettingsError
 from decant.images import Images
 from decant.settings import TrainSettings
 from decant.training import accuracy, predict, train_classifier
-from decant.unlearning import Task, names, unlearn_with
+from decant.unlearning import Task, Unlearned, _auto, names, unlearn_with
 from decant.unlearning._auto import Findings, cheapest
 from decant.unlearning._dampening import importances
 from tasks.simulate import plant, triggered_rows
@@ -105,6 +105,16 @@ def test_auto_removes_the_backdoor_and_tells_what_it_measured() -> None:
     assert accuracy(choice.model, triggered) <= 0.05  # type: ignore[operator]
     assert accuracy(choice.model, test) > accuracy(task.model, test) - 0.02  # type: ignore[operator]
     assert choice.note.startswith("before: affected 100.0 %") and f"; {choice.method}: affected 0.0 %" in choice.note
+
+
+def test_auto_repairs_where_retraining_leaves_affected_points_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retraining that learns the trigger again, and a cheap method that forgets it but costs more than the margin."""
+    task, _, affected = backdoored()
+    models = {"retrain": task.model, "potion": unlearnt("retrain"), "ssd": task.model}
+    monkeypatch.setattr(_auto, "unlearn_with", lambda name, given: Unlearned(model=models[name], seconds=1.0))
+    choice = cheapest(task, affected, margin=-1.0)
+    assert choice.method == "potion" and choice.model is models["potion"] and choice.seconds == 3
+    assert choice.note.endswith(_auto.FOUND_IN_PART)
 
 
 def test_auto_accepts_nothing_without_evidence() -> None:

@@ -27,6 +27,7 @@ from decant.unlearning import Task, unlearn_with
 FORGOTTEN = 0.05
 HELD_OUT = 0.1  # of the kept rows
 REPAIR = 0.05
+FOUND_IN_PART = "affected points are still predicted as reported: more rows cause them than were flagged"
 CHEAP = ("potion", "ssd")
 """What is tried, in this order. The others take half as long as retraining and pass no more often."""
 
@@ -53,6 +54,19 @@ class Findings:
         return " ".join(f"{name} {100 * share:.1f} %" for name, share in named.items() if share is not None)
 
 
+def measured(model: nn.Module, task: Task, affected: Images, kept: Images) -> Findings:
+    """What can be said of `model`, beside the trained one, without the truth."""
+    if len(affected):
+        affected = affected.select(predict(task.model, affected.pixels).argmax(1) == affected.labels)
+    shares = [accuracy(model, images) for images in (affected, task.flagged, kept)]
+    return Findings(affected=shares[0], flagged=shares[1], accuracy=shares[2])
+
+
+def told(found: Findings) -> str:
+    """The findings for people, with what follows from affected points that stayed as they were."""
+    return f"{found}; {FOUND_IN_PART}" if found.affected else str(found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     method: str
@@ -64,36 +78,29 @@ class Choice:
 
 def cheapest(task: Task, affected: Images, *, margin: float) -> Choice:
     """The first of CHEAP whose result passes, else exact retraining, unless only a repair helps."""
-    if len(affected):
-        affected = affected.select(predict(task.model, affected.pixels).argmax(1) == affected.labels)
     held = np.zeros(len(task.kept), bool)
     held[np.random.default_rng([task.seed, 5]).permutation(len(held))[: round(HELD_OUT * len(held))]] = True
     held_out, partial = task.kept.select(held), replace(task, kept=task.kept.select(~held))
-
-    def measured(model: nn.Module) -> Findings:
-        shares = [accuracy(model, images) for images in (affected, task.flagged, held_out)]
-        return Findings(affected=shares[0], flagged=shares[1], accuracy=shares[2])
-
-    before = measured(task.model)
+    before = measured(task.model, task, affected, held_out)
     tried: list[Choice] = []
     findings: list[Findings] = []
 
     def attempt(name: str, given: Task) -> Choice:
         done = unlearn_with(name, given)
-        findings.append(measured(done.model))
+        findings.append(measured(done.model, task, affected, held_out))
         note = f"{tried[-1].note if tried else f'before: {before}'}; {name}: {findings[-1]}"
         seconds = done.seconds + (tried[-1].seconds if tried else 0)
         tried.append(Choice(method=name, model=done.model, seconds=seconds, note=note))
         return tried[-1]
 
-    for name in CHEAP if len(affected) else ():
+    for name in CHEAP if before.affected is not None else ():
         choice = attempt(name, partial)
         if findings[-1].passes(before, margin):
             return choice
     retrained = attempt("retrain", task)
     if not findings[-1].affected:
         return retrained
-    note = f"{retrained.note}; retraining leaves affected points as they were: more rows cause them than were flagged"
+    note = f"{retrained.note}; {FOUND_IN_PART}"
     repairs = [
         (found.accuracy or 0.0, choice)
         for found, choice in zip(findings, tried, strict=True)
