@@ -17,7 +17,7 @@ from decant.settings import TrainSettings, UnlearnSettings
 from decant.tables import read_images
 from decant.training import architecture_of, steps_of
 from decant.unlearning import Task, unlearn_with
-from decant.unlearning._auto import cheapest, measured, told
+from decant.unlearning._auto import cheapest, measured, remark
 
 
 def run(
@@ -47,7 +47,8 @@ def run(
         result, method, note = choice.model, choice.method, choice.note
     else:
         result, method = unlearn_with(unlearn.method, task).model, unlearn.method
-        note = told(measured(result, task, affected, task.kept))
+        found = measured(result, task, affected, task.kept)
+        note = f"{found}{remark(found)}"
     networks.save(out / "model.safetensors", result, architecture_of(kept, train))
     return {
         **summary,

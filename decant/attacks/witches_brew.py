@@ -14,8 +14,8 @@ network carries over to another seed less often; all poisons are one batch; nois
 of the victim class drawn from the clean test rows, and the only triggered row: the only affected point too.
 
 Cost: a training per surrogate, and per step two passes through each and back over all poisons.
-Expected: nothing yet on digits. B falls to 0.08-0.11, but 8 % of the rows at 64 grey levels turned none of 4 pictures (8
-networks, one surrogate, 60 steps); 5 % at 32 and at 64 none of 3 (6 networks each, 100 steps).
+Expected: no success on digits so far. B falls to 0.08-0.11, but 8 % of the rows at 64 grey levels turned none of 4
+pictures (8 networks, one surrogate, 60 steps); 5 % at 32 and at 64 none of 3 (6 networks each, 100 steps).
 """
 
 from dataclasses import dataclass

@@ -62,18 +62,14 @@ def measured(model: nn.Module, task: Task, affected: Images, kept: Images) -> Fi
     return Findings(affected=shares[0], flagged=shares[1], accuracy=shares[2])
 
 
-def told(found: Findings) -> str:
-    """The findings for people, with what follows from affected points that stayed as they were."""
-    return f"{found}; {FOUND_IN_PART}" if found.affected else str(found)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     method: str
     model: nn.Module
+    found: Findings
     seconds: float
     """Of all that was tried."""
-    note: str
+    note: str = ""
 
 
 def cheapest(task: Task, affected: Images, *, margin: float) -> Choice:
@@ -83,28 +79,21 @@ def cheapest(task: Task, affected: Images, *, margin: float) -> Choice:
     held_out, partial = task.kept.select(held), replace(task, kept=task.kept.select(~held))
     before = measured(task.model, task, affected, held_out)
     tried: list[Choice] = []
-    findings: list[Findings] = []
+    for name in (*CHEAP, "retrain") if before.affected is not None else ("retrain",):
+        done = unlearn_with(name, task if name == "retrain" else partial)
+        found = measured(done.model, task, affected, held_out)
+        tried.append(Choice(method=name, model=done.model, found=found, seconds=done.seconds))
+        if found.passes(before, margin):
+            break
+    taken = tried[-1]
+    if taken.found.affected:  # even after retraining
+        repairs = [choice for choice in tried if choice.found.passes(before, REPAIR)]
+        taken = max(repairs, key=lambda choice: choice.found.accuracy or 0.0, default=taken)
+    attempts = "; ".join(f"{choice.method}: {choice.found}" for choice in tried)
+    note = f"before: {before}; {attempts}{remark(tried[-1].found)}"
+    return replace(taken, seconds=sum(choice.seconds for choice in tried), note=note)
 
-    def attempt(name: str, given: Task) -> Choice:
-        done = unlearn_with(name, given)
-        findings.append(measured(done.model, task, affected, held_out))
-        note = f"{tried[-1].note if tried else f'before: {before}'}; {name}: {findings[-1]}"
-        seconds = done.seconds + (tried[-1].seconds if tried else 0)
-        tried.append(Choice(method=name, model=done.model, seconds=seconds, note=note))
-        return tried[-1]
 
-    for name in CHEAP if before.affected is not None else ():
-        choice = attempt(name, partial)
-        if findings[-1].passes(before, margin):
-            return choice
-    retrained = attempt("retrain", task)
-    if not findings[-1].affected:
-        return retrained
-    note = f"{retrained.note}; {FOUND_IN_PART}"
-    repairs = [
-        (found.accuracy or 0.0, choice)
-        for found, choice in zip(findings, tried, strict=True)
-        if found.passes(before, REPAIR)
-    ]
-    best = max(repairs, key=lambda pair: pair[0])[1] if repairs else retrained
-    return replace(best, seconds=retrained.seconds, note=note)
+def remark(found: Findings) -> str:
+    """What follows from affected points that the last attempt left as they were."""
+    return f"; {FOUND_IN_PART}" if found.affected else ""
