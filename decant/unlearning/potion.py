@@ -9,6 +9,8 @@ rows don't rule (absolute gradients in the place of squares), and a schedule tha
     p grows by a quarter from `first` on until at most `remembered` of the flagged rows are predicted as labelled
 
 Cost: one pass over the rows, forwards and backwards, and some over the flagged ones.
+Expected on digits (dirty BadNet, smooth trigger; 3 seeds each): poison success 0 with all of it found and with
+half of it, where retraining leaves 1.0; accuracy 0-6 points lower with all found, 0-8 with half.
 """
 
 from dataclasses import dataclass
