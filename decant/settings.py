@@ -196,7 +196,14 @@ class DetectSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class UnlearnSettings:
+    """Taking the flagged rows' effect out of the model."""
+
     enabled: bool = True
+    method: Literal["auto", "retrain", "finetune", "ssd", "scrub", "badt", "potion"] = "retrain"
+    """A file of decant/unlearning; `auto`: a cheap one where a check accepts its result, else `retrain`, and a repair
+    where retraining can't help because poison was found only in part."""
+    margin: Fraction = 0.005
+    """`auto`: accuracy on held-out kept rows that a cheap method may cost."""
 
 
 @dataclass(frozen=True, kw_only=True)

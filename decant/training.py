@@ -12,6 +12,7 @@ Cost: small_cnn on 2,874 digits of 16 x 16, 10 epochs: about 2 s on two CPU core
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,15 +109,18 @@ def train_classifier(
     seed: int,
     on_step: Callable[[], None] = lambda: None,
     regime: Regime | None = None,
+    start: nn.Module | None = None,
 ) -> nn.Module:
-    """A classifier trained on the rows as they are, plainly unless a `regime` is given.
+    """A classifier trained on the rows as they are, plainly unless a `regime` is given; from the weights of `start`
+    (which stays as it is) instead of fresh ones, where that is given.
 
     Returns: the network in eval mode, on the device. `on_step` is called after each optimiser step.
     """
     regime = regime or Regime()
     dev = device()
     generator = torch.Generator().manual_seed(seed)
-    model = build(architecture_of(images, settings), seed=seed).to(dev).to(memory_format=torch.channels_last).train()
+    model = build(architecture_of(images, settings), seed=seed) if start is None else deepcopy(start)
+    model = model.to(dev).to(memory_format=torch.channels_last).train()
     x, y = to_device(images.pixels), labels_to_device(images.labels)
     optimizer = torch.optim.SGD(
         [{"params": group} for group in regime.groups(model)],

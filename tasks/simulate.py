@@ -17,8 +17,8 @@ from decant.tables import TRUTH, read_images, write_images, write_truth
 
 def run(*, seed: int, simulate: SimulateSettings, train: Path, test: Path, out: Path) -> dict[str, Any]:
     received, clean_test = read_images(train), read_images(test)
-    attacks = load_attacks(simulate.attacks)
     rng = np.random.default_rng([seed, 1])
+    attacks = [attack.prepared(received, clean_test, rng) for attack in load_attacks(simulate.attacks)]
     poisoned, truth = plant(received, attacks, rng)
     triggered, affected = triggered_rows(clean_test, attacks, simulate.affected_points, rng)
     write_images(out / "train.parquet", poisoned)
@@ -56,9 +56,13 @@ def plant(images: Images, attacks: list[Attack], rng: np.random.Generator) -> tu
 def triggered_rows(
     test: Images, attacks: list[Attack], affected_points: int, rng: np.random.Generator
 ) -> tuple[Images, Images]:
-    """(triggered rows to measure with, affected points that a user would have met); no row is in both."""
+    """(triggered rows to measure with, affected points that a user would have met); no row is in both, but for the one
+    image of an attack that has a single target: there is nothing else to measure it by."""
     triggered = [rows for attack in attacks if (rows := attack.trigger(test, rng)) is not None]
     every = concat_images([*triggered, test.select(np.zeros(len(test), bool))])
+    lone = np.repeat([len(rows) == 1 for rows in triggered], [len(rows) for rows in triggered]).astype(bool)
     affected = np.zeros(len(every), bool)
     affected[rng.permutation(len(every))[:affected_points]] = True
-    return every.select(~affected), every.select(affected)
+    if affected_points:
+        affected |= lone
+    return every.select(~affected | lone), every.select(affected)

@@ -1,33 +1,57 @@
 """unlearn: a model as if the rows that `detect` flagged had never been there.
 
-Exact unlearning: retrained from scratch without them, with the same recipe and seed, so that nothing of their influence
-can be left. Where nothing was flagged, the trained model is already that model and is kept.
+`unlearn.method: retrain`, the default, trains again from scratch without those rows, so that nothing of their influence
+can be left; `auto` tries cheap methods first. The note says what was tried, what was measured and what was taken. Where
+nothing was flagged, the trained model is already that model and is kept.
 """
 
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from decant import networks
-from decant.files import read_json
-from decant.runtime import Progress, be_deterministic
+from decant.runtime import Progress, be_deterministic, device
 from decant.settings import TrainSettings, UnlearnSettings
 from decant.tables import read_images
-from decant.training import architecture_of, steps_of, train_classifier
+from decant.training import architecture_of, steps_of
+from decant.unlearning import Task, unlearn_with
+from decant.unlearning._auto import cheapest, measured, remark
 
 
 def run(
-    *, seed: int, unlearn: UnlearnSettings, train: TrainSettings, detect_dir: Path, model: Path, out: Path
+    *,
+    seed: int,
+    unlearn: UnlearnSettings,
+    train: TrainSettings,
+    images: Path,
+    detect_dir: Path,
+    model: Path,
+    out: Path,
 ) -> dict[str, Any]:
-    flagged = read_json(detect_dir / "summary.json")["flagged"]
-    kept = read_images(detect_dir / "train.parquet")
-    summary = {"rows_in": len(kept), "rows_out": len(kept), "unlearned": flagged if unlearn.enabled else 0}
-    if not unlearn.enabled or flagged == 0:
+    rows, kept = read_images(images), read_images(detect_dir / "train.parquet")
+    flagged = rows.select(~np.isin(rows.ids, kept.ids))
+    summary = {"rows_in": len(kept), "rows_out": len(kept), "unlearned": len(flagged) if unlearn.enabled else 0}
+    if not unlearn.enabled or not len(flagged):
         shutil.copyfile(model, out / "model.safetensors")
         reason = "switched off" if not unlearn.enabled else "nothing was flagged"
         return {**summary, "note": f"{reason}: the trained model stays as it is"}
     be_deterministic()
     progress = Progress("unlearn", steps_of(kept, train))
-    retrained = train_classifier(kept, train, seed=seed, on_step=progress.step)
-    networks.save(out / "model.safetensors", retrained, architecture_of(kept, train))
-    return {**summary, "note": f"retrained without the {flagged} flagged rows, on {len(kept)}"}
+    trained = networks.load(model)[0].to(device())
+    task = Task(model=trained, kept=kept, flagged=flagged, train=train, seed=seed, on_step=progress.step)
+    affected = read_images(detect_dir / "affected.parquet")
+    if unlearn.method == "auto":
+        choice = cheapest(task, affected, margin=unlearn.margin)
+        result, method, note = choice.model, choice.method, choice.note
+    else:
+        result, method = unlearn_with(unlearn.method, task).model, unlearn.method
+        found = measured(result, task, affected, task.kept)
+        note = f"{found}{remark(found)}"
+    networks.save(out / "model.safetensors", result, architecture_of(kept, train))
+    return {
+        **summary,
+        "method": method,
+        "note": f"{method} without the {len(flagged)} flagged rows, on {len(kept)} ({note})",
+    }

@@ -10,7 +10,13 @@ readable. An attack with a trigger also has
 
     trigger(images, settings, rng) -> Images
 
-the rows of a clean set that its trigger turns, carrying the label that the attacker wants predicted.
+the rows of a clean set that its trigger turns, carrying the label that the attacker wants predicted. An attack that
+must see the data before it can strike also has
+
+    prepare(train, test, settings, rng) -> settings that say more
+
+and is asked for it through `prepared`, once, before the other two: the trigger in the training rows and in the test
+rows must be the same one, and an attack on one test image must know which.
 Importing an attack loads no torch (the command line checks their settings); those that train a surrogate load it when
 they run, through `decant.attacks._surrogate`.
 """
@@ -18,7 +24,7 @@ they run, through `decant.attacks._surrogate`.
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -51,6 +57,15 @@ class Attack:
         """The triggered test rows, or None when this attack has no trigger."""
         make = getattr(self.module, "trigger", None)
         return make(images, self.settings, rng) if make else None
+
+    def prepared(self, train: Images, test: Images, rng: np.random.Generator) -> "Attack":
+        """The attack with what it needs to know of clean data; itself (and no random draw) where that is nothing."""
+        prepare = getattr(self.module, "prepare", None)
+        return replace(self, settings=prepare(train, test, self.settings, rng)) if prepare else self
+
+    def on_all_classes(self) -> "Attack":
+        """The same trigger, with every class but the target as its victims: to measure how far it reaches."""
+        return replace(self, settings=replace(self.settings, victim=None))
 
     @property
     def takes_rows(self) -> bool:

@@ -72,6 +72,14 @@ class Surrogate:
             inputs = as_float(self.x[rows])
             self.learn_from(inputs if delta is None else (inputs + delta[rows]).clamp_(0, 1), self.y[rows])
 
+    def learn_epochs(self, epochs: int, delta: Tensor | None = None) -> None:
+        """Passes over the rows at a learning rate that falls to zero along a cosine."""
+        steps = epochs * -(-len(self) // BATCH)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+        for _ in range(steps):
+            self.learn(1, delta)
+            schedule.step()
+
     @torch.no_grad()
     def error(self, delta: Tensor) -> float:
         """Share of rows, with `delta` on them, that the network gets wrong."""

@@ -1,0 +1,36 @@
+"""Which weights matter to which rows, and the shrinking of those that matter too much to the wrong ones."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from decant.images import Images
+from decant.runtime import device
+from decant.training import as_float, labels_to_device, to_device
+
+BATCH = 64
+
+
+def importances(model: nn.Module, images: Images, power: int) -> list[Tensor]:
+    """Of each parameter, in its shape: mean over batches of |d CE / d w| ** power. Eval mode: rows don't mix."""
+    model = model.to(device()).eval()
+    x, y = to_device(images.pixels), labels_to_device(images.labels)
+    parameters = list(model.parameters())
+    totals = [torch.zeros_like(parameter) for parameter in parameters]
+    batches = torch.arange(len(images), device=x.device).split(BATCH)
+    for rows in batches:
+        loss = F.cross_entropy(model(as_float(x[rows])).float(), y[rows])
+        for total, gradient in zip(totals, torch.autograd.grad(loss, parameters), strict=True):
+            total.add_(gradient.abs() ** power)
+    return [total / len(batches) for total in totals]
+
+
+@torch.no_grad()
+def shrunk(model: nn.Module, factors: list[Tensor]) -> nn.Module:
+    """A copy with each parameter times its factor."""
+    copy = deepcopy(model).to(device()).eval()
+    for parameter, factor in zip(copy.parameters(), factors, strict=True):
+        parameter.mul_(factor)
+    return copy
