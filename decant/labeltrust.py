@@ -27,8 +27,9 @@ from torch import Tensor
 from decant import label_verdicts, noise
 from decant.expert import Expert
 from decant.images import Images
-from decant.promises import wrong_share
+from decant.promises import expected_errors, wrong_share
 from decant.refeed import SHARES, Reviews, chosen_rows, draw_references
+from decant.runtime import device
 from decant.scorer import TrustScorer
 from decant.settings import VerifySettings
 from decant.siamese import Pool, Siamese, class_scores, train
@@ -58,6 +59,8 @@ class Outcome:
     """The trust from which on rows were accepted."""
     scorer: TrustScorer | None = None
     """Judges other pictures as these were judged."""
+    stopped: str | None = None
+    """Why the rounds that are left are left out; None: none is."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Judgement:
     q: np.ndarray  # (n, classes): confidence by the picture alone
     belief: np.ndarray  # (n, classes): by picture and given label; `paper`: the same as q
     judged: np.ndarray  # classes that have references enough
-    scorer: TrustScorer
-    """The networks with their references, to judge other pictures."""
+    scorer: TrustScorer | None
+    """The networks with their references, to judge other pictures; None where they compared embeddings."""
 
     def trust(self, labels: np.ndarray) -> np.ndarray:
         return self.belief[np.arange(len(labels)), labels]
@@ -102,14 +105,17 @@ def verify(
     settings: VerifySettings,
     *,
     seed: int,
+    embeddings: np.ndarray | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """A verdict on every row's label; the expert is asked for references first, and in each of the rounds.
 
+    embeddings: (n, e) float32 of `decant.embeddings`, to compare instead of the pixels.
+
     When the expert leaves questions open, the rounds stop: the verdicts rest on what is known, and the queue holds the
     open questions. With too few references to judge anything, every row is kept.
     """
-    *_, last = by_round(images, expert, settings, seed=seed, on_step=on_step)
+    *_, last = by_round(images, expert, settings, seed=seed, embeddings=embeddings, on_step=on_step)
     return last
 
 
@@ -119,32 +125,57 @@ def by_round(
     settings: VerifySettings,
     *,
     seed: int,
+    embeddings: np.ndarray | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome]:
     """What `verify` would come to without any round, after the first, and so on."""
     rng = np.random.default_rng([seed, 4])
     reviews = Reviews(images)
-    draw_references(reviews, expert, settings.references, rng)
+    draw_references(reviews, expert, settings.references, rng, settings.budget)
     if not _can_judge(reviews):
         yield _outcome(reviews, None, settings)
         return
-    learner = _Learner(to_device(images.pixels), reviews, settings, on_step)
+    x = to_device(images.pixels) if embeddings is None else torch.from_numpy(embeddings).to(device())
+    learner = _Learner(x, reviews, settings, on_step)
     judgement = learner.from_references(seed)
     for number in range(settings.passes if _trains_itself(settings) else 0):
         judgement = learner.once_more(judgement, seed + 100 + number)
-    yield _outcome(reviews, judgement, settings)
+    outcome = _outcome(reviews, judgement, settings)
+    yield outcome
     for number in range(1, settings.rounds + 1):
-        if reviews.waiting.any():
+        if reviews.waiting.any() or outcome.stopped:
             break
         wanted = number * settings.reviews * len(judgement.judged)
         if (reviews.rounds > 0).sum() >= wanted:  # answered earlier, in a file
             continue
         trust = judgement.trust(images.labels)
         shares = SHARES if settings.choice == "active" else (0, 0)
-        for rows, why in chosen_rows(judgement.q, trust, reviews, settings.reviews, rng, shares):
+        per_class = _affordable(reviews, settings, len(judgement.judged))
+        for rows, why in chosen_rows(judgement.q, trust, reviews, per_class, rng, shares):
             reviews.ask(expert, rows, number, why)
         judgement = learner.once_more(judgement, seed + number)
-        yield _outcome(reviews, judgement, settings)
+        outcome = _outcome(reviews, judgement, settings)
+        yield outcome
+
+
+def _affordable(reviews: Reviews, settings: VerifySettings, classes: int) -> int:
+    """Rows per class that the next round may show."""
+    left = reviews.left(settings.budget)
+    return settings.reviews if left is None else min(settings.reviews, left // classes)
+
+
+def _why_stop(reviews: Reviews, verdicts: pd.DataFrame, judged: int, settings: VerifySettings) -> str | None:
+    """judged: classes that are."""
+    left = reviews.left(settings.budget)
+    if (reviews.rounds > 0).sum() >= settings.rounds * settings.reviews * judged:
+        return None  # no round is left out
+    if left is not None and left < judged:
+        return f"the budget of {settings.budget} reviews is spent"
+    unseen = verdicts[~reviews.reviewed]
+    wrong = expected_errors(1 - unseen["score"].to_numpy(), ~unseen["flagged"].to_numpy())
+    if wrong < settings.stop_below:
+        return f"{wrong:.2%} of the other rows are expected to be judged wrongly, less than {settings.stop_below:.2%}"
+    return None
 
 
 def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySettings) -> Outcome:
@@ -152,6 +183,7 @@ def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySett
     queue = reviews.table(reviews.waiting)
     if judgement is not None:
         queue = _explained(queue, reviews.images, judgement)
+    judged = reviews.images.classes if judgement is None else len(judgement.judged)
     confirmed, refuted = reviews.first_draw_counts().trace(), reviews.first_draw_counts().sum()
     return Outcome(
         verdicts=verdicts,
@@ -161,6 +193,7 @@ def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySett
         noise_interval=wrong_share(int(confirmed), int(refuted - confirmed)) if confirmed else None,
         threshold=threshold,
         scorer=None if judgement is None else judgement.scorer,
+        stopped=_why_stop(reviews, verdicts, judged, settings),
     )
 
 
@@ -195,7 +228,7 @@ def _can_judge(reviews: Reviews) -> bool:
 class _Learner:
     """Fits networks to what is known so far, and has them judge every row."""
 
-    x: Tensor  # (n, c, h, w) uint8, on the device
+    x: Tensor  # (n, c, h, w) uint8 or (n, e) float32, on the device
     reviews: Reviews
     settings: VerifySettings
     on_step: Callable[[], None]
@@ -243,8 +276,12 @@ class _Learner:
         return self.x[torch.from_numpy(rows).to(self.x.device)]
 
     def _train(self, pools: list[tuple[Pool, int]], steps: int, seed: int) -> Siamese:
-        shape = self.reviews.images.shape
+        shape = self.reviews.images.shape if self._sees_pixels else tuple(self.x.shape[1:])
         return train(pools, shape, mode=self.settings.mode, steps=steps, seed=seed, on_step=self.on_step)
+
+    @property
+    def _sees_pixels(self) -> bool:
+        return self.x.ndim == 4
 
     def _judgement(self, scores: np.ndarray, judged: np.ndarray, models: list[Siamese], rows: np.ndarray) -> Judgement:
         """scores: (n, judged classes), pair logits in `plus`, mean sigmoids in `paper`; rows: of the references."""
@@ -255,7 +292,8 @@ class _Learner:
         belief = np.zeros_like(q)
         if self.settings.mode == "paper":
             q[:, judged] = belief[:, judged] = scores
-            return Judgement(q, belief, judged, TrustScorer.of(models, references, mode="paper"))
+            scorer = TrustScorer.of(models, references, mode="paper") if self._sees_pixels else None
+            return Judgement(q, belief, judged, scorer)
         given = np.searchsorted(judged, labels).clip(max=len(judged) - 1)
         known = np.isin(labels, judged)
         counts = reviews.first_draw_counts()[np.ix_(judged, judged)]
@@ -263,6 +301,8 @@ class _Learner:
         model = noise.fit(scores[unseen], given[unseen], counts)
         q[:, judged] = noise.softmax(scores / model.temperature)
         belief[:, judged] = np.where(known[:, None], model.posterior(scores, given), q[:, judged])
+        if not self._sees_pixels:
+            return Judgement(q, belief, judged, None)
         scorer = TrustScorer.of(models, references, mode="plus", temperature=model.temperature, ordinary=scores[unseen])
         return Judgement(q, belief, judged, scorer)
 
@@ -277,9 +317,10 @@ def _explained(queue: pd.DataFrame, images: Images, judgement: Judgement) -> pd.
     labels, names = images.labels, np.array(images.info.class_names, object)
     rows = pd.Series(np.arange(len(labels)), index=images.ids).loc[queue["id"]].to_numpy()
     suggested = judgement.suggestion(labels)[rows]
+    queue = queue.assign(suggested=names[suggested], trust=judgement.trust(labels)[rows].round(4))
+    if judgement.scorer is None:
+        return queue
     return queue.assign(
-        suggested=names[suggested],
-        trust=judgement.trust(labels)[rows].round(4),
         like_given=_lookalikes(images.pixels[rows], labels[rows], judgement.scorer),
         like_suggested=_lookalikes(images.pixels[rows], suggested, judgement.scorer),
     )

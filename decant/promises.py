@@ -59,6 +59,12 @@ def expected_rates(trust: np.ndarray, threshold: float) -> tuple[float, float]:
     return float(trust[~accepted].sum() / max(right, 1e-12)), float((1 - trust[accepted]).sum() / max(wrong, 1e-12))
 
 
+def expected_errors(trust: np.ndarray, accepted: np.ndarray) -> float:
+    """Share of the rows that the trusts (n,) lead to expect to be judged wrongly: accepted though wrong, or refused
+    though right. No review, and no better network, can gain more than that."""
+    return float(np.where(accepted, 1 - trust, trust).mean()) if len(trust) else 0.0
+
+
 def resolution(n: int) -> float:
     """The smallest rate that n random rows without a single failure rule out, at 95 % confidence; 1 for none."""
     return 1 - (1 - CONFIDENCE) ** (1 / n) if n else 1.0

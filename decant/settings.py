@@ -144,6 +144,12 @@ class VerifySettings:
     """Rows per class that the expert is shown in each round."""
     choice: Literal["active", "random"] = "active"
     """Which rows those are: where an answer helps most, or any (to compare with)."""
+    budget: Positive | None = None
+    """Most rows that the expert is shown in all, references included; null: no limit but references, rounds and
+    reviews. A round that can't afford a row per class is the end."""
+    stop_below: Fraction = 0.0
+    """No further round once the trusts lead to expect less than this share of the rows to be judged wrongly, which is
+    the most that any review could gain. 0: all rounds. `plus` only."""
     steps: Positive = 200
     """Training steps of one Siamese network; those that also learn from shared rows take up to 3 times as many, from
     12,000 rows on."""
@@ -156,6 +162,9 @@ class VerifySettings:
     action: Literal["drop", "relabel"] = "drop"
     """What happens to a row whose label is refuted; `relabel` only above `relabel_above`, else it is dropped."""
     relabel_above: Fraction = 0.95
+    embeddings: str | None = None
+    """Features of the rows to compare instead of their pixels: a Parquet file (columns `id` and `embedding`, a list of
+    numbers) or .npy (row i belongs to id i). Then no scorer is written, as other pictures have no embedding here."""
     expert: Literal["oracle", "file", "person"] = "oracle"
     """`oracle` answers from the simulation's truth; `file` answers from data/inputs/decisions.csv; `person` too, and
     `decant run` brings up the review page and waits for the rows that have no answer there yet."""
@@ -163,6 +172,8 @@ class VerifySettings:
     def __post_init__(self) -> None:
         if self.mode == "paper" and isinstance(self.threshold, str):
             raise SettingsError("verify.threshold: the score of mode paper is no probability and promises no rate")
+        if self.mode == "paper" and self.stop_below:
+            raise SettingsError("verify.stop_below: the score of mode paper is no probability; 0 expected")
 
 
 @dataclass(frozen=True, kw_only=True)
