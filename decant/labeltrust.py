@@ -16,7 +16,7 @@ Cost: `steps` x (1 + 2 x rounds) training steps; 2,874 digits of 16 x 16 took 23
 8 % wrong labels and after purification: precision .99, recall .95-.97; of 6,000 clean MNIST rows at most 6 are dropped.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from torch import Tensor
 from decant import label_verdicts, noise
 from decant.expert import Expert
 from decant.images import Images
+from decant.pretrain import pretrained
 from decant.promises import expected_errors, wrong_share
 from decant.refeed import SHARES, Reviews, chosen_rows, draw_references
 from decant.runtime import device
@@ -86,8 +87,8 @@ class Judgement:
 def steps_of(settings: VerifySettings, rows: int) -> int:
     """Training steps of one `verify`, for a progress bar's total."""
     if not _trains_itself(settings):
-        return settings.steps * (1 + settings.rounds)
-    return settings.steps + 2 * _longer(settings, rows) * (settings.passes + settings.rounds)
+        return settings.pretrain + settings.steps * (1 + settings.rounds)
+    return settings.pretrain + settings.steps + 2 * _longer(settings, rows) * (settings.passes + settings.rounds)
 
 
 def _longer(settings: VerifySettings, rows: int) -> int:
@@ -136,7 +137,9 @@ def by_round(
         yield _outcome(reviews, None, settings)
         return
     x = to_device(images.pixels) if embeddings is None else torch.from_numpy(embeddings).to(device())
-    learner = _Learner(x, reviews, settings, on_step)
+    shape = images.shape if embeddings is None else embeddings.shape[1:]
+    start = pretrained(x, shape, steps=settings.pretrain, seed=seed, on_step=on_step) if settings.pretrain else None
+    learner = _Learner(x, shape, reviews, settings, start, on_step)
     judgement = learner.from_references(seed)
     for number in range(settings.passes if _trains_itself(settings) else 0):
         judgement = learner.once_more(judgement, seed + 100 + number)
@@ -229,8 +232,11 @@ class _Learner:
     """Fits networks to what is known so far, and has them judge every row."""
 
     x: Tensor  # (n, c, h, w) uint8 or (n, e) float32, on the device
+    shape: tuple[int, ...]  # of a row
     reviews: Reviews
     settings: VerifySettings
+    start: Mapping[str, Tensor] | None
+    """Weights from which every network's encoder starts."""
     on_step: Callable[[], None]
 
     def from_references(self, seed: int) -> Judgement:
@@ -276,12 +282,8 @@ class _Learner:
         return self.x[torch.from_numpy(rows).to(self.x.device)]
 
     def _train(self, pools: list[tuple[Pool, int]], steps: int, seed: int) -> Siamese:
-        shape = self.reviews.images.shape if self._sees_pixels else tuple(self.x.shape[1:])
-        return train(pools, shape, mode=self.settings.mode, steps=steps, seed=seed, on_step=self.on_step)
-
-    @property
-    def _sees_pixels(self) -> bool:
-        return self.x.ndim == 4
+        mode, start = self.settings.mode, self.start
+        return train(pools, self.shape, mode=mode, steps=steps, seed=seed, start=start, on_step=self.on_step)
 
     def _judgement(self, scores: np.ndarray, judged: np.ndarray, models: list[Siamese], rows: np.ndarray) -> Judgement:
         """scores: (n, judged classes), pair logits in `plus`, mean sigmoids in `paper`; rows: of the references."""
@@ -292,7 +294,7 @@ class _Learner:
         belief = np.zeros_like(q)
         if self.settings.mode == "paper":
             q[:, judged] = belief[:, judged] = scores
-            scorer = TrustScorer.of(models, references, mode="paper") if self._sees_pixels else None
+            scorer = TrustScorer.of(models, references, mode="paper") if len(self.shape) == 3 else None
             return Judgement(q, belief, judged, scorer)
         given = np.searchsorted(judged, labels).clip(max=len(judged) - 1)
         known = np.isin(labels, judged)
@@ -301,7 +303,7 @@ class _Learner:
         model = noise.fit(scores[unseen], given[unseen], counts)
         q[:, judged] = noise.softmax(scores / model.temperature)
         belief[:, judged] = np.where(known[:, None], model.posterior(scores, given), q[:, judged])
-        if not self._sees_pixels:
+        if len(self.shape) != 3:
             return Judgement(q, belief, judged, None)
         scorer = TrustScorer.of(models, references, mode="plus", temperature=model.temperature, ordinary=scores[unseen])
         return Judgement(q, belief, judged, scorer)

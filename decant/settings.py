@@ -156,6 +156,8 @@ class VerifySettings:
     passes: Count = 1
     """`plus`: self-training passes before the first round: rows whose label the network shares join its training rows;
     two networks, each judges the other's. Every round ends with one more. 0: no self-training at all."""
+    pretrain: Count = 0
+    """Steps of contrastive learning on all rows without their labels, from which every network starts; 0: none."""
     threshold: Fraction | Promise = 0.5
     """A row is kept when its trust is at least this; or the rate that the threshold must keep to, by what the trusts
     lead to expect: `frr=0.02` (of the right labels refused) or `far=0.001` (of the wrong labels accepted)."""

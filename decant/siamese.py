@@ -21,7 +21,7 @@ Cost: 200 `plus` steps with 80 rows of 16 x 16: about 5 s on one CPU core. Measu
 (reference page of the prototype): rows falsely refused at 0.2 % falsely accepted, 59 % paper -> 7 % plus.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -168,25 +168,46 @@ def train(
     mode: Literal["paper", "plus"],
     steps: int,
     seed: int,
+    start: Mapping[str, Tensor] | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Siamese:
-    """A network fitted to the pools; each comes with how many rows of a class a `plus` episode takes from it."""
+    """A network fitted to the pools; each comes with how many rows of a class a `plus` episode takes from it.
+
+    start: weights of its encoder to begin with (`decant.pretrain`); None: random ones.
+    """
     dev = pools[0][0].x.device
     generator = torch.Generator(dev).manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Siamese(shape, mode).to(dev)
-    rate = LEARNING_RATE[mode]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-3)
+    if start is not None:
+        model.encoder.load_state_dict(start)
+
+    def loss() -> Tensor:
+        return pair_loss(model, pools[0][0], generator) if mode == "paper" else episode(model, pools, generator)
+
+    fit(model.parameters(), loss, rate=LEARNING_RATE[mode], steps=steps, on_step=on_step)
+    return model.eval()
+
+
+def fit(
+    parameters: Iterable[nn.Parameter],
+    loss: Callable[[], Tensor],
+    *,
+    rate: float,
+    steps: int,
+    on_step: Callable[[], None],
+) -> None:
+    """AdamW on a OneCycle schedule; `loss` draws a batch and gives its loss."""
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.2)
     for _ in range(steps):
-        loss = pair_loss(model, pools[0][0], generator) if mode == "paper" else episode(model, pools, generator)
+        value = loss()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        value.backward()
         optimizer.step()
         schedule.step()
         on_step()
-    return model.eval()
 
 
 def draw_pairs(pool: Pool, pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
