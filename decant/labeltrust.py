@@ -16,33 +16,27 @@ Cost: `steps` x (1 + 2 x rounds) training steps; 2,874 digits of 16 x 16 took 23
 8 % wrong labels and after purification: precision .99, recall .95-.97; of 6,000 clean MNIST rows at most 6 are dropped.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from decant import label_verdicts, noise
+from decant import label_verdicts
+from decant.crossfit import out_of_fold
 from decant.expert import Expert
 from decant.images import Images
+from decant.learner import Judgement, Learner, judged_classes, longer, trains_itself
 from decant.pretrain import pretrained
 from decant.promises import expected_errors, wrong_share
 from decant.refeed import SHARES, Reviews, chosen_rows, draw_references
 from decant.runtime import device
 from decant.scorer import TrustScorer
-from decant.settings import VerifySettings
-from decant.siamese import Pool, Siamese, class_scores, train
+from decant.settings import TrainSettings, VerifySettings
 from decant.training import to_device
 
-MIN_REFERENCES = 2  # of a class, as in the paper: one row makes no same-class pair
-REFERENCE_ROWS = 8  # of a class in an episode of the first network
-MIXED_ROWS = (2, 8)  # of a class in a self-training episode: references, and references or shared rows
-MIN_CONFIDENCE = 0.5  # of a row to join self-training; surer rows alone are too easy to learn much from
-MOST_TIMES_STEPS, ROWS_PER_TIMES_STEPS = 3, 4_000
-"""A self-training network takes up to 3 times `steps`, from 12,000 rows on. On MNIST's 60,000, before any review, at
-99.9 % of the wrong labels refused: 6.7 % of the right ones refused with 200 steps, 2.7 % with 600."""
+FOLDS = 5  # of the classifier's cross-fitting
 LOOKALIKES = 4  # references of a class shown beside a row that waits for the expert
 
 
@@ -64,40 +58,11 @@ class Outcome:
     """Why the rounds that are left are left out; None: none is."""
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What a fitted model makes of every row. Columns of classes without references are 0."""
-
-    q: np.ndarray  # (n, classes): confidence by the picture alone
-    belief: np.ndarray  # (n, classes): by picture and given label; `paper`: the same as q
-    judged: np.ndarray  # classes that have references enough
-    scorer: TrustScorer | None
-    """The networks with their references, to judge other pictures; None where they compared embeddings."""
-
-    def trust(self, labels: np.ndarray) -> np.ndarray:
-        return self.belief[np.arange(len(labels)), labels]
-
-    def suggestion(self, labels: np.ndarray) -> np.ndarray:
-        """(n,) the likeliest class other than the given one."""
-        others = self.belief.copy()
-        others[np.arange(len(labels)), labels] = -1
-        return others.argmax(1)
-
-
 def steps_of(settings: VerifySettings, rows: int) -> int:
     """Training steps of one `verify`, for a progress bar's total."""
-    if not _trains_itself(settings):
+    if not trains_itself(settings):
         return settings.pretrain + settings.steps * (1 + settings.rounds)
-    return settings.pretrain + settings.steps + 2 * _longer(settings, rows) * (settings.passes + settings.rounds)
-
-
-def _longer(settings: VerifySettings, rows: int) -> int:
-    """Training steps of a network that also learns from shared rows: the more of these, the longer it pays."""
-    return settings.steps * min(MOST_TIMES_STEPS, max(1, rows // ROWS_PER_TIMES_STEPS))
-
-
-def _trains_itself(settings: VerifySettings) -> bool:
-    return settings.mode == "plus" and settings.passes > 0
+    return settings.pretrain + settings.steps + 2 * longer(settings, rows) * (settings.passes + settings.rounds)
 
 
 def verify(
@@ -139,9 +104,10 @@ def by_round(
     x = to_device(images.pixels) if embeddings is None else torch.from_numpy(embeddings).to(device())
     shape = images.shape if embeddings is None else embeddings.shape[1:]
     start = pretrained(x, shape, steps=settings.pretrain, seed=seed, on_step=on_step) if settings.pretrain else None
-    learner = _Learner(x, shape, reviews, settings, start, on_step)
+    opinion = _classifier_opinion(reviews, seed) if settings.classifier else None
+    learner = Learner(x, shape, reviews, settings, start, opinion, on_step)
     judgement = learner.from_references(seed)
-    for number in range(settings.passes if _trains_itself(settings) else 0):
+    for number in range(settings.passes if trains_itself(settings) else 0):
         judgement = learner.once_more(judgement, seed + 100 + number)
     outcome = _outcome(reviews, judgement, settings)
     yield outcome
@@ -159,6 +125,12 @@ def by_round(
         judgement = learner.once_more(judgement, seed + number)
         outcome = _outcome(reviews, judgement, settings)
         yield outcome
+
+
+def _classifier_opinion(reviews: Reviews, seed: int) -> np.ndarray:
+    """(n, classes) log-probabilities, out of fold, of a classifier trained on the labels as far as they are known."""
+    labels = np.where(reviews.answers >= 0, reviews.answers, reviews.images.labels)
+    return np.log(out_of_fold(reviews.images.with_labels(labels), TrainSettings(), folds=FOLDS, seed=seed) + 1e-12)
 
 
 def _affordable(reviews: Reviews, settings: VerifySettings, classes: int) -> int:
@@ -208,105 +180,13 @@ def _noise_rate(reviews: Reviews, verdicts: pd.DataFrame, settings: VerifySettin
     return float(1 - np.trace(counts) / max(1.0, counts.sum()))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Judgement
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _judged_classes(reviews: Reviews) -> np.ndarray:
-    counts = np.bincount(reviews.answers[reviews.references], minlength=reviews.images.classes)
-    return np.flatnonzero(counts >= MIN_REFERENCES)
-
-
 def _can_judge(reviews: Reviews) -> bool:
     """Two classes at least; and every class of the data while the expert may still answer, as a network that doesn't
     know a class takes its rows for others."""
-    judged = _judged_classes(reviews)
+    judged = judged_classes(reviews)
     if len(judged) < 2:
         return False
     return not (reviews.waiting.any() and len(np.setdiff1d(reviews.images.labels, judged)))
-
-
-@dataclass(frozen=True)
-class _Learner:
-    """Fits networks to what is known so far, and has them judge every row."""
-
-    x: Tensor  # (n, c, h, w) uint8 or (n, e) float32, on the device
-    shape: tuple[int, ...]  # of a row
-    reviews: Reviews
-    settings: VerifySettings
-    start: Mapping[str, Tensor] | None
-    """Weights from which every network's encoder starts."""
-    on_step: Callable[[], None]
-
-    def from_references(self, seed: int) -> Judgement:
-        """Of a network that learns from the references alone."""
-        judged = _judged_classes(self.reviews)
-        rows, pool = self._references(judged)
-        model = self._train([(pool, REFERENCE_ROWS)], self.settings.steps, seed)
-        return self._judgement(class_scores(model, self.x, pool).cpu().numpy(), judged, [model], rows)
-
-    def once_more(self, last: Judgement, seed: int) -> Judgement:
-        """Of new networks that learn from all references and, in `plus`, from rows whose label the last shared."""
-        if not _trains_itself(self.settings):
-            return self.from_references(seed)
-        judged, labels = _judged_classes(self.reviews), self.reviews.images.labels
-        shared = (last.q.argmax(1) == labels) & (last.q.max(1) >= MIN_CONFIDENCE)
-        shared &= ~self.reviews.reviewed & np.isin(labels, judged)
-        half = np.random.default_rng([seed, 5]).permutation(len(labels)) % 2
-        rows, references = self._references(judged)
-        scores, models = np.empty((len(labels), len(judged)), np.float32), []
-        for side in (0, 1):
-            own, others = np.flatnonzero(shared & (half == side)), np.flatnonzero(half != side)
-            mixed = self._pool(judged, np.concatenate([rows, own]), np.concatenate([self._answers(rows), labels[own]]))
-            pools = [(references, MIXED_ROWS[0]), (mixed, MIXED_ROWS[1])]
-            model = self._train(pools, _longer(self.settings, len(labels)), seed + 1000 * side)
-            scores[others] = class_scores(model, self._at(others), references).cpu().numpy()
-            models.append(model)
-        return self._judgement(scores, judged, models, rows)
-
-    def _references(self, judged: np.ndarray) -> tuple[np.ndarray, Pool]:
-        """(row numbers sorted by class, the pool of them) of the judged classes under the expert's labels."""
-        rows = self.reviews.references[np.isin(self._answers(self.reviews.references), judged)]
-        rows = rows[np.argsort(self._answers(rows), kind="stable")]
-        return rows, self._pool(judged, rows, self._answers(rows))
-
-    def _answers(self, rows: np.ndarray) -> np.ndarray:
-        return self.reviews.answers[rows]
-
-    def _pool(self, judged: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> Pool:
-        columns = torch.from_numpy(np.searchsorted(judged, labels)).to(self.x.device)
-        return Pool.of(self._at(rows), columns, len(judged))
-
-    def _at(self, rows: np.ndarray) -> Tensor:
-        return self.x[torch.from_numpy(rows).to(self.x.device)]
-
-    def _train(self, pools: list[tuple[Pool, int]], steps: int, seed: int) -> Siamese:
-        mode, start = self.settings.mode, self.start
-        return train(pools, self.shape, mode=mode, steps=steps, seed=seed, start=start, on_step=self.on_step)
-
-    def _judgement(self, scores: np.ndarray, judged: np.ndarray, models: list[Siamese], rows: np.ndarray) -> Judgement:
-        """scores: (n, judged classes), pair logits in `plus`, mean sigmoids in `paper`; rows: of the references."""
-        reviews = self.reviews
-        labels = reviews.images.labels
-        references = reviews.images.select(rows).with_labels(self._answers(rows))
-        q = np.zeros((len(labels), reviews.images.classes))
-        belief = np.zeros_like(q)
-        if self.settings.mode == "paper":
-            q[:, judged] = belief[:, judged] = scores
-            scorer = TrustScorer.of(models, references, mode="paper") if len(self.shape) == 3 else None
-            return Judgement(q, belief, judged, scorer)
-        given = np.searchsorted(judged, labels).clip(max=len(judged) - 1)
-        known = np.isin(labels, judged)
-        counts = reviews.first_draw_counts()[np.ix_(judged, judged)]
-        unseen = known & ~reviews.reviewed
-        model = noise.fit(scores[unseen], given[unseen], counts)
-        q[:, judged] = noise.softmax(scores / model.temperature)
-        belief[:, judged] = np.where(known[:, None], model.posterior(scores, given), q[:, judged])
-        if len(self.shape) != 3:
-            return Judgement(q, belief, judged, None)
-        scorer = TrustScorer.of(models, references, mode="plus", temperature=model.temperature, ordinary=scores[unseen])
-        return Judgement(q, belief, judged, scorer)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

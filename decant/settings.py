@@ -156,6 +156,9 @@ class VerifySettings:
     passes: Count = 1
     """`plus`: self-training passes before the first round: rows whose label the network shares join its training rows;
     two networks, each judges the other's. Every round ends with one more. 0: no self-training at all."""
+    classifier: bool = False
+    """`plus`: a small classifier trained on the given labels, in five folds, is heard, too: for photographs and labels
+    of which many are wrong."""
     pretrain: Count = 0
     """Steps of contrastive learning on all rows without their labels, from which every network starts; 0: none."""
     threshold: Fraction | Promise = 0.5
@@ -176,6 +179,8 @@ class VerifySettings:
             raise SettingsError("verify.threshold: the score of mode paper is no probability and promises no rate")
         if self.mode == "paper" and self.stop_below:
             raise SettingsError("verify.stop_below: the score of mode paper is no probability; 0 expected")
+        if self.classifier and (self.mode == "paper" or self.embeddings):
+            raise SettingsError("verify.classifier: needs mode plus and pixels (verify.embeddings: null)")
 
 
 @dataclass(frozen=True, kw_only=True)
