@@ -29,8 +29,8 @@ from decant.expert import Expert
 from decant.images import Images
 from decant.learner import Judgement, Learner, judged_classes, longer, trains_itself
 from decant.pretrain import pretrained
-from decant.promises import expected_errors, wrong_share
-from decant.refeed import SHARES, Reviews, chosen_rows, draw_references
+from decant.promises import expected_errors, reliability, wrong_share
+from decant.refeed import RANDOM, SHARES, Reviews, chosen_rows, draw_references
 from decant.runtime import device
 from decant.scorer import TrustScorer
 from decant.settings import TrainSettings, VerifySettings
@@ -54,6 +54,8 @@ class Outcome:
     """The trust from which on rows were accepted."""
     scorer: TrustScorer | None = None
     """Judges other pictures as these were judged."""
+    reliability: dict[str, float] | None = None
+    """`rows`, `brier` and `ece` of the trust, before the answers, in rows that a round drew at random; None without."""
     stopped: str | None = None
     """Why the rounds that are left are left out; None: none is."""
 
@@ -122,6 +124,8 @@ def by_round(
         per_class = _affordable(reviews, settings, len(judgement.judged))
         for rows, why in chosen_rows(judgement.q, trust, reviews, per_class, rng, shares):
             reviews.ask(expert, rows, number, why)
+            if why == RANDOM:
+                reviews.trusted[rows] = trust[rows]
         judgement = learner.once_more(judgement, seed + number)
         outcome = _outcome(reviews, judgement, settings)
         yield outcome
@@ -168,8 +172,17 @@ def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySett
         noise_interval=wrong_share(int(confirmed), int(refuted - confirmed)) if confirmed else None,
         threshold=threshold,
         scorer=None if judgement is None else judgement.scorer,
+        reliability=_reliability(reviews) if settings.mode == "plus" else None,
         stopped=_why_stop(reviews, verdicts, judged, settings),
     )
+
+
+def _reliability(reviews: Reviews) -> dict[str, float] | None:
+    rows = np.isfinite(reviews.trusted) & (reviews.answers >= 0)
+    if not rows.any():
+        return None
+    brier, ece = reliability(reviews.trusted[rows], reviews.confirmed[rows])
+    return {"rows": int(rows.sum()), "brier": brier, "ece": ece}
 
 
 def _noise_rate(reviews: Reviews, verdicts: pd.DataFrame, settings: VerifySettings) -> float:

@@ -37,6 +37,7 @@ class Reviews:
     rounds: np.ndarray = field(init=False)  # (n,) int64: 0 for the first draw
     why: np.ndarray = field(init=False)  # (n,) object: the reason for showing the row
     waiting: np.ndarray = field(init=False)  # (n,) bool: shown, but not answered yet
+    trusted: np.ndarray = field(init=False)  # (n,) float64: trust before the answer, of RANDOM rows; else NaN
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -44,6 +45,7 @@ class Reviews:
         self.rounds = np.full(n, -1, np.int64)
         self.why = np.full(n, "", object)
         self.waiting = np.zeros(n, bool)
+        self.trusted = np.full(n, np.nan)
 
     @property
     def reviewed(self) -> np.ndarray:

@@ -86,9 +86,9 @@ def test_trust_is_a_probability_that_comes_true() -> None:
 def test_a_classifier_is_heard_as_far_as_it_knows_something() -> None:
     """Its opinion is worth little, much, or all beside logits that are sharp, blunt or silent."""
     rng = np.random.default_rng(4)
-    true, logits = pictures(rng, 4000, sharpness=5)
+    true, logits = pictures(rng, 1500, sharpness=5)
     given = mislabel(true, 0.7 * np.eye(CLASSES) + 0.06, rng)
-    guesses = rng.standard_normal((4000, CLASSES))
+    guesses = rng.standard_normal((1500, CLASSES))
     shares = [
         best_share(mine, np.log(softmax(other)), given, NOBODY_LOOKED)
         for mine, other in ((logits, guesses), (logits + 4 * guesses, logits), (guesses, logits))

@@ -60,6 +60,7 @@ def test_the_last_round_shows_fewer_rows_where_the_budget_demands_it() -> None:
 def test_a_budget_that_suffices_changes_nothing() -> None:
     free, bound = outcomes(), outcomes(budget=1000)
     assert [len(outcome.reviews) for outcome in free] == [30, 50, 70, 90]
+    assert [outcome.reliability and outcome.reliability["rows"] for outcome in free] == [None, 10, 20, 30]
     assert free[-1].stopped is bound[-1].stopped is None
     pd.testing.assert_frame_equal(free[-1].verdicts, bound[-1].verdicts, check_exact=True)
 
