@@ -53,7 +53,7 @@ def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisio
         "queued": len(outcome.queue),
         "noise_rate": rounded(outcome.noise_rate),
         "noise_interval": outcome.noise_interval and [rounded(bound) for bound in outcome.noise_interval],
-        "reliability": outcome.reliability and {key: rounded(value) for key, value in outcome.reliability.items()},
+        "reliability": outcome.reliability and {key: round(value, 4) for key, value in outcome.reliability.items()},
         "threshold": rounded(outcome.threshold),
         "vouched_for": vouched_for(verify, outcome.reviews),
     }
