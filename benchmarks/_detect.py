@@ -97,7 +97,7 @@ def scene(scale: str, dataset: str, attack: str, seed: int) -> Scene:
     spared, poisoned = np.zeros(len(train), bool), np.zeros(len(train), bool)
     triggered = test.select(np.zeros(len(test), bool))
     for position, one in enumerate(planted):
-        ready = one.prepared(clean, test, rng) if hasattr(one, "prepared") else one
+        ready = one.prepared(clean, test, rng)
         result = ready.poison(train, rng, spared)
         train, spared = result.images, spared | result.rows
         if position == 0 and entries:

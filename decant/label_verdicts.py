@@ -19,7 +19,7 @@ from decant.refeed import Reviews
 from decant.settings import VerifySettings
 
 if TYPE_CHECKING:
-    from decant.labeltrust import Judgement
+    from decant.learner import Judgement
 
 
 def verdicts(

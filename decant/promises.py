@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import beta
 
 CONFIDENCE = 0.95
+BINS = 10  # of trust, as usual for the expected calibration error
 
 
 def parsed(threshold: float | str) -> tuple[str, float]:
@@ -57,6 +58,23 @@ def expected_rates(trust: np.ndarray, threshold: float) -> tuple[float, float]:
     accepted = trust >= threshold
     right, wrong = trust.sum(), (1 - trust).sum()
     return float(trust[~accepted].sum() / max(right, 1e-12)), float((1 - trust[accepted]).sum() / max(wrong, 1e-12))
+
+
+def expected_errors(trust: np.ndarray, accepted: np.ndarray) -> float:
+    """Share of the rows that the trusts (n,) lead to expect to be judged wrongly: accepted though wrong, or refused
+    though right. No review, and no better network, can gain more than that."""
+    return float(np.where(accepted, 1 - trust, trust).mean()) if len(trust) else 0.0
+
+
+def reliability(trust: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    """(Brier score, expected calibration error) of trusts (m,) in labels of which `right` (m,) bool are right.
+
+    Brier: mean squared difference to 1 for right and 0 for wrong. Calibration error: mean gap between the trust and the
+    share that is right, over BINS equal bins of trust weighted by their rows; with few rows it is mostly chance.
+    """
+    bins = np.minimum((trust * BINS).astype(int), BINS - 1)
+    gaps = np.abs(np.bincount(bins, trust - right, minlength=BINS))
+    return float(((trust - right) ** 2).mean()), float(gaps.sum() / len(trust))
 
 
 def resolution(n: int) -> float:

@@ -8,6 +8,8 @@ balanced over the classes that it suggests:
   that save most rows from false refusal (measured on MNIST: twice as good as rows drawn at random);
 * `DISPUTED`: rows whose label it disputes and whose trust is nearest to even;
 * `RANDOM`: any row, to see what neither of these would show.
+
+A budget counts every row that is shown, answered or not.
 """
 
 from collections.abc import Iterator
@@ -35,6 +37,7 @@ class Reviews:
     rounds: np.ndarray = field(init=False)  # (n,) int64: 0 for the first draw
     why: np.ndarray = field(init=False)  # (n,) object: the reason for showing the row
     waiting: np.ndarray = field(init=False)  # (n,) bool: shown, but not answered yet
+    trusted: np.ndarray = field(init=False)  # (n,) float64: trust before the answer, of RANDOM rows; else NaN
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -42,6 +45,7 @@ class Reviews:
         self.rounds = np.full(n, -1, np.int64)
         self.why = np.full(n, "", object)
         self.waiting = np.zeros(n, bool)
+        self.trusted = np.full(n, np.nan)
 
     @property
     def reviewed(self) -> np.ndarray:
@@ -63,6 +67,10 @@ class Reviews:
         answers = np.array([found.get(int(row_id), UNASKED) for row_id in self.images.ids[rows]], np.int64)
         self.answers[rows], self.rounds[rows], self.why[rows] = answers, number, why
         self.waiting[rows] = answers == UNASKED
+
+    def left(self, budget: int | None) -> int | None:
+        """How many more rows the expert may be shown; None: any number."""
+        return None if budget is None else max(0, budget - int((self.rounds >= 0).sum()))
 
     def first_draw_counts(self) -> np.ndarray:
         """(classes, classes) counts [true, given] of the rows that were drawn at random given their label."""
@@ -86,11 +94,13 @@ class Reviews:
         return frame.sort_values(["round", "why", "id"], ignore_index=True)
 
 
-def draw_references(reviews: Reviews, expert: Expert, per_class: int, rng: np.random.Generator) -> None:
-    """Shows random rows of every given label until `per_class` of them are confirmed, or no row is left.
+def draw_references(
+    reviews: Reviews, expert: Expert, per_class: int, rng: np.random.Generator, budget: int | None = None
+) -> None:
+    """Shows random rows of every given label until `per_class` of them are confirmed, or no row or budget is left.
 
     Rows that wait for an answer are counted as if they would be confirmed. Answers that the expert gave earlier about
-    other rows are taken in, too.
+    other rows are taken in, too. A budget that doesn't suffice is spread evenly over the labels.
     """
     labels = reviews.images.labels
     decks = [rng.permutation(np.flatnonzero(labels == label)) for label in range(reviews.images.classes)]
@@ -101,9 +111,11 @@ def draw_references(reviews: Reviews, expert: Expert, per_class: int, rng: np.ra
             missing = max(0, per_class - int(hopeful.sum()))
             hands.append(deck[:missing])
             decks[label] = deck[missing:]
-        rows = np.concatenate(hands)
-        if not len(rows):
+        turn = np.concatenate([np.arange(len(hand)) for hand in hands])
+        dealt = np.sort(np.argsort(turn, kind="stable")[: reviews.left(budget)])
+        if not len(dealt):
             break
+        rows = np.concatenate(hands)[dealt]
         reviews.ask(expert, rows, 0, FIRST)
     earlier = np.isin(reviews.images.ids, expert.answered()) & ~reviews.reviewed
     reviews.ask(expert, np.flatnonzero(earlier), 1, EARLIER)

@@ -144,18 +144,32 @@ class VerifySettings:
     """Rows per class that the expert is shown in each round."""
     choice: Literal["active", "random"] = "active"
     """Which rows those are: where an answer helps most, or any (to compare with)."""
+    budget: Positive | None = None
+    """Most rows that the expert is shown in all, references included; null: no limit but references, rounds and
+    reviews. A round that can't afford a row per class is the end."""
+    stop_below: Fraction = 0.0
+    """No further round once the trusts lead to expect less than this share of the rows to be judged wrongly, which is
+    the most that any review could gain. 0: all rounds. `plus` only."""
     steps: Positive = 200
     """Training steps of one Siamese network; those that also learn from shared rows take up to 3 times as many, from
     12,000 rows on."""
     passes: Count = 1
     """`plus`: self-training passes before the first round: rows whose label the network shares join its training rows;
     two networks, each judges the other's. Every round ends with one more. 0: no self-training at all."""
+    classifier: bool = False
+    """`plus`: a small classifier trained on the given labels, in five folds, is heard, too: for photographs and labels
+    of which many are wrong."""
+    pretrain: Count = 0
+    """Steps of contrastive learning on all rows without their labels, from which every network starts; 0: none."""
     threshold: Fraction | Promise = 0.5
     """A row is kept when its trust is at least this; or the rate that the threshold must keep to, by what the trusts
     lead to expect: `frr=0.02` (of the right labels refused) or `far=0.001` (of the wrong labels accepted)."""
     action: Literal["drop", "relabel"] = "drop"
     """What happens to a row whose label is refuted; `relabel` only above `relabel_above`, else it is dropped."""
     relabel_above: Fraction = 0.95
+    embeddings: str | None = None
+    """Features of the rows to compare instead of their pixels: a Parquet file (columns `id` and `embedding`, a list of
+    numbers) or .npy (row i belongs to id i). Then no scorer is written, as other pictures have no embedding here."""
     expert: Literal["oracle", "file", "person"] = "oracle"
     """`oracle` answers from the simulation's truth; `file` answers from data/inputs/decisions.csv; `person` too, and
     `decant run` brings up the review page and waits for the rows that have no answer there yet."""
@@ -163,6 +177,10 @@ class VerifySettings:
     def __post_init__(self) -> None:
         if self.mode == "paper" and isinstance(self.threshold, str):
             raise SettingsError("verify.threshold: the score of mode paper is no probability and promises no rate")
+        if self.mode == "paper" and self.stop_below:
+            raise SettingsError("verify.stop_below: the score of mode paper is no probability; 0 expected")
+        if self.classifier and (self.mode == "paper" or self.embeddings):
+            raise SettingsError("verify.classifier: needs mode plus and pixels (verify.embeddings: null)")
 
 
 @dataclass(frozen=True, kw_only=True)

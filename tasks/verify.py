@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from decant.embeddings import read_embeddings
 from decant.expert import FileExpert, Oracle
 from decant.files import write_text
 from decant.images import Images
@@ -34,7 +35,8 @@ def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisio
         expert = FileExpert(decisions, rows) if known is None else Oracle(rows, known)
         nothing_planted = known is not None and known.empty
         progress = Progress("verify", steps_of(verify, len(rows)))
-        outcome = verify_labels(rows, expert, verify, seed=seed, on_step=progress.step)
+        features = read_embeddings(Path(verify.embeddings), rows.ids) if verify.embeddings else None
+        outcome = verify_labels(rows, expert, verify, seed=seed, embeddings=features, on_step=progress.step)
     kept = apply_verdicts(rows, outcome.verdicts)
     write_images(out / "train.parquet", kept)
     write_verdicts(out / "verdicts.parquet", outcome.verdicts)
@@ -51,10 +53,16 @@ def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisio
         "queued": len(outcome.queue),
         "noise_rate": rounded(outcome.noise_rate),
         "noise_interval": outcome.noise_interval and [rounded(bound) for bound in outcome.noise_interval],
+        "reliability": outcome.reliability and {key: round(value, 4) for key, value in outcome.reliability.items()},
         "threshold": rounded(outcome.threshold),
         "vouched_for": vouched_for(verify, outcome.reviews),
     }
-    return {**summary, "note": note(summary, verify, decisions, nothing_planted=nothing_planted)}
+    said = note(summary, verify, decisions, nothing_planted=nothing_planted)
+    if outcome.noise_rate is not None and verify.embeddings:
+        said += ". It compared embeddings, so there is no scorer for other pictures"
+    if outcome.stopped and not summary["queued"]:
+        said += f". No further round: {outcome.stopped}"
+    return {**summary, "note": said}
 
 
 def switched_off(images: Images) -> Outcome:

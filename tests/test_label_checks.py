@@ -14,9 +14,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from decant import confidence, label_checks, networks
 from decant.attacks import load_attacks
+from decant.crossfit import out_of_fold
 from decant.errors import SettingsError, StageError
 from decant.features import logits_and_features, nearest, spectral_signature, stage_outputs, two_clusters
-from decant.label_checks import Case, Check, asd, cae, confident_learning, loss, orion
+from decant.label_checks import Case, Check, asd, cae, loss, orion
 from decant.settings import TrainSettings
 from decant.training import predict
 
@@ -198,7 +199,7 @@ def test_knn_relabels_by_the_share_of_neighbours_counted_by_hand() -> None:
 def test_confident_learning_is_cleanlab_on_predictions_out_of_fold() -> None:
     filtering = pytest.importorskip("cleanlab.filter")
     case, _ = mislabelled()
-    probabilities = confident_learning.out_of_fold(case.known, TRAIN, folds=3, seed=case.seed)
+    probabilities = out_of_fold(case.known, TRAIN, folds=3, seed=case.seed)
     assert np.allclose(probabilities.sum(1), 1)
     issues = filtering.find_label_issues(case.known.labels.astype(int), probabilities, n_jobs=1)
     others, check = case.others, judged("confident_learning")
@@ -211,7 +212,7 @@ def test_predictions_out_of_fold_don_t_know_their_own_labels() -> None:
     """Random labels can't be predicted by a network that didn't see them: in fold they could."""
     images = digits()[0].select(np.arange(200))
     shuffled = images.with_labels(np.random.default_rng(0).integers(0, 2, 200))
-    probabilities = confident_learning.out_of_fold(shuffled, TrainSettings(epochs=20), folds=4, seed=0)
+    probabilities = out_of_fold(shuffled, TrainSettings(epochs=20), folds=4, seed=0)
     assert (probabilities.argmax(1) == shuffled.labels).mean() < 0.65
 
 

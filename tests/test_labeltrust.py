@@ -175,3 +175,17 @@ def test_a_class_too_rare_to_judge_is_kept_and_named() -> None:
     assert verdict["action"] == "keep"
     assert verdict["reason"] in ("the expert confirmed the label", "not judged: fewer than 2 references of 9")
     assert not outcome.verdicts["suggested_label"].isin([9]).any()
+
+
+def test_a_classifier_helps_where_few_steps_leave_the_network_weak() -> None:
+    images, truth, wrong = mislabelled(some_digits(1000), 0.3)
+    found = []
+    for classifier in (False, True):
+        settings = VerifySettings(steps=5, references=5, rounds=0, classifier=classifier)
+        outcome = judge(images, truth, settings)
+        score = outcome.verdicts["score"].to_numpy()
+        unseen = ~np.isin(images.ids, outcome.reviews["id"])
+        pairs = score[wrong & unseen][:, None] - score[~wrong & unseen][None]
+        found.append(((pairs > 0) + 0.5 * (pairs == 0)).mean())  # area under the ROC curve
+    assert found[1] > max(0.9, found[0] + 0.02)
+    assert outcome.noise_rate == pytest.approx(0.3, abs=0.05)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from decant.noise import NoiseModel, fit, softmax
+from decant.noise import OPINION_SHARES, NoiseModel, best_share, fit, softmax, standing_for_all
 
 CLASSES = 5
 NOBODY_LOOKED = np.zeros((CLASSES, CLASSES))
@@ -81,3 +81,24 @@ def test_trust_is_a_probability_that_comes_true() -> None:
     for low, high in ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.01)):
         inside = (trust >= low) & (trust < high)
         assert (given == true)[inside].mean() == pytest.approx(trust[inside].mean(), abs=0.05)
+
+
+def test_a_classifier_is_heard_as_far_as_it_knows_something() -> None:
+    """Its opinion is worth little, much, or all beside logits that are sharp, blunt or silent."""
+    rng = np.random.default_rng(4)
+    true, logits = pictures(rng, 1500, sharpness=5)
+    given = mislabel(true, 0.7 * np.eye(CLASSES) + 0.06, rng)
+    guesses = rng.standard_normal((1500, CLASSES))
+    shares = [
+        best_share(mine, np.log(softmax(other)), given, NOBODY_LOOKED)
+        for mine, other in ((logits, guesses), (logits + 4 * guesses, logits), (guesses, logits))
+    ]
+    assert shares[0] <= 0.25 < shares[1]
+    assert shares[2] == OPINION_SHARES[-1]
+
+
+def test_reviewed_rows_stand_for_all_rows_of_their_given_label() -> None:
+    reviewed = np.array([[8.0, 1.0], [2.0, 4.0]])
+    scaled = standing_for_all(reviewed, np.repeat([0, 1], [100, 20]))
+    assert scaled.tolist() == [[80.0, 4.0], [20.0, 16.0]]
+    assert standing_for_all(np.zeros((2, 2)), np.array([0, 1])).tolist() == [[0.0, 0.0], [0.0, 0.0]]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from decant.errors import SettingsError
-from decant.promises import expected_rates, resolution, threshold_for, wrong_share
+from decant.promises import expected_errors, expected_rates, reliability, resolution, threshold_for, wrong_share
 from decant.settings import VerifySettings, load
 
 
@@ -68,3 +68,25 @@ def test_what_promises_nothing_is_refused(threshold: object) -> None:
 def test_scores_of_paper_mode_promise_nothing() -> None:
     with pytest.raises(SettingsError, match="probability"):
         load(VerifySettings, {"threshold": "far=0.001", "mode": "paper"}, "verify")
+
+
+def test_expected_errors_come_true_when_the_truth_is_drawn_as_the_trusts_say(trust: np.ndarray) -> None:
+    accepted = trust >= 0.7
+    right = np.random.default_rng(2).random((500, len(trust))) < trust
+    assert expected_errors(trust, accepted) == pytest.approx((right != accepted).mean(), rel=0.02)
+
+
+def test_a_mode_without_probabilities_can_not_stop_by_them() -> None:
+    with pytest.raises(SettingsError, match=r"verify\.stop_below"):
+        load(VerifySettings, {"mode": "paper", "stop_below": 0.01}, "verify")
+
+
+def test_reliability_of_trusts_worked_out_by_hand() -> None:
+    brier, ece = reliability(np.array([0.9, 0.92, 1.0, 0.2]), np.array([True, False, True, False]))
+    assert brier == pytest.approx((0.01 + 0.8464 + 0 + 0.04) / 4)
+    assert ece == pytest.approx((abs(0.9 + 0.92 + 1.0 - 2) + 0.2) / 4)
+
+
+def test_honest_trusts_are_reliable(trust: np.ndarray) -> None:
+    right = np.random.default_rng(3).random(len(trust)) < trust
+    assert reliability(trust, right)[1] < 0.02 < reliability(trust**4, right)[1]

@@ -16,14 +16,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 
-from decant.images import Images
+from decant.crossfit import out_of_fold
 from decant.label_checks import Case, Check
-from decant.noise import softmax
 from decant.peers import peer
-from decant.settings import Range, TrainSettings
-from decant.training import predict, train_classifier
+from decant.settings import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +47,3 @@ def judge(case: Case, settings: Settings) -> Check:
         suggested=columns[present.argmax(1)],
         note=f"cleanlab {library.__version__} flags {flagged.sum()} rows by {settings.filter_by}",
     )
-
-
-def out_of_fold(images: Images, train: TrainSettings, *, folds: int, seed: int) -> np.ndarray:
-    """(n, classes) float64 probabilities of every row by the network that did not train on its fold."""
-    smallest = np.bincount(images.labels)[np.unique(images.labels)].min()
-    probabilities = np.empty((len(images), images.classes))
-    for number, (kept, left_out) in enumerate(
-        StratifiedKFold(max(2, min(folds, int(smallest))), shuffle=True, random_state=seed).split(
-            images.labels, images.labels
-        )
-    ):
-        model = train_classifier(images.select(kept), train, seed=seed + number)
-        probabilities[left_out] = softmax(predict(model, images.pixels[left_out]).astype(np.float64))
-    return probabilities
