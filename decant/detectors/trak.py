@@ -47,7 +47,7 @@ def projected(case: Case, x: Tensor, y: Tensor) -> Tensor:
     matrices: dict[str, tuple[Tensor, Tensor]] = {}
     found: dict[str, Tensor] = {}
 
-    def keep(name: str, rows: slice, a: Tensor, g: Tensor) -> None:
+    def keep(name: str, rows: Rows, a: Tensor, g: Tensor) -> None:
         if name not in matrices:  # the layers are met in the same order on every pass
             matrices[name] = _random(a, side, generator), _random(g, side, generator)
         R_A, R_S = matrices[name]
