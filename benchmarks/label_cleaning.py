@@ -87,4 +87,5 @@ def table(result: dict[str, Any]) -> str:
 
 
 def percent(result: dict[str, Any], key: str) -> str:
-    return f"{100 * result['mean'][key]:.2f} ± {100 * result['std'][key]:.2f}"
+    mean_, spread = 100 * result["mean"][key], 100 * result["std"][key]
+    return f"{mean_:.2f} ± {spread:.2f}" if result["n"] > 1 else f"{mean_:.2f}"
