@@ -107,10 +107,11 @@ class Toy:
         )
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """`decant`, left running."""
+        """`decant`, left running. It hears a Ctrl-C also where a script in the background runs the tests."""
         return subprocess.Popen(
             [sys.executable, "-m", "flows.cli", *words], cwd=self.root, env=environment(), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def process_of(self, stage: str) -> int:
