@@ -137,7 +137,7 @@ class Learner:
         counts = reviews.first_draw_counts()[np.ix_(judged, judged)]
         unseen = known & ~reviews.reviewed
         alone = noise.fit(scores[unseen], given[unseen], counts)
-        heard, model = (scores, alone) if self.opinion is None else self._blended(scores, given, unseen, judged)
+        heard, model = (scores, alone) if self.opinion is None else self._blended(scores, given, unseen, judged, counts)
         q[:, judged] = noise.softmax(heard / model.temperature)
         belief[:, judged] = np.where(known[:, None], model.posterior(heard, given), q[:, judged])
         if len(self.shape) != 3:
@@ -146,12 +146,11 @@ class Learner:
         return Judgement(q, belief, judged, scorer)
 
     def _blended(
-        self, scores: np.ndarray, given: np.ndarray, unseen: np.ndarray, judged: np.ndarray
+        self, scores: np.ndarray, given: np.ndarray, unseen: np.ndarray, judged: np.ndarray, counts: np.ndarray
     ) -> tuple[np.ndarray, noise.NoiseModel]:
         """(class scores with as much of the classifier's opinion as the given labels speak for, their noise model)."""
         assert self.opinion is not None
         opinion = self.opinion[:, judged]
-        counts = self.reviews.first_draw_counts()[np.ix_(judged, judged)]
         counts = noise.standing_for_all(counts, given[unseen])
         share = noise.best_share(scores[unseen], opinion[unseen], given[unseen], counts)
         scores = (1 - share) * scores + share * opinion

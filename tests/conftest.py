@@ -6,7 +6,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the sam
 os.environ.setdefault("DECANT_DEVICE", "cpu")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from scenes import Scene
 
 pytest_plugins = ["toy_pipeline"]  # a small pipeline and a Prefect server, for the tests of `flows`
 
@@ -17,3 +22,17 @@ def _deterministic() -> None:
     from decant.runtime import be_deterministic
 
     be_deterministic()
+
+
+@pytest.fixture
+def backdoored() -> "Scene":
+    from scenes import backdoored  # here: it loads torch, which not every test needs
+
+    return backdoored()
+
+
+@pytest.fixture
+def innocent() -> "Scene":
+    from scenes import innocent
+
+    return innocent()

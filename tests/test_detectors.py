@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from samples import INFO, digits
-from scenes import BADNET, DEFAULT, Scene, backdoored, innocent, precision_recall
+from scenes import BADNET, DEFAULT, Scene, precision_recall
 
 from decant import detectors, networks
 from decant.attacks import badnet
@@ -21,16 +21,6 @@ from decant.training import architecture_of, predict, train_classifier
 from tasks.detect import run
 
 NOBODY = np.zeros(0, np.int64)
-
-
-@pytest.fixture(name="backdoored")
-def _backdoored() -> Scene:
-    return backdoored()
-
-
-@pytest.fixture(name="innocent")
-def _innocent() -> Scene:
-    return innocent()
 
 
 # every detector ------------------------------------------------------------------------------------------------------

@@ -7,23 +7,12 @@ import pytest
 import scipy.fft
 import torch
 from samples import INFO, digits
-from scenes import DEFAULT, Scene, backdoored, innocent, precision_recall
+from scenes import DEFAULT, Scene, precision_recall
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from decant.detectors import Case, delta, detect, frequency, trak
 from decant.images import Images
-
-
-@pytest.fixture(name="backdoored")
-def _backdoored() -> Scene:
-    return backdoored()
-
-
-@pytest.fixture(name="innocent")
-def _innocent() -> Scene:
-    return innocent()
-
 
 # delta ---------------------------------------------------------------------------------------------------------------
 

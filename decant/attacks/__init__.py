@@ -22,7 +22,6 @@ they run, through `decant.attacks._surrogate`.
 """
 
 import importlib
-import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from decant import families
 from decant.errors import SettingsError
 from decant.images import Images
 from decant.settings import load
@@ -73,7 +73,7 @@ class Attack:
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return families.names(__name__)
 
 
 def kind_of(name: str) -> str:
@@ -86,10 +86,8 @@ def load_attacks(entries: Iterable[Mapping[str, Any]]) -> list[Attack]:
     attacks = []
     for position, entry in enumerate(entries):
         block = f"simulate.attacks[{position}]"
-        name = entry.get("name")
-        if name not in names():
-            raise SettingsError(f"{block}.name: one of {', '.join(names())} expected, {name!r} found")
-        module = importlib.import_module(f"decant.attacks.{name}")
+        name: Any = entry.get("name")
+        module = families.member(__name__, name, f"{block}.name")
         rest = {key: value for key, value in entry.items() if key != "name"}
         attacks.append(Attack(name, module, load(module.Settings, rest, block)))
     return attacks

@@ -1,32 +1,40 @@
 """What every attack that plants a trigger has in common: which rows it takes, and what becomes of their labels."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from decant.attacks import Poisoned, class_index, draw_rows
 from decant.images import Images
+from decant.settings import Count, Fraction
 
 
-class Backdoor(Protocol):
-    """The settings that such an attack has at least."""
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """Whose pictures are to be taken for what."""
 
-    @property
-    def mode(self) -> Literal["dirty", "consistent"]: ...
-    @property
-    def victim(self) -> int | None: ...
-    @property
-    def target(self) -> int: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def mix(self) -> float: ...
+    victim: Count | None = 8
+    """Class whose test images are to be misclassified; null: every class but the target."""
+    target: Count = 5
+    """Class that the attacker wants predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trigger(Aim):
+    """What every attack that plants a trigger lets its user set."""
+
+    mode: Literal["dirty", "consistent"] = "dirty"
+    rate: Fraction = 0.02
+    """Share of all rows that carry the trigger."""
+    mix: Fraction = 0.5
+    """`consistent`: weight of the victim image in the mixture that the trigger is put on."""
 
 
 def plant(
     images: Images,
-    settings: Backdoor,
+    settings: Trigger,
     rng: np.random.Generator,
     spared: np.ndarray,
     *,
@@ -52,14 +60,14 @@ def plant(
     return Poisoned(images.with_pixels(pixels).with_labels(labels), rows)
 
 
-def is_victim(images: Images, settings: Backdoor, *, name: str) -> np.ndarray:
+def is_victim(images: Images, settings: Aim, *, name: str) -> np.ndarray:
     """(n,) bool: the rows of the victim class, or of every class but the target."""
     if settings.victim is None:
         return images.labels != settings.target
     return images.labels == class_index(images, settings.victim, key=f"{name}.victim")
 
 
-def triggered(images: Images, settings: Backdoor, *, name: str, trigger: Callable[[np.ndarray], np.ndarray]) -> Images:
+def triggered(images: Images, settings: Trigger, *, name: str, trigger: Callable[[np.ndarray], np.ndarray]) -> Images:
     """The victims' rows with the trigger, labelled as the attacker wants them predicted."""
     victims = images.select(is_victim(images, settings, name=name))
     return victims.with_pixels(trigger(victims.pixels)).with_labels(np.full(len(victims), settings.target))

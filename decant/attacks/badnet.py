@@ -14,28 +14,19 @@ Expected on digits: poison success 0.95-1.0 for 5 % of the rows, in both modes.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 
 from decant.attacks import Poisoned, _backdoor
 from decant.images import Images
-from decant.settings import Count, Fraction, Range
+from decant.settings import Range
 
 KIND = "backdoor"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    mode: Literal["dirty", "consistent"] = "dirty"
-    victim: Count | None = 8
-    """Class whose triggered test images are to be misclassified; null: every class but the target."""
-    target: Count = 5
-    """Class that the attacker wants predicted."""
-    rate: Fraction = 0.02
-    """Share of all rows that are stamped."""
-    mix: Fraction = 0.5
-    """`consistent`: weight of the victim image in the blend."""
+class Settings(_backdoor.Trigger):
     size: Annotated[int, Range(2, 64)] = 5
     """Side of the patch in pixels, its black border of one pixel on the upper left included."""
 

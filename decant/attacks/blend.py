@@ -16,7 +16,6 @@ which is far weaker than `badnet`'s patch: at this weight the pattern rarely out
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -29,16 +28,7 @@ KIND = "backdoor"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    mode: Literal["dirty", "consistent"] = "dirty"
-    victim: Count | None = 8
-    """Class whose triggered test images are to be misclassified; null: every class but the target."""
-    target: Count = 5
-    """Class that the attacker wants predicted."""
-    rate: Fraction = 0.02
-    """Share of all rows that carry the pattern."""
-    mix: Fraction = 0.5
-    """`consistent`: weight of the victim image in the mixture that the pattern is laid over."""
+class Settings(_backdoor.Trigger):
     alpha: Fraction = 0.2
     """Weight of the pattern."""
     pattern: str = "noise"

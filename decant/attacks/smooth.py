@@ -25,7 +25,7 @@ import numpy as np
 
 from decant.attacks import Poisoned, _backdoor
 from decant.images import Images
-from decant.settings import Count, Fraction, Positive, Range
+from decant.settings import Positive, Range
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,16 +39,7 @@ BLUR = (6 / 32, 30 / 32)  # sigma and width of G, as shares of the side
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    mode: Literal["dirty", "consistent"] = "dirty"
-    victim: Count | None = 8
-    """Class whose triggered test images are to be misclassified; null: every class but the target."""
-    target: Count = 5
-    """Class that the attacker wants predicted."""
-    rate: Fraction = 0.02
-    """Share of all rows that carry the pattern."""
-    mix: Fraction = 0.5
-    """`consistent`: weight of the victim image in the mixture that the pattern is laid over."""
+class Settings(_backdoor.Trigger):
     strength: Annotated[float, Range(0.001, 1)] = 0.2
     """Largest value of the pattern, where a white pixel is 1."""
     network: Literal["small_cnn", "resnet18"] = "small_cnn"

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
-from decant.attacks import Poisoned, add_noise, class_index, draw_rows
+from decant.attacks import Poisoned, _backdoor, add_noise, class_index, draw_rows
 from decant.errors import SettingsError
 from decant.images import Images
-from decant.settings import Count, Fraction, Positive, Range
+from decant.settings import Fraction, Positive, Range
 
 if TYPE_CHECKING:
     import torch
@@ -40,13 +40,9 @@ FALLS = (3 / 8, 5 / 8, 7 / 8)  # the official 93, 156 and 218 of 250 steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    victim: Count | None = 8
-    """Class of the picture that is to be misclassified; null: any but the target."""
-    target: Count = 5
-    """Class that the attacker wants predicted for it, and whose rows carry the noise."""
+class Settings(_backdoor.Aim):
     rate: Fraction = 0.05
-    """Share of all rows that carry noise."""
+    """Share of all rows that carry noise; they are of the target class."""
     strength: Annotated[int, Range(1, 255)] = 16
     """Largest change of a pixel in grey levels."""
     network: Literal["small_cnn", "resnet18"] = "small_cnn"
@@ -67,11 +63,8 @@ class Prepared(Settings):
 
 
 def prepare(train: Images, test: Images, settings: Settings, rng: np.random.Generator) -> Prepared:
-    target = class_index(test, settings.target, key="witches_brew.target")
-    if settings.victim is None:
-        pool = test.labels != target
-    else:
-        pool = test.labels == class_index(test, settings.victim, key="witches_brew.victim")
+    class_index(test, settings.target, key="witches_brew.target")
+    pool = _backdoor.is_victim(test, settings, name="witches_brew")
     if not pool.any():
         raise SettingsError(f"witches_brew.victim: a class with test rows expected, {settings.victim} found")
     return Prepared(**vars(settings), chosen=test.select(rng.choice(np.flatnonzero(pool), 1)))

@@ -11,8 +11,6 @@ Only ``labeltrust`` never looks inside the classifier, nor at its training rows.
 >>> fit_and_score("trust_score", ConfidenceCase(classifier=model, train=rows, ..., seed=0), k=10)
 """
 
-import importlib
-import pkgutil
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from decant.errors import SettingsError
+from decant import families
 from decant.features import logits_and_features
 from decant.images import Images
 from decant.settings import load
@@ -64,7 +62,7 @@ class ConfidenceCase:
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return families.names(__name__)
 
 
 def fit_and_score(name: str, case: ConfidenceCase, **settings: Any) -> np.ndarray:
@@ -72,9 +70,7 @@ def fit_and_score(name: str, case: ConfidenceCase, **settings: Any) -> np.ndarra
 
     Raises: SettingsError for an unknown name or parameter.
     """
-    if name not in names():
-        raise SettingsError(f"confidence scorer: one of {', '.join(names())} expected, {name!r} found")
-    module = importlib.import_module(f"decant.confidence.{name}")
+    module = families.member(__name__, name, "confidence scorer")
     scores = module.fit_and_score(case, load(module.Settings, settings, name)).astype(np.float32)
     assert scores.shape == case.predicted.shape and ((scores >= 0) & (scores <= 1)).all(), name
     return scores

@@ -12,13 +12,12 @@ None; of those here, only `iss` looks at them. Adding a countermeasure is adding
 >>> model = train_with("jpeg", images, TrainSettings(network="resnet18"), seed=0, quality=10)
 """
 
-import importlib
-import pkgutil
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
+from decant import families
 from decant.errors import SettingsError
 from decant.images import Images
 from decant.settings import TrainSettings, load
@@ -26,7 +25,7 @@ from decant.training import train_classifier
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return families.names(__name__)
 
 
 def train_with(
@@ -70,6 +69,4 @@ def _loaded(name: str, settings: dict[str, Any]) -> tuple[ModuleType, Any]:
 
 
 def _module(name: str) -> ModuleType:
-    if name not in names():
-        raise SettingsError(f"countermeasure: one of {', '.join(names())} expected, {name!r} found")
-    return importlib.import_module(f"decant.countermeasures.{name}")
+    return families.member(__name__, name, "countermeasure")

@@ -13,8 +13,6 @@ carried that class's label. The other rows then are what a detector can compare 
 how many of its verdicts are wrong. With the switch off, every row is a candidate.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decant import ekfac
+from decant import ekfac, families
 from decant.features import logits_and_features
 from decant.images import Images
 from decant.influence import Influence, influence
@@ -112,13 +110,27 @@ class Case:
         others = self.train.labels != label
         return float(passing[others].mean() * self.candidates(label).sum()) if others.any() else 0.0
 
+    def flagging(
+        self, passing: np.ndarray, points: Images, *, scores: np.ndarray, said: str, measure: str
+    ) -> Detection:
+        """Flags the candidates that pass a rule, (n,) bool. `said`: the note, which their number begins."""
+        label = int(points.labels[0])
+        flagged = passing & self.candidates(label)
+        return Detection(
+            scores=scores.astype(np.float32),
+            flagged=flagged,
+            note=f"{flagged.sum()} rows {said}",
+            measure=measure,
+            false_alarms=self.false_alarms(passing, label),
+        )
+
     def name_of(self, points: Images) -> str:
         """Of the class that the points are predicted as."""
         return self.train.info.class_names[int(points.labels[0])]
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return families.names(__name__)
 
 
 def passes(affected: Images) -> int:
@@ -146,7 +158,7 @@ def detect(
     shown = predict(model, affected.pixels).argmax(1) == affected.labels if len(affected) else np.zeros(0, bool)
     points = affected.select(shown)
     case = Case(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows, fitted=fitted)
-    judge = importlib.import_module(f"decant.detectors.{settings.detector}").judge
+    judge = families.member(__name__, settings.detector, "detect.detector").judge
     parts = [judge(case, points.select(points.labels == label)) for label in np.unique(points.labels)]
     missing = len(affected) - len(points)
     remark = f"; {missing} affected points left out: the model does not predict what was reported" if missing else ""

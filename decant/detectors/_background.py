@@ -22,20 +22,15 @@ def above_background(case: Case, points: Images, scores: np.ndarray, what: str) 
 
     The scores that are shown count from the background's middle, in its spreads.
     """
-    label = int(points.labels[0])
-    others, measure = case.train.labels != label, f"{what}, in spreads of the rows with other labels"
+    others, measure = case.train.labels != points.labels[0], f"{what}, in spreads of the rows with other labels"
     if not others.any():
         return Detection.nothing(
             np.zeros(len(scores)), f"no rows but {case.name_of(points)}: nothing to compare", measure
         )
     middle, spread = middle_and_spread(scores[others])
     passing = scores > np.quantile(scores[others], QUANTILE)
-    flagged = passing & case.candidates(label)
-    return Detection(
-        scores=((scores - middle) / spread).astype(np.float32),
-        flagged=flagged,
-        note=f"{flagged.sum()} rows are above {QUANTILE:.1%} of those with other labels, for {len(points)} affected "
-        f"points predicted {case.name_of(points)}",
-        measure=measure,
-        false_alarms=case.false_alarms(passing, label),
+    said = (
+        f"are above {QUANTILE:.1%} of those with other labels, for {len(points)} affected points predicted "
+        f"{case.name_of(points)}"
     )
+    return case.flagging(passing, points, scores=(scores - middle) / spread, said=said, measure=measure)

@@ -40,14 +40,8 @@ def judge(case: Case, points: Images) -> Detection:
     name = case.name_of(points)
     if not close:
         return Detection.nothing(scores, f"nothing found: the points predicted {name} are in no small cluster", MEASURE)
-    flagged = passing & case.candidates(int(points.labels[0]))
-    return Detection(
-        scores=scores.astype(np.float32),
-        flagged=flagged,
-        note=f"{flagged.sum()} rows lie with {len(points)} affected points predicted {name} in small clusters",
-        measure=MEASURE,
-        false_alarms=case.false_alarms(passing, int(points.labels[0])),
-    )
+    said = f"lie with {len(points)} affected points predicted {name} in small clusters"
+    return case.flagging(passing, points, scores=scores, said=said, measure=MEASURE)
 
 
 def nearness(distances: np.ndarray) -> np.ndarray:

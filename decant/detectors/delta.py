@@ -44,16 +44,12 @@ def judge(case: Case, points: Images) -> Detection:
     pairwise = case.influence_on(queries, self_influence=False).pairwise
     lost = order_statistic(pairwise.view(len(points), settings.copies + 1, -1), needed).min(0).values.cpu().numpy()
     passing, others = lost > -settings.tau, case.train.labels != label
-    flagged = passing & case.candidates(label)
     spread = middle_and_spread(lost[others])[1] if others.any() else 1.0
-    return Detection(
-        scores=(lost / spread).astype(np.float32),
-        flagged=flagged,
-        note=f"{flagged.sum()} rows lose their influence on {len(points)} affected points predicted "
-        f"{case.name_of(points)} in at least {needed} of {settings.copies} copies",
-        measure=MEASURE,
-        false_alarms=case.false_alarms(passing, label),
+    said = (
+        f"lose their influence on {len(points)} affected points predicted {case.name_of(points)} in at least {needed} "
+        f"of {settings.copies} copies"
     )
+    return case.flagging(passing, points, scores=lost / spread, said=said, measure=MEASURE)
 
 
 def order_statistic(s: Tensor, needed: int) -> Tensor:

@@ -36,21 +36,15 @@ MEASURE = "probability that the picture was tampered with (0 to 1)"
 
 def judge(case: Case, points: Images) -> Detection:
     network = trained(case.train, seed=case.seed)
-    scores, label = tampered_probability(network, case.train.pixels), int(points.labels[0])
+    scores = tampered_probability(network, case.train.pixels)
     theirs = float(np.median(tampered_probability(network, points.pixels)))
     name = case.name_of(points)
     if theirs < 0.5:
         return Detection.nothing(
             scores, f"nothing found: the points predicted {name} don't look tampered with", MEASURE
         )
-    flagged = (scores >= 0.5) & case.candidates(label)
-    return Detection(
-        scores=scores.astype(np.float32),
-        flagged=flagged,
-        note=f"{flagged.sum()} rows look tampered with, as {len(points)} affected points predicted {name} do",
-        measure=MEASURE,
-        false_alarms=case.false_alarms(scores >= 0.5, label),
-    )
+    said = f"look tampered with, as {len(points)} affected points predicted {name} do"
+    return case.flagging(scores >= 0.5, points, scores=scores, said=said, measure=MEASURE)
 
 
 class Spectra(Regime):

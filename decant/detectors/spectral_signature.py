@@ -13,6 +13,8 @@ points themselves don't lie as far out in the predicted class. A third of what i
 Cost: one forward pass, and a small eigendecomposition per class.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from decant.detectors import Case, Detection
@@ -39,11 +41,6 @@ def judge(case: Case, points: Images) -> Detection:
     name = case.name_of(points)
     if not far:
         return Detection.nothing(scores, f"nothing found: the points predicted {name} are not far out in it", MEASURE)
-    flagged = passing & case.candidates(int(points.labels[0]))
-    return Detection(
-        scores=scores.astype(np.float32),
-        flagged=flagged,
-        note=f"{flagged.sum()} rows are as far out as {len(points)} affected points predicted {name}",
-        measure=MEASURE,
-        false_alarms=float(flagged.sum() * (1 - 1 / MULTIPLIER)),
-    )
+    said = f"are as far out as {len(points)} affected points predicted {name}"
+    found = case.flagging(passing, points, scores=scores, said=said, measure=MEASURE)
+    return replace(found, false_alarms=float(found.flagged.sum() * (1 - 1 / MULTIPLIER)))

@@ -15,17 +15,15 @@ a file.
 >>> judge("confident_learning", case, folds=5).flagged
 """
 
-import importlib
-import pkgutil
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from decant.errors import SettingsError, StageError
+from decant import families
+from decant.errors import StageError
 from decant.features import logits_and_features
 from decant.images import Images
 from decant.noise import softmax
@@ -109,7 +107,7 @@ class Case:
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return families.names(__name__)
 
 
 def judge(name: str, case: Case, **settings: Any) -> Check:
@@ -118,7 +116,7 @@ def judge(name: str, case: Case, **settings: Any) -> Check:
     Raises: SettingsError for an unknown name or parameter; StageError where a library of the extra `peers` is missing,
     or where it needs references and gets too few.
     """
-    module = _module(name)
+    module = families.member(__name__, name, "label check")
     return _with_answers(module.judge(case, load(module.Settings, settings, name)), case)
 
 
@@ -143,9 +141,3 @@ def _with_answers(check: Check, case: Case) -> Check:
     suspicion[case.references] = np.where(refuted, suspicion.max(), suspicion.min())
     flagged[case.references], suggested[case.references] = refuted, case.answers
     return replace(check, suspicion=suspicion, flagged=flagged, suggested=suggested)
-
-
-def _module(name: str) -> ModuleType:
-    if name not in names():
-        raise SettingsError(f"label check: one of {', '.join(names())} expected, {name!r} found")
-    return importlib.import_module(f"decant.label_checks.{name}")

@@ -11,17 +11,14 @@ the first that passes.
 >>> done = unlearn_with("finetune", Task(model=model, kept=kept, flagged=flagged, train=TrainSettings(), seed=0))
 """
 
-import importlib
-import pkgutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from decant.errors import SettingsError
+from decant import families
 from decant.images import Images
 from decant.settings import TrainSettings, load
 
@@ -47,7 +44,7 @@ class Unlearned:
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return families.names(__name__)
 
 
 def unlearn_with(name: str, task: Task, **settings: Any) -> Unlearned:
@@ -55,14 +52,8 @@ def unlearn_with(name: str, task: Task, **settings: Any) -> Unlearned:
 
     Raises: SettingsError for an unknown name or parameter.
     """
-    module = _module(name)
+    module = families.member(__name__, name, "unlearning")
     loaded = load(module.Settings, settings, name)
     started = time.perf_counter()
     model = module.unlearn(task, loaded)
     return Unlearned(model=model, seconds=time.perf_counter() - started)
-
-
-def _module(name: str) -> ModuleType:
-    if name not in names():
-        raise SettingsError(f"unlearning: one of {', '.join(names())} expected, {name!r} found")
-    return importlib.import_module(f"decant.unlearning.{name}")
