@@ -137,8 +137,10 @@ def purify_slice(path: Path) -> None:
     sample = sample_images(path, SLICE, seed=0)
     brief = Stage(PRESETS["small"], LIMITS[0])
     model = fit(sample.select(np.arange(64 * 20)), brief, seed=0)
+    shape, info = sample.shape, sample.info
+    del sample  # as the stage does
     inference, rows = Inference(model, 0), 0
-    with images_writer(path.with_name("purified.parquet"), sample.shape, sample.info) as writer:
+    with images_writer(path.with_name("purified.parquet"), shape, info) as writer:
         for part in iter_images(path):
             writer.write_images(inference.first_stage(part)[0])
             rows += len(part)

@@ -14,13 +14,15 @@ a, g and their shapes: `decant.tracing`. G, Ĝ (B, O, D), Λ (O, D); with a dime
 has several, each with bases of its own.
 
 What is ours: G_i is formed inside the backward pass (`tracing.visit_rows`); each side of Ĝ is rotated where that is
-cheaper, before the sum over t or after it; A of a convolution is found without its patches (`tracing.input_moment`);
-memory is bounded by one budget, and batches change no result. Linear and Conv2d count, grouped ones too; the scale and
-shift of normalisation layers are held fixed, as in kronfluence, unless they are asked for: then each channel is a
-block. Any other layer with parameters is an error, not a silent omission.
+cheaper, before the sum over t or after it; A of a convolution is found without its patches (`tracing.input_moment`),
+and on a CPU G_i too (`Trace.gradients`); what the first pass saw is kept for the second, as far as memory allows
+(`tracing.Kept`); memory is bounded by one budget, and batches change no result. Linear and Conv2d count, grouped ones
+too; the scale and shift of normalisation layers are held fixed, as in kronfluence, unless they are asked for: then each
+channel is a block. Any other layer with parameters is an error, not a silent omission.
 
-Cost: two forward and backward passes over the rows, and an eigendecomposition per layer. Measured against kronfluence:
-`python -m benchmarks influence-speed`; agrees with its version 1.0.1 (tests/test_influence.py).
+Cost: two forward and backward passes over the rows, one of which is spared for rows whose traces are kept, and an
+eigendecomposition per layer. Measured against kronfluence: `python -m benchmarks influence-speed`; agrees with its
+version 1.0.1 (tests/test_influence.py).
 """
 
 from collections.abc import Callable
@@ -32,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.errors import StageError
-from decant.tracing import Losses, Rows, input_moment, layers_of, moment, visit_rows
+from decant.tracing import Kept, Losses, Rows, Trace, budget_of, layers_of, moment, visit_rows
 
 OFFICIAL_DAMPING = 1e-8  # λ where c = 0: kronfluence's default, which the code of Δ-Influence uses
 
@@ -59,22 +61,16 @@ class Factors:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def gradients(a: Tensor, g: Tensor) -> Tensor:
-    """G_i = Σ_t g_it a_itᵀ: (B, T, D), (B, T, O) -> (B, O, D)."""
-    return g.mT @ a
-
-
-def rotated(a: Tensor, g: Tensor, factors: Factors) -> Tensor:
+def rotated(trace: Trace, factors: Factors) -> Tensor:
     """Ĝ_i = Q_Sᵀ G_i Q_A (B, O, D), each side rotated in the cheaper order.
 
     The inputs' side costs T D² operations per row before the sum over places and O D² after it; the outputs' side
     T O² before and D O² after.
     """
-    T, D, O = a.shape[-2], a.shape[-1], g.shape[-1]
-    a_first, g_first = T < O, T < D
-    G = gradients(a @ factors.Q_A if a_first else a, g @ factors.Q_S if g_first else g)
-    G = G if g_first else factors.Q_S.mT @ G
-    return G if a_first else G @ factors.Q_A
+    T, O, D = trace.g.shape[-2], factors.Q_S.shape[-1], factors.Q_A.shape[-1]
+    g = (factors.Q_S.mT @ trace.g.mT).mT if T < D else trace.g  # as laid out for a convolution
+    G = g.mT @ (trace.a @ factors.Q_A) if T < O else trace.gradients(g) @ factors.Q_A
+    return G if T < D else factors.Q_S.mT @ G
 
 
 def rotated_back(V: Tensor, factors: Factors) -> Tensor:
@@ -127,53 +123,46 @@ def fit(
     *,
     basis_rows: int | None = None,
     eigenvalue_rows: int | None = None,
-    **options: Any,
-) -> dict[str, Factors]:
-    """Layer name to its factors, from the rows x (N, ...); two passes over them.
-
-    losses: `sampled_cross_entropy` for the true Fisher, `cross_entropy` for the empirical one. `basis_rows`,
-    `eigenvalue_rows`: so many rows, drawn at random, make Q_A and Q_S, and Λ (default: all). Further options:
-    `fit_bases`.
-    """
-    bases = fit_bases(model, x, losses, rows=basis_rows, **options)
-    return fit_eigenvalues(model, x, losses, bases, rows=eigenvalue_rows, **options)
-
-
-def fit_bases(
-    model: nn.Module,
-    x: Tensor,
-    losses: Losses,
-    *,
-    rows: int | None = None,
+    bases: Bases | None = None,
+    on_bases: Callable[[Bases], None] = lambda bases: None,
     normalisation: bool = False,
     low_precision: bool = False,
     memory: int | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
-) -> Bases:
-    """Q_A and Q_S of every layer; one pass.
+) -> dict[str, Factors]:
+    """Layer name to its factors, from the rows x (N, ...); two passes over them.
 
-    `normalisation` as in `tracing.layers_of`; `low_precision`, `memory`, `on_rows` as in `tracing.visit_rows`.
+    losses: `sampled_cross_entropy` for the true Fisher, `cross_entropy` for the empirical one. `basis_rows`,
+    `eigenvalue_rows`: so many rows, drawn at random, make Q_A and Q_S, and Λ (default: all). `bases`: those of an
+    earlier call, which spare the first pass; `on_bases` is told of them when they are new. `normalisation` as in
+    `tracing.layers_of`; `low_precision`, `memory`, `on_rows` as in `tracing.visit_rows`.
     """
+    # Half of the memory holds what the first pass saw, so that the second need not compute it again.
+    room = budget_of(model, memory) // 2
+    kept = Kept(room if basis_rows == eigenvalue_rows else 0)
+    options: dict[str, Any] = {
+        "layers": layers_of(model, normalisation=normalisation),
+        "low_precision": low_precision,
+        "memory": room,
+        "on_rows": on_rows,
+    }
+    if bases is None:
+        bases = _fit_bases(model, x, losses, keep=kept, chosen=_drawn(len(x), basis_rows), **options)
+        on_bases(bases)
+    return _fit_eigenvalues(model, x, losses, bases, kept=kept, chosen=_drawn(len(x), eigenvalue_rows), **options)
+
+
+def _fit_bases(model: nn.Module, x: Tensor, losses: Losses, **options: Any) -> Bases:
+    """Q_A and Q_S of every layer; one pass, with the options of `tracing.visit_rows`."""
     A: dict[str, Tensor] = {}
     S: dict[str, Tensor] = {}
 
-    def add(name: str, rows: Rows, batch_A: Tensor, g: Tensor) -> None:
+    def add(name: str, rows: Rows, trace: Trace) -> None:
         # float64, so that sums over many batches keep their digits
-        A[name] = A.get(name, 0) + batch_A.double()
-        S[name] = S.get(name, 0) + moment(g).double()
+        A[name] = A.get(name, 0) + trace.input_moment().double()
+        S[name] = S.get(name, 0) + moment(trace.g).double()
 
-    visit_rows(
-        model,
-        x,
-        losses,
-        add,
-        layers=layers_of(model, normalisation=normalisation),
-        inputs=input_moment,
-        chosen=_drawn(len(x), rows),
-        low_precision=low_precision,
-        memory=memory,
-        on_rows=on_rows,
-    )
+    visit_rows(model, x, losses, add, **options)
     dtype = next(model.parameters()).dtype
     bases: Bases = {}
     for name in list(A):
@@ -182,40 +171,20 @@ def fit_bases(
     return bases
 
 
-def fit_eigenvalues(
-    model: nn.Module,
-    x: Tensor,
-    losses: Losses,
-    bases: Bases,
-    *,
-    rows: int | None = None,
-    normalisation: bool = False,
-    low_precision: bool = False,
-    memory: int | None = None,
-    on_rows: Callable[[int], None] = lambda rows: None,
+def _fit_eigenvalues(
+    model: nn.Module, x: Tensor, losses: Losses, bases: Bases, *, chosen: Tensor | None, **options: Any
 ) -> dict[str, Factors]:
-    """Λ of every layer in its bases; one pass. Options as in `fit_bases`."""
-    chosen = _drawn(len(x), rows)
+    """Λ of every layer in its bases; one pass, with the options of `tracing.visit_rows`."""
     count = len(x) if chosen is None else len(chosen)
     factors = {
         name: Factors(Q_A, Q_S, Q_A.new_zeros(*Q_A.shape[:-2], Q_S.shape[-1], Q_A.shape[-1], dtype=torch.float64))
         for name, (Q_A, Q_S) in bases.items()
     }
 
-    def add(name: str, rows: Rows, a: Tensor, g: Tensor) -> None:
-        factors[name].Lambda.add_(rotated(a, g, factors[name]).square_().sum(0), alpha=1 / count)
+    def add(name: str, rows: Rows, trace: Trace) -> None:
+        factors[name].Lambda.add_(rotated(trace, factors[name]).square_().sum(0), alpha=1 / count)
 
-    visit_rows(
-        model,
-        x,
-        losses,
-        add,
-        layers=layers_of(model, normalisation=normalisation),
-        chosen=chosen,
-        low_precision=low_precision,
-        memory=memory,
-        on_rows=on_rows,
-    )
+    visit_rows(model, x, losses, add, chosen=chosen, **options)
     return {name: Factors(f.Q_A, f.Q_S, f.Lambda.to(f.Q_A.dtype)) for name, f in factors.items()}
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from decant.ekfac import Bases, Factors, cross_entropy, fit_bases, fit_eigenvalues, sampled_cross_entropy
+from decant.ekfac import Bases, Factors, cross_entropy, fit, sampled_cross_entropy
 from decant.files import replacing
 
 FORMAT = 1  # to be raised when the same input gives other factors
@@ -46,7 +46,7 @@ def cached(
     The rest as in `ekfac.fit`; `memory` changes no result and is not part of the name.
     """
     x, y = train
-    rows = {"basis_rows": basis_rows, "eigenvalue_rows": eigenvalue_rows}
+    rows: dict[str, Any] = {"basis_rows": basis_rows, "eigenvalue_rows": eigenvalue_rows}
     tracing: dict[str, Any] = {"normalisation": normalisation, "low_precision": low_precision}
     key = _key(model, train, {"fisher": fisher, "seed": seed, **rows, **tracing})
     whole, half = folder / f"{key}.safetensors", folder / f"{key}.bases.safetensors"
@@ -58,10 +58,10 @@ def cached(
         losses = sampled_cross_entropy(len(x), torch.Generator().manual_seed(seed))
     else:
         losses = cross_entropy(y)
-    if not half.is_file():
-        _write(half, dict(fit_bases(model, x, losses, rows=basis_rows, **options)))
-    bases: Bases = {name: (Q_A, Q_S) for name, (Q_A, Q_S) in _read(half, place).items()}
-    factors = fit_eigenvalues(model, x, losses, bases, rows=eigenvalue_rows, **options)
+    bases: Bases | None = None
+    if half.is_file():
+        bases = {name: (Q_A, Q_S) for name, (Q_A, Q_S) in _read(half, place).items()}
+    factors = fit(model, x, losses, bases=bases, on_bases=lambda found: _write(half, dict(found)), **rows, **options)
     _write(whole, {name: (f.Q_A, f.Q_S, f.Lambda) for name, f in factors.items()})
     half.unlink()
     return factors

@@ -28,12 +28,11 @@ from decant.ekfac import (
     Factors,
     cross_entropy,
     fit,
-    gradients,
     rotated,
     rotated_back,
     sampled_cross_entropy,
 )
-from decant.tracing import Losses, Rows, Visit, budget_of, layers_of, visit_rows
+from decant.tracing import Losses, Rows, Trace, Visit, budget_of, layers_of, visit_rows
 
 
 def neg_margin(y: Tensor) -> Losses:
@@ -123,14 +122,14 @@ def _visitors(
     query_self, pairwise = result.query_self[chunk], result.pairwise[chunk]
     train_self = result.train_self if chunk.start == 0 else None  # once, not with every chunk
 
-    def keep_query(name: str, rows: Rows, a: Tensor, g: Tensor) -> None:
-        G = rotated(a, g, factors[name])
+    def keep_query(name: str, rows: Rows, trace: Trace) -> None:
+        G = rotated(trace, factors[name])
         scaled = G * inverse[name]
         query_self[rows] += (G * scaled).flatten(1).sum(1)
         V[name][rows] = (scaled if train_self is not None else rotated_back(scaled, factors[name])).flatten(1)
 
-    def score(name: str, rows: Rows, a: Tensor, g: Tensor) -> None:
-        G = (rotated(a, g, factors[name]) if train_self is not None else gradients(a, g)).flatten(1)
+    def score(name: str, rows: Rows, trace: Trace) -> None:
+        G = (rotated(trace, factors[name]) if train_self is not None else trace.gradients()).flatten(1)
         pairwise[:, rows] += V[name] @ G.T
         if train_self is not None:
             train_self[rows] += G.square_() @ inverse[name].flatten()

@@ -312,7 +312,7 @@ def _histogram(stage: str, evidence: Evidence) -> Markup | None:
 _AXES = {
     "purify_2": "how well a row's label reads from what purification takes off it (margin of a linear reader)",
     "verify": "suspicion = 1 − trust",
-    "detect": "influence on the affected points",
+    "detect": "the detector's score: how much a row is to blame for the affected points",
 }
 
 

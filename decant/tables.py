@@ -155,6 +155,7 @@ def iter_images(path: Path) -> Iterator[Images]:
     file, info = _images_file(path)
     for group in range(file.num_row_groups):
         yield _to_images(file.read_row_group(group), info, path)
+    pa.default_memory_pool().release_unused()  # Arrow keeps some hundred MiB of what it read
 
 
 def read_images(path: Path) -> Images:

@@ -1,9 +1,9 @@
 """Each row's gradients, layer by layer, from one backward pass: what EK-FAC and influence are computed from.
 
 A layer that maps inputs a_t to outputs s_t = [W | b] a_t has, for the loss of one row, the gradient G = Σ_t g_t a_tᵀ,
-where g_t is the loss's gradient at s_t. So a and g are enough, and hooks collect them: a in the forward pass, g in the
-backward pass, and G is formed from them before the next layer's turn. Parameters need no gradient of their own, which
-saves a third of the backward pass.
+where g_t is the loss's gradient at s_t. So a and g are enough, and hooks collect them in a `Trace`: a in the forward
+pass, g in the backward pass, and G is formed from them before the next layer's turn. Parameters need no gradient of
+their own, which saves a third of the backward pass.
 
 Shapes:  B rows of a batch   O outputs of the layer   D inputs, plus 1 where it has a bias
          T places where the layer meets a row: 1 for a Linear on vectors, the output's pixels for a Conv2d
@@ -14,11 +14,14 @@ those of a group), a normalisation one per channel, whose weights are [scale | s
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 from decant.errors import StageError
 
@@ -28,8 +31,8 @@ Rows = slice | Tensor
 Losses = Callable[[Tensor, Rows], Tensor]
 """losses(logits (B, K) float64, rows) -> (B,): each row's own loss."""
 
-Visit = Callable[[str, Rows, Tensor, Tensor], None]
-"""visit(layer, rows, a, g), called once per layer and batch."""
+Visit = Callable[[str, Rows, "Trace"], None]
+"""visit(name of a layer, rows, trace), called once per layer and batch."""
 
 BUDGET = {"cpu": 4 * 2**30, "cuda": 16 * 2**30}  # bytes, where `memory` is not given
 BATCH_LIMIT = {"cpu": 128 * 2**20}  # bytes: a CPU gains nothing from batches that leave its cache
@@ -45,6 +48,58 @@ def budget_of(model: nn.Module, memory: int | None) -> int:
 # ---------------------------------------------------------------------------------------------------------------------
 # One layer
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one layer met in the rows of a batch: its input x, and the loss's gradient at its output."""
+
+    layer: nn.Module
+    x: Tensor  # as the layer was given it
+    output_gradient: Tensor  # as the layer's output
+
+    @property
+    def a(self) -> Tensor:
+        """(B, T, D). Patches of a convolution, so ask for them only where they are multiplied as they are."""
+        return inputs_of(self.layer, self.x)
+
+    @cached_property
+    def g(self) -> Tensor:
+        """(B, T, O)."""
+        return output_gradients_of(self.layer, self.output_gradient)
+
+    def gradients(self, g: Tensor | None = None) -> Tensor:
+        """G_i = Σ_t g_it a_itᵀ (B, O, D), for other g (B, T, any) where given.
+
+        On a CPU those of a convolution are one convolution too, with a group per row: three times as fast there as the
+        product with its patches.
+        """
+        g = self.g if g is None else g
+        if isinstance(self.layer, nn.Conv2d) and self.x.device.type == "cpu":
+            return _row_kernels(self.layer, self.x, g, self.output_gradient.shape[2:])
+        return g.mT @ self.a
+
+    def input_moment(self) -> Tensor:
+        """Σ a aᵀ over rows and places (D, D)."""
+        return input_moment(self.layer, self.x)
+
+    def nbytes(self) -> int:
+        return self.x.nbytes + self.output_gradient.nbytes
+
+
+def _row_kernels(layer: nn.Conv2d, x: Tensor, g: Tensor, places: torch.Size) -> Tensor:
+    """G of a convolution, as the weight gradient of one whose groups are the rows (each with the layer's groups)."""
+    padded, (rows, outputs) = _padded(layer, x), (len(x), g[0, ..., 0, :].numel())
+    G = conv2d_weight(
+        padded.reshape(1, -1, *padded.shape[2:]),
+        [rows * outputs, x.shape[1] // layer.groups, *layer.kernel_size],
+        g.mT.reshape(1, rows * outputs, *places),
+        layer.stride,
+        0,
+        layer.dilation,
+        rows * layer.groups,
+    ).reshape(*g.shape[:-2], g.shape[-1], -1)
+    return G if layer.bias is None else torch.cat([G, g.sum(-2)[..., None]], -1)
 
 
 def inputs_of(layer: nn.Module, x: Tensor) -> Tensor:
@@ -165,6 +220,42 @@ def layers_of(model: nn.Module, *, normalisation: bool = False) -> dict[str, nn.
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class Kept:
+    """Traces of a pass's first batches, as many as fit `room` bytes, for another pass over the same rows."""
+
+    def __init__(self, room: int):
+        self._room = room
+        self._batches: list[tuple[int, list[tuple[str, Rows, Trace]]]] = []
+
+    @contextmanager
+    def batch(self, visit: Visit, count: int) -> Iterator[Visit]:
+        """Inside, a visit that also keeps a batch of `count` rows; nothing more once one did not fit."""
+        traces: list[tuple[str, Rows, Trace]] = []
+
+        def keep(name: str, rows: Rows, trace: Trace) -> None:
+            visit(name, rows, trace)
+            self._room -= trace.nbytes()
+            if self._room >= 0:
+                traces.append((name, rows, trace))
+            else:
+                traces.clear()
+
+        yield keep
+        if self._room >= 0:
+            self._batches.append((count, traces))
+
+    def replay(self, visit: Visit, on_rows: Callable[[int], None]) -> int:
+        """Shows what is kept, once. Returns how many rows that were."""
+        done = 0
+        while self._batches:
+            count, traces = self._batches.pop(0)
+            while traces:
+                visit(*traces.pop(0))
+            on_rows(count)
+            done += count
+        return done
+
+
 def visit_rows(
     model: nn.Module,
     x: Tensor,
@@ -172,19 +263,20 @@ def visit_rows(
     visit: Visit,
     *,
     layers: dict[str, nn.Module] | None = None,
-    inputs: Callable[[nn.Module, Tensor], Tensor] = inputs_of,
     chosen: Tensor | None = None,
+    keep: Kept | None = None,
+    kept: Kept | None = None,
     low_precision: bool = False,
     memory: int | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> None:
-    """Back-propagates every row's loss, and shows `visit` each layer's a and g, batch after batch.
+    """Back-propagates every row's loss, and shows `visit` each layer's trace, batch after batch.
 
     x: (N, ...) float, or uint8, which is read as [0, 1]; on any device. `layers`: those to show (default: all);
-    `inputs`: what is shown for a; `chosen`: indices of the rows to visit (default: all). `low_precision`: the passes
-    run in bfloat16, and products of what they yield in float32, of TF32 factors where the device has that. `memory`
-    bounds the bytes of a batch; `on_rows` is told how many rows are done. Raises StageError where a layer can't be
-    traced.
+    `chosen`: indices of the rows to visit (default: all). `keep`, `kept`: where traces are kept for another pass, and
+    those of a pass before, which spare this one their rows. `low_precision`: the passes run in bfloat16, and products
+    of what they yield in float32, of TF32 factors where the device has that. `memory` bounds the bytes of a batch;
+    `on_rows` is told how many rows are done. Raises StageError where a layer can't be traced.
     """
     wanted = layers_of(model) if layers is None else layers
     count = len(x) if chosen is None else len(chosen)
@@ -192,11 +284,12 @@ def visit_rows(
         place = next(model.parameters())
         room = min(budget_of(model, memory), BATCH_LIMIT.get(place.device.type, 2**62))
         size = _rows_per_batch(model, wanted, _as_input(x[:1], place), room)
-        for start in range(0, count, size):
+        for start in range(kept.replay(visit, on_rows) if kept else 0, count, size):
             part = slice(start, min(start + size, count))
             rows = part if chosen is None else chosen[part]
             batch = _as_input(x[rows], place)
-            with _tapped(wanted, rows, visit, inputs, low_precision) as roots:
+            keeping = keep.batch(visit, len(batch)) if keep else nullcontext(visit)
+            with keeping as shown, _tapped(wanted, rows, shown, low_precision) as roots:
                 with torch.autocast(place.device.type, torch.bfloat16, enabled=low_precision):
                     logits = model(batch)
                 # float64: where the model is sure, 1 - p is lost in float32, and with it the gradient's direction.
@@ -242,7 +335,6 @@ def _tapped(
     layers: dict[str, nn.Module],
     rows: Rows,
     visit: Visit,
-    inputs: Callable[[nn.Module, Tensor], Tensor],
     low_precision: bool,
 ) -> Iterator[list[Tensor]]:
     """Inside, a forward and a backward pass of `rows` show `visit` every layer; what a layer held is freed at once.
@@ -267,8 +359,7 @@ def _tapped(
             def backward(gradient: Tensor) -> None:
                 if x._version != version:
                     raise StageError(f"layer {name!r}: its input is changed in place later; use a copy there")
-                g = output_gradients_of(layer, rounded(gradient, dtype))
-                visit(name, rows, inputs(layer, rounded(x, dtype)), g)
+                visit(name, rows, Trace(layer, rounded(x, dtype), rounded(gradient, dtype)))
 
             if output.requires_grad:
                 output.register_hook(backward)

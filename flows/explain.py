@@ -29,7 +29,7 @@ CHAPTERS = {  # stage folder: what its train.parquet holds
 JUDGES = {  # stage with verdicts: how its score reads; higher is more suspicious
     "purify_2": "its label reads from its noise by {score:.2f}",
     "verify": "{score:.2f} (trust {trust:.2f})",
-    "detect": "{score:.3f} influence",
+    "detect": "{score:.3f} to blame",
 }
 SIDE = 32  # characters; larger pictures are thinned out
 RAMP = " .:-=+*#%@"

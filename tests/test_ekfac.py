@@ -1,5 +1,7 @@
 """EK-FAC's factors against dense matrices and autograd, in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from nets import autograd_gradients, rows, small_mixed_net, small_net
@@ -16,7 +18,7 @@ def collected(model: nn.Module, x: Tensor, y: Tensor, **options: object) -> dict
         model,
         x,
         ekfac.cross_entropy(y),
-        lambda name, rows, a, g: parts.setdefault(name, []).append(ekfac.gradients(a, g)),
+        lambda name, rows, trace: parts.setdefault(name, []).append(trace.gradients()),
         **options,
     )
     return {name: torch.cat(part) for name, part in parts.items()}
@@ -121,9 +123,10 @@ def test_rotating_first_equals_rotating_the_gradient() -> None:
         a, g = torch.randn(4, T, D, dtype=torch.float64), torch.randn(4, T, O, dtype=torch.float64)
         Q_A, Q_S = (torch.linalg.qr(torch.randn(n, n, dtype=torch.float64)).Q for n in (D, O))
         factors = ekfac.Factors(Q_A, Q_S, torch.ones(O, D, dtype=torch.float64))
+        trace = tracing.Trace(nn.Linear(D, O, bias=False), a, g)
         plain = torch.einsum("po,bto,btd,dq->bpq", Q_S.T, g, a, Q_A)
-        torch.testing.assert_close(ekfac.rotated(a, g, factors), plain)
-        torch.testing.assert_close(ekfac.rotated_back(plain, factors), ekfac.gradients(a, g))
+        torch.testing.assert_close(ekfac.rotated(trace, factors), plain)
+        torch.testing.assert_close(ekfac.rotated_back(plain, factors), trace.gradients())
 
 
 def test_factors_are_the_second_moments_of_autograds_gradients() -> None:
@@ -146,7 +149,7 @@ def test_the_bases_diagonalise_the_two_moments() -> None:
         model,
         x,
         ekfac.cross_entropy(y),
-        lambda name, rows, a, g: (inputs.append(a), outgoing.append(g)) if name == "2" else None,
+        lambda name, rows, trace: (inputs.append(trace.a), outgoing.append(trace.g)) if name == "2" else None,
     )
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))["2"]
     for Q, values in ((factors.Q_A, inputs), (factors.Q_S, outgoing)):
@@ -221,10 +224,37 @@ def test_batches_are_bounded_by_memory() -> None:
             model,
             x,
             ekfac.cross_entropy(y),
-            lambda name, rows, a, g: sizes.__setitem__(-1, max(sizes[-1], len(a))),
+            lambda name, rows, trace: sizes.__setitem__(-1, max(sizes[-1], len(trace.x))),
             memory=memory,
         )
     assert sizes[0] == 1 and 1 < sizes[1] < 40 and sizes[2] == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "least", "most"),
+    [
+        ({}, 40, 40),  # all of the first pass is kept, so that the second computes nothing
+        ({"memory": 100_000}, 41, 79),  # some of it
+        ({"memory": 1}, 80, 80),  # nothing
+        ({"basis_rows": 39}, 79, 79),  # the passes see different rows
+        ({"bases": True}, 40, 40),  # there is no first pass
+    ],
+    ids=str,
+)
+def test_what_the_first_pass_keeps_spares_the_second_its_rows(options: dict[str, Any], least: int, most: int) -> None:
+    model, (x, y) = small_net(padding=1), rows(40)
+    given, computed = ekfac.cross_entropy(y), []
+
+    def losses(logits: Tensor, rows: tracing.Rows) -> Tensor:
+        computed.append(len(logits))
+        return given(logits, rows)
+
+    bases = {name: (f.Q_A, f.Q_S) for name, f in ekfac.fit(model, x, given, memory=1).items()}
+    found = ekfac.fit(model, x, losses, **options | ({"bases": bases} if "bases" in options else {}))
+    assert least <= sum(computed) <= most
+    G = torch.stack([row["2"] for row in autograd_gradients(model, x, y)])
+    expected = (found["2"].Q_S.T @ G @ found["2"].Q_A).square().mean(0)
+    torch.testing.assert_close(found["2"].Lambda, expected, rtol=1e-7, atol=1e-12)
 
 
 def test_no_damping_means_the_official_absolute_one() -> None:

@@ -97,12 +97,17 @@ def test_tensors_stay_within_the_budget(memory: int) -> None:
         influence(model, (x, y), (x[:12], y[:12]), factors=factors, memory=memory)
 
     def eigenvalues() -> None:
-        ekfac.fit_eigenvalues(model, x, ekfac.cross_entropy(y), bases, memory=memory)
+        ekfac.fit(model, x, ekfac.cross_entropy(y), bases=bases, memory=memory)
+
+    def both() -> None:
+        ekfac.fit(model, x, ekfac.cross_entropy(y), memory=memory)
 
     bases = {name: (f.Q_A, f.Q_S) for name, f in factors.items()}
+    moments = sum(8 * (len(f.Q_A) ** 2 + len(f.Q_S) ** 2) for f in factors.values())
     result = 4 * 12 * 30 + sum(8 * f.Lambda.numel() for f in factors.values())
     assert peak_bytes(score) <= memory + result
     assert peak_bytes(eigenvalues) <= memory + result
+    assert peak_bytes(both) <= memory + result + 3 * moments  # sums in float64, those of a batch, eigenvectors
 
 
 def peak_bytes(work: Callable[[], None]) -> int:

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from decant.detectors import Case, Detection
 from decant.detectors._background import above_background
-from decant.ekfac import gradients
 from decant.images import Images
 from decant.influence import neg_margin
-from decant.tracing import Rows, layers_of, visit_rows
+from decant.tracing import Rows, Trace, layers_of, visit_rows
 from decant.training import labels_to_device, predict, to_device
 
 DIMENSIONS = 512  # of a row's projected gradient, all layers together; at most
@@ -47,11 +46,11 @@ def projected(case: Case, x: Tensor, y: Tensor) -> Tensor:
     matrices: dict[str, tuple[Tensor, Tensor]] = {}
     found: dict[str, Tensor] = {}
 
-    def keep(name: str, rows: Rows, a: Tensor, g: Tensor) -> None:
+    def keep(name: str, rows: Rows, trace: Trace) -> None:
         if name not in matrices:  # the layers are met in the same order on every pass
-            matrices[name] = _random(a, side, generator), _random(g, side, generator)
+            matrices[name] = _random(trace.a, side, generator), _random(trace.g, side, generator)
         R_A, R_S = matrices[name]
-        part = gradients(a @ R_A, g @ R_S).flatten(1)
+        part = (trace.gradients(trace.g @ R_S) @ R_A).flatten(1)
         found.setdefault(name, part.new_zeros(len(x), part.shape[1]))[rows] = part
 
     visit_rows(case.model, x, neg_margin(y), keep, on_rows=case.on_rows if x is case.rows[0] else lambda rows: None)
