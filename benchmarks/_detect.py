@@ -116,7 +116,7 @@ def cell(scale: str, dataset: str, attack: str, seed: int) -> dict[str, float]:
     if given.success is not None and not len(given.affected):
         return found
     for name, detection, _ in innocent(given, case):
-        found[f"{name}.flagged_share"] = float(detection.flagged.mean())
+        found[f"{name}.flagged_share"] = float((detection.flagged & ~given.poisoned).mean())
     if given.success is None:
         return found
     for name in names():
@@ -136,7 +136,7 @@ def judged(given: Scene, case: Case, settings: DetectSettings, points: Images) -
 
 
 def innocent(given: Scene, case: Case) -> Iterator[tuple[str, Detection, float]]:
-    """What the default makes of points that no poison is behind: natural mistakes, and what is predicted rightly.
+    """What the default makes of points without a trigger: natural mistakes, and what is predicted rightly.
 
     Of all classes in clean data; in poisoned data of the class that is under attack, where a mistake is likeliest.
     """
@@ -151,14 +151,14 @@ def innocent(given: Scene, case: Case) -> Iterator[tuple[str, Detection, float]]
 def both_ways(given: Scene, case: Case, name: str) -> dict[str, float]:
     """A detector's figures for one affected point with the same-label switch, and `any.*` without it.
 
-    The switch only masks what a detector flags; but for `renormalised`, which fits its groups to the candidates.
+    The switch only masks what a detector flags; but for those two which fit groups to the candidates.
     """
     one = given.affected.select(np.arange(1))
     settings = replace(PAPER if name == "delta" else DetectSettings(), detector=name, same_label=False)  # type: ignore[arg-type]
     anywhere, seconds = judged(given, case, settings, one)
     same = replace(anywhere, flagged=anywhere.flagged & (given.train.labels == one.labels[0]), false_alarms=None)
-    if name == DetectSettings().detector:
-        same, seconds = judged(given, case, DetectSettings(), one)
+    if name in ("joint", "renormalised"):
+        same, seconds = judged(given, case, replace(settings, same_label=True), one)
     found = figures(given, same, given.train.labels == one.labels[0]) | {"seconds": seconds}
     return found | {f"any.{key}": value for key, value in figures(given, anywhere).items()}
 

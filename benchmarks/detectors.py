@@ -8,7 +8,7 @@ of benchmarks/_detect.py, also with 2 % wrong labels. Means over datasets and, i
     ATTACK.DETECTOR.any.*    the same without the same-label switch
     badnet.*, smooth.*       of the default detector, which the bars speak of: one class to one and all to one
     delta.*                  of the paper's own run (50 copies, no damping, no filter), over the dirty-label attacks
-    clean.flagged_share      of the rows, by the default, for natural mistakes of a model of clean data
+    clean.flagged_share      innocent rows that the default flags, of all, for natural mistakes of a model of clean data
     clean.right              the same for points that are predicted rightly
     poisoned.mistakes        the same for natural mistakes in the class that is under attack
     poisoned.right           the worst case: rightly predicted points of that class, reported by mistake
@@ -18,6 +18,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks._detect import ATTACKS, cells
+from decant.settings import DetectSettings
 
 DIRTY = ("badnet", "badnet_all", "smooth")
 COMPARED = ("precision", "recall", "average_precision", "flagged", "said_false_alarms", "seconds")
@@ -29,9 +30,10 @@ def run(scale: str, seed: int) -> dict[str, float]:
     figures: dict[str, float] = {}
     for attack in sorted(known - {"clean"}):
         figures |= {f"{attack}.{key}": value for key, value in averaged(found, [attack]).items() if wanted(key)}
+    default = DetectSettings().detector
     for name in ("badnet", "smooth"):
         over = [attack for attack in known if attack.startswith(name)]
-        figures |= {f"{name}.{key}": averaged(found, over).get(f"renormalised.{key}", 0.0) for key in COMPARED if over}
+        figures |= {f"{name}.{key}": averaged(found, over).get(f"{default}.{key}", 0.0) for key in COMPARED if over}
     dirty = averaged(found, [attack for attack in known if attack.removesuffix("_noise") in DIRTY])
     figures |= {f"delta.{key}": dirty[f"delta.any.{key}"] for key in ("precision", "recall", "flagged")}
     clean = averaged(found, ["clean"])

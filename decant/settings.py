@@ -189,6 +189,7 @@ class DetectSettings:
 
     enabled: bool = True
     detector: Literal[
+        "joint",
         "renormalised",
         "delta",
         "ekfac_threshold",
@@ -196,7 +197,7 @@ class DetectSettings:
         "activation_clustering",
         "spectral_signature",
         "frequency",
-    ] = "renormalised"
+    ] = "joint"
     """A file of decant/detectors; docs/methods/influence.md compares them."""
     damping: Annotated[float, Range(0, 100)] = 0.1
     """EK-FAC damping, as a share of each layer's mean eigenvalue."""

@@ -12,6 +12,7 @@ from scenes import BADNET, DEFAULT, Scene, precision_recall
 from decant import detectors, networks
 from decant.attacks import badnet
 from decant.detectors import detect, frequency
+from decant.detectors.joint import MAJORITY, MINORITY, two_groups
 from decant.detectors.renormalised import split_in_two
 from decant.errors import SourceError
 from decant.images import Images
@@ -68,12 +69,66 @@ def test_progress_counts_every_pass(backdoored: Scene) -> None:
     assert sum(done) == detectors.passes(backdoored.affected) * len(backdoored.train)
 
 
+# joint, the default --------------------------------------------------------------------------------------------------
+
+
+def pairs(
+    rng: np.random.Generator, own: tuple[float, float], other: tuple[float, float], other_features: float = 6.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Influence (200,) and features (200, 8) of 140 rows and 60 others: (mean, spread) of either's influence."""
+    influence = np.concatenate([rng.normal(*own, 140), rng.normal(*other, 60)])
+    features = rng.normal(0, 1, (200, 8))
+    features[140:, 0] += other_features
+    return influence, features
+
+
+def at(place: float) -> np.ndarray:
+    """Features (1, 8) of a point: 0 is among the 140 rows, 6 among the 60."""
+    return np.array([[place] + [0.0] * 7])
+
+
+def test_joint_sees_a_weak_cause_that_influence_alone_does_not() -> None:
+    rng = np.random.default_rng(0)
+    background = rng.normal(0, 0.01, 2000)
+    influence, features = pairs(rng, (0.08, 0.06), (0.24, 0.06))
+    assert not split_in_two(influence, background, seed=0).is_real
+    groups = two_groups(influence, features, background, at(6), seed=0)
+    assert groups.speak_for_the_points and groups.share <= MINORITY
+    assert np.array_equal(groups.upper > 0.5, np.arange(200) >= 140)
+
+
+def test_joint_believes_two_groups_only_where_both_views_agree() -> None:
+    rng = np.random.default_rng(0)
+    background = rng.normal(0, 0.01, 2000)
+    alike = pairs(rng, (0.08, 0.06), (0.08, 0.06))  # two clusters, as in any class, with one influence
+    assert not two_groups(*alike, background, at(6), seed=0).speak_for_the_points
+    blurred = pairs(rng, (0.08, 0.06), (0.24, 0.06), other_features=0)  # one cluster
+    assert not two_groups(*blurred, background, at(0), seed=0).speak_for_the_points
+    quiet = pairs(rng, (0.0, 0.01), (0.03, 0.01))  # no more influence than rows of other classes have
+    assert not two_groups(*quiet, background, at(6), seed=0).speak_for_the_points
+    real = pairs(rng, (0.08, 0.06), (0.24, 0.06))
+    assert not two_groups(*real, background, at(0), seed=0).speak_for_the_points  # the point is not like them
+    innocent = pairs(rng, (0.24, 0.06), (0.05, 0.06))  # a point of the larger group, which the poison is not behind
+    assert two_groups(*innocent, background, at(0), seed=0).share > MAJORITY
+    assert two_groups(np.full(200, 0.2), features=real[1], background=background, of_points=at(0), seed=0) is None
+
+
+def test_points_of_the_innocent_majority_accuse_nobody(backdoored: Scene) -> None:
+    """Rightly predicted fives, reported by mistake: their own group must not be taken for the cause."""
+    _, test = digits()
+    right = (predict(backdoored.model, test.pixels).argmax(1) == test.labels) & (test.labels == 5)
+    points = test.select(np.flatnonzero(right)[:5])
+    found = detect(backdoored.model, backdoored.train, points, DEFAULT, seed=0)
+    assert found.points == 5 and not found.flagged.any(), found.note
+
+
 # renormalised --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["joint", "renormalised"])
 @pytest.mark.parametrize("same_label", [True, False])
-def test_renormalised_finds_the_backdoor(same_label: bool, backdoored: Scene) -> None:
-    settings = replace(DEFAULT, same_label=same_label)
+def test_joint_and_renormalised_find_the_backdoor(same_label: bool, name: str, backdoored: Scene) -> None:
+    settings = replace(DEFAULT, detector=name, same_label=same_label)
     found = detect(backdoored.model, backdoored.train, backdoored.affected, settings, seed=0)
     precision, recall = precision_recall(found.flagged, backdoored.poisoned)
     assert precision >= 0.95 and recall >= 0.95, found.note
@@ -86,7 +141,7 @@ def test_one_affected_point_is_enough(backdoored: Scene) -> None:
     assert min(precision_recall(found.flagged, backdoored.poisoned)) >= 0.9, found.note
 
 
-def test_renormalised_finds_the_label_consistent_backdoor() -> None:
+def test_the_label_consistent_backdoor_is_found() -> None:
     """Whose labels are right, so that no label check can see it."""
     train, test = digits()
     attack = replace(BADNET, mode="consistent", rate=0.05)

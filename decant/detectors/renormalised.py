@@ -1,4 +1,4 @@
-"""Self-normalised influence: rows whose gradient points the same way as that of the affected points. The default.
+"""Self-normalised influence: rows whose gradient points the same way as that of the affected points.
 
 Hammoudeh & Lowd, CCS 2022 (arXiv 2201.10055, "renormalised influence"); Barshan et al. 2020 (RelatIF). Plain influence
 ranks first whatever has a large gradient, mislabelled rows above all; divided by both lengths it is a cosine in the
@@ -62,9 +62,18 @@ class Split:
 
 
 def judge(case: Case, points: Images) -> Detection:
-    label = int(points.labels[0])
+    return decide(case, points, influence_of(case, points))
+
+
+def influence_of(case: Case, points: Images) -> np.ndarray:
+    """r (n,)."""
     queries = to_device(points.pixels), torch.from_numpy(points.labels.astype(np.int64))
-    scores = case.influence_on(queries, self_influence=True).cosine().mean(0).cpu().numpy()
+    return case.influence_on(queries, self_influence=True).cosine().mean(0).cpu().numpy()
+
+
+def decide(case: Case, points: Images, scores: np.ndarray) -> Detection:
+    """What follows from r (n,)."""
+    label = int(points.labels[0])
     candidates, others = case.candidates(label), case.train.labels != label
     name, cause = case.name_of(points), f"{len(points)} affected points predicted {case.name_of(points)}"
     if min(candidates.sum(), others.sum()) < MIN_ROWS:

@@ -1,0 +1,132 @@
+"""Influence and features together: rows that push the model to the affected points *and* look alike to it. The default.
+
+Two views of the rows that carry the predicted label, neither of which needs the other:
+
+    r_i = mean over points q of  s_qi / (√u_q √u_i)      self-normalised influence (`renormalised`)
+    z_i = first 4 principal components of the features, that is, of the last layer's inputs (as in
+          `activation_clustering`)
+
+By influence alone a weak cause fades into the rows that share features with the point anyway; two clusters of features
+exist in every class, poisoned or not. Together they are sharp: two Gaussians of one covariance Σ are fitted to (r, z),
+starting from k-means of z. Rows that more likely belong to the group of higher influence are flagged, where
+
+    separation  √(δᵀ Σ⁻¹ δ) ≥ 5.3           δ from one centre to the other
+    height      (μ₁ - m) / s ≥ 5            the group's influence is far above the background's median m, in spreads s
+    remainder   (μ₀ - m) / (μ₁ - m) ≤ 0.5   the other rows of the class have at most half of it
+    share       ≤ 0.45 of the class         it is not the class as such; and the points' own features are on its side
+
+the background being the rows with other labels. Where the group on whose side the points are is by far the larger
+(share above 0.6), they are innocent themselves and would accuse the innocent: nothing is flagged. In all other cases (a
+group too small to be a cluster, or half of its class) `renormalised` decides by influence alone, as it does without
+`detect.same_label`.
+
+Ours; how the limits were chosen, and on which cases they were tried: docs/log.md. Cost: that of `renormalised`, one
+forward pass and a k-means of the class. Expected: `python -m benchmarks detectors`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture
+
+from decant.detectors import Case, Detection, renormalised
+from decant.detectors._background import middle_and_spread
+from decant.features import logits_and_features
+from decant.images import Images
+
+DIMENSIONS = 4
+MIN_ROWS = 10  # of a cluster, for a Gaussian
+MIN_SEPARATION = 5.3
+MIN_HEIGHT = 5.0
+MAX_REMAINDER = 0.5
+MINORITY, MAJORITY = 0.45, 0.6
+MEASURE = "probability of belonging to the rows that cause the affected points (0 to 1)"
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Two groups of a class, and how far they can be believed. `upper` is the one of higher influence."""
+
+    upper: np.ndarray  # (n,) float, probability of each row to belong to it
+    separation: float
+    height: float
+    remainder: float
+    holds_the_points: bool
+
+    @property
+    def share(self) -> float:
+        return float((self.upper > 0.5).mean())
+
+    @property
+    def speak_for_the_points(self) -> bool:
+        clear = self.separation >= MIN_SEPARATION and self.height >= MIN_HEIGHT and self.remainder <= MAX_REMAINDER
+        return clear and self.holds_the_points
+
+
+def judge(case: Case, points: Images) -> Detection:
+    label = int(points.labels[0])
+    own = case.train.labels == label
+    influence = renormalised.influence_of(case, points)
+    groups = grouped(case, points, influence, own) if case.settings.same_label else None
+    if groups is None or not groups.speak_for_the_points or MINORITY < groups.share <= MAJORITY:
+        return renormalised.decide(case, points, influence)
+    cause = f"{len(points)} affected points predicted {case.name_of(points)}"
+    figures = f"separation {groups.separation:.1f}, height {groups.height:.1f}, remainder {groups.remainder:.2f}"
+    if groups.share > MAJORITY:
+        note = f"nothing found: {cause} side with the larger of two groups of their class ({figures})"
+        return Detection.nothing(influence, note, renormalised.MEASURE)
+    scores, flagged = np.zeros(len(own), np.float32), np.zeros(len(own), bool)
+    scores[own], flagged[own] = groups.upper, groups.upper > 0.5
+    return Detection(
+        scores=scores,
+        flagged=flagged,
+        note=f"{flagged.sum()} rows stand apart as the cause of {cause} ({figures})",
+        measure=MEASURE,
+        false_alarms=float((1 - groups.upper[groups.upper > 0.5]).sum()),
+    )
+
+
+def grouped(case: Case, points: Images, influence: np.ndarray, own: np.ndarray) -> Groups | None:
+    """The two groups of the rows `own` (n,) bool of a class; None where there are too few rows for two."""
+    if min(own.sum(), (~own).sum()) < 2 * MIN_ROWS:
+        return None
+    of_points = logits_and_features(case.model, points.pixels)[1]
+    return two_groups(influence[own], case.features[own], influence[~own], of_points, seed=case.seed)
+
+
+def two_groups(
+    influence: np.ndarray, features: np.ndarray, background: np.ndarray, of_points: np.ndarray, *, seed: int
+) -> Groups | None:
+    """Two Gaussians fitted to influence (n,) and features (n, d) together.
+
+    background: influence on the rows with other labels (m,). of_points: features of the affected points (q, d).
+    """
+    pca = PCA(min(DIMENSIONS, *features.shape), random_state=seed).fit(features)
+    z = pca.transform(features)
+    cluster = KMeans(2, n_init=10, random_state=seed).fit(z).labels_ == 1
+    if min(cluster.sum(), (~cluster).sum()) < MIN_ROWS or np.ptp(influence) == 0:
+        return None
+    scale = np.array([influence.std(), *z.std(0)])
+    both = np.column_stack([influence, z]).astype(np.float64) / scale
+    centres = [both[~cluster].mean(0), both[cluster].mean(0)]
+    mixture = GaussianMixture(2, covariance_type="tied", means_init=centres, reg_covar=1e-3, random_state=seed).fit(
+        both
+    )
+    low, high = mixture.means_[:, 0].argsort()
+    middle, spread = middle_and_spread(background)
+    rise = mixture.means_[:, 0] * scale[0] - middle
+    seen = np.median(pca.transform(of_points), axis=0) / scale[1:]
+    distance = [_mahalanobis(seen - centre[1:], mixture.covariances_[1:, 1:]) for centre in mixture.means_]
+    return Groups(
+        upper=mixture.predict_proba(both)[:, high],
+        separation=_mahalanobis(mixture.means_[high] - mixture.means_[low], mixture.covariances_),
+        height=float(rise[high] / spread),
+        remainder=float(rise[low] / max(rise[high], 1e-12)),
+        holds_the_points=distance[high] < distance[low],
+    )
+
+
+def _mahalanobis(difference: np.ndarray, covariance: np.ndarray) -> float:
+    return float(np.sqrt(difference @ np.linalg.solve(covariance, difference)))
