@@ -1,9 +1,9 @@
 """What influence costs beside kronfluence: factors and 51 queries, same rows, model, labels and precision, in one run.
 
 Each contender runs in a process of its own, one after the other. `seconds`: fit the factors on all rows (true Fisher)
-and score 51 queries, data and model in memory; without a GPU the processor's time, so that what else the machine does
-moves no ratio. `ratio_documented`, `ratio_best`: how many times as long kronfluence 1.0.1 takes (`small`: the smaller
-ratio of the two networks).
+and score 51 queries, data and model in memory; without a GPU the processor's time on one thread, so that what else the
+machine does moves no ratio. `ratio_documented`, `ratio_best`: how many times as long kronfluence 1.0.1 takes (`small`:
+the smaller ratio of the two networks).
 
 * documented: its defaults, all queries in one batch, as its README has it, and as many rows at once as its search for a
   batch size begins with (4,096, or all).
@@ -242,6 +242,7 @@ def peak_gib() -> float:
 
 
 def main(folder: Path, scale: str, network: str, who: str) -> None:
+    torch.set_num_threads(1)
     data = load_file(folder / "data.safetensors")
     state = load_file(folder / "model.safetensors")
 

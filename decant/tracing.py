@@ -144,6 +144,12 @@ def input_moment(layer: nn.Module, x: Tensor) -> Tensor:
     bands = windows.permute(2, 0, 3, 4, 1).flatten(3).flatten(1, 2)  # (H, B T_w, k C): a copy
     places = (len(bands) - down * (height - 1) - 1) // step + 1  # T_h
     last = step * (places - 1)
+    strided = [bands[first::step].contiguous() for first in range(step)] if step > 1 else [bands]
+
+    def met(r: int) -> Tensor:
+        """The rows r, r + step, ... (T_h B T_w, k C) that a row of the kernel meets."""
+        return strided[r % step][r // step : r // step + places].flatten(0, 1)
+
     blocks: dict[tuple[int, int], Tensor] = {}
     for i in range(height):
         for j in range(i, height):
@@ -153,14 +159,13 @@ def input_moment(layer: nn.Module, x: Tensor) -> Tensor:
                 gone = bands[top - step].T @ bands[low - step]
                 blocks[i, j] = blocks[before] - gone + bands[top + last].T @ bands[low + last]
             else:
-                upper, lower = (bands[r : r + last + 1 : step].flatten(0, 1) for r in (top, low))
-                blocks[i, j] = upper.T @ lower
+                blocks[i, j] = met(top).T @ met(low)
     rows = [torch.cat([blocks[i, j] if i <= j else blocks[j, i].T for j in range(height)], 1) for i in range(height)]
     A = torch.cat(rows)  # its inputs in the order (row, column, channel); `unfold` has (channel, row, column)
     order = torch.arange(len(A), device=A.device).view(height, width, -1).permute(2, 0, 1).flatten()
     if layer.bias is None:
         return A[order][:, order]
-    sums = torch.cat([bands[i * down : i * down + last + 1 : step].sum((0, 1)) for i in range(height)])[order]
+    sums = torch.cat([met(i * down).sum(0) for i in range(height)])[order]
     count = sums.new_full((1,), places * bands.shape[1])
     return torch.cat([torch.cat([A[order][:, order], sums[:, None]], 1), torch.cat([sums, count])[None]])
 
