@@ -5,13 +5,15 @@ benchmarks/dvc.yaml lists them (`label-loops`: LabelTrust on all of MNIST, `labe
 
     python -m benchmarks._labels DATASET POISONING METHOD SEED OUT
 
-METHOD is `plus` or `paper` (LabelTrust; also `plus_random`, whose expert sees rows drawn at random, and `plus_erring`,
-whose expert is wrong in 5 % of the answers), or a file of decant/label_checks.
+METHOD is `plus` or `paper` (LabelTrust; also `plus_random`, whose expert sees rows drawn at random, `plus_erring`,
+whose expert is wrong in 5 % of the answers, and `plus_classifier`, with `verify.classifier`), or a file of
+decant/label_checks.
 """
 
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +119,9 @@ def loops(received: Images, right: np.ndarray, method: str, seed: int) -> Iterat
     expert = ErringExpert(received, truth, seed) if variant == "erring" else Oracle(received, truth)
     settings, wrong = SETTINGS[kind], received.labels != right
     if variant == "random":
-        settings = VerifySettings(**{**vars(settings), "choice": "random"})
+        settings = replace(settings, choice="random")
+    if variant == "classifier":
+        settings = replace(settings, classifier=True)
     started = time.perf_counter()
     for outcome in by_round(received, expert, settings, seed=seed):
         verdicts, unseen = outcome.verdicts, ~np.isin(received.ids, outcome.reviews["id"])
