@@ -128,6 +128,11 @@ class Case:
         """Of the class that the points are predicted as."""
         return self.train.info.class_names[int(points.labels[0])]
 
+    def said_of(self, points: Images) -> str:
+        """For notes: `5 affected points predicted cat`."""
+        count = "one affected point" if len(points) == 1 else f"{len(points)} affected points"
+        return f"{count} predicted {self.name_of(points)}"
+
 
 def names() -> list[str]:
     return families.names(__name__)

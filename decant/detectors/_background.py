@@ -29,8 +29,5 @@ def above_background(case: Case, points: Images, scores: np.ndarray, what: str) 
         )
     middle, spread = middle_and_spread(scores[others])
     passing = scores > np.quantile(scores[others], QUANTILE)
-    said = (
-        f"are above {QUANTILE:.1%} of those with other labels, for {len(points)} affected points predicted "
-        f"{case.name_of(points)}"
-    )
+    said = f"are above {QUANTILE:.1%} of those with other labels, for {case.said_of(points)}"
     return case.flagging(passing, points, scores=(scores - middle) / spread, said=said, measure=measure)

@@ -40,7 +40,7 @@ def judge(case: Case, points: Images) -> Detection:
     name = case.name_of(points)
     if not close:
         return Detection.nothing(scores, f"nothing found: the points predicted {name} are in no small cluster", MEASURE)
-    said = f"lie with {len(points)} affected points predicted {name} in small clusters"
+    said = f"lie with {case.said_of(points)} in small clusters"
     return case.flagging(passing, points, scores=scores, said=said, measure=MEASURE)
 
 

@@ -45,10 +45,7 @@ def judge(case: Case, points: Images) -> Detection:
     lost = order_statistic(pairwise.view(len(points), settings.copies + 1, -1), needed).min(0).values.cpu().numpy()
     passing, others = lost > -settings.tau, case.train.labels != label
     spread = middle_and_spread(lost[others])[1] if others.any() else 1.0
-    said = (
-        f"lose their influence on {len(points)} affected points predicted {case.name_of(points)} in at least {needed} "
-        f"of {settings.copies} copies"
-    )
+    said = f"lose their influence on {case.said_of(points)} in at least {needed} of {settings.copies} copies"
     return case.flagging(passing, points, scores=lost / spread, said=said, measure=MEASURE)
 
 

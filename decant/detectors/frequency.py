@@ -43,7 +43,7 @@ def judge(case: Case, points: Images) -> Detection:
         return Detection.nothing(
             scores, f"nothing found: the points predicted {name} don't look tampered with", MEASURE
         )
-    said = f"look tampered with, as {len(points)} affected points predicted {name} do"
+    said = f"look tampered with, like {case.said_of(points)}"
     return case.flagging(scores >= 0.5, points, scores=scores, said=said, measure=MEASURE)
 
 

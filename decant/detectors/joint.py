@@ -72,10 +72,10 @@ def judge(case: Case, points: Images) -> Detection:
     groups = grouped(case, points, influence, own) if case.settings.same_label else None
     if groups is None or not groups.speak_for_the_points or MINORITY < groups.share <= MAJORITY:
         return renormalised.decide(case, points, influence)
-    cause = f"{len(points)} affected points predicted {case.name_of(points)}"
+    cause = case.said_of(points)
     figures = f"separation {groups.separation:.1f}, height {groups.height:.1f}, remainder {groups.remainder:.2f}"
     if groups.share > MAJORITY:
-        note = f"nothing found: {cause} side with the larger of two groups of their class ({figures})"
+        note = f"nothing found: {cause} on the side of the larger of two groups of their class ({figures})"
         return Detection.nothing(influence, note, renormalised.MEASURE)
     scores, flagged = np.zeros(len(own), np.float32), np.zeros(len(own), bool)
     scores[own], flagged[own] = groups.upper, groups.upper > 0.5

@@ -75,7 +75,7 @@ def decide(case: Case, points: Images, scores: np.ndarray) -> Detection:
     """What follows from r (n,)."""
     label = int(points.labels[0])
     candidates, others = case.candidates(label), case.train.labels != label
-    name, cause = case.name_of(points), f"{len(points)} affected points predicted {case.name_of(points)}"
+    name, cause = case.name_of(points), case.said_of(points)
     if min(candidates.sum(), others.sum()) < MIN_ROWS:
         note = f"too few rows to compare: {candidates.sum()} candidates for {name}, {others.sum()} with other labels"
         return Detection.nothing(scores, note, MEASURE)

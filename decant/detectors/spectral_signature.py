@@ -41,6 +41,6 @@ def judge(case: Case, points: Images) -> Detection:
     name = case.name_of(points)
     if not far:
         return Detection.nothing(scores, f"nothing found: the points predicted {name} are not far out in it", MEASURE)
-    said = f"are as far out as {len(points)} affected points predicted {name}"
+    said = f"are as far out as {case.said_of(points)}"
     found = case.flagging(passing, points, scores=scores, said=said, measure=MEASURE)
     return replace(found, false_alarms=float(found.flagged.sum() * (1 - 1 / MULTIPLIER)))
