@@ -10,11 +10,11 @@ moments of the gradients.
     Ĝ_i = Q_Sᵀ G_i Q_A              Λ = mean_i Ĝ_i²  (elementwise)
     H⁻¹ V = Q_S [ (Q_Sᵀ V Q_A) / (Λ + λ) ] Q_Aᵀ,   λ = c · mean(Λ)
 
-a, g and their shapes: `decant.tracing`. G, Ĝ (B, O, D), Λ (O, D); with a dimension of blocks before O where the layer
+a, g and their shapes: `decant.traces`. G, Ĝ (B, O, D), Λ (O, D); with a dimension of blocks before O where the layer
 has several, each with bases of its own.
 
 What is ours: G_i is formed inside the backward pass (`tracing.visit_rows`); each side of Ĝ is rotated where that is
-cheaper, before the sum over t or after it; A of a convolution is found without its patches (`tracing.input_moment`),
+cheaper, before the sum over t or after it; A of a convolution is found without its patches (`Trace.input_moment`),
 and on a CPU G_i too (`Trace.gradients`); what the first pass saw is kept for the second, as far as memory allows
 (`tracing.Kept`); memory is bounded by one budget, and batches change no result. Linear and Conv2d count, grouped ones
 too; the scale and shift of normalisation layers are held fixed, as in kronfluence, unless they are asked for: then each
@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.errors import StageError
-from decant.tracing import Kept, Losses, Rows, Trace, budget_of, layers_of, moment, visit_rows
+from decant.traces import Trace, moment
+from decant.tracing import Kept, Losses, Rows, budget_of, layers_of, visit_rows
 
 OFFICIAL_DAMPING = 1e-8  # λ where c = 0: kronfluence's default, which the code of Δ-Influence uses
 

@@ -32,7 +32,8 @@ from decant.ekfac import (
     rotated_back,
     sampled_cross_entropy,
 )
-from decant.tracing import Losses, Rows, Trace, Visit, budget_of, layers_of, visit_rows
+from decant.traces import Trace
+from decant.tracing import Losses, Rows, Visit, budget_of, layers_of, visit_rows
 
 
 def neg_margin(y: Tensor) -> Losses:

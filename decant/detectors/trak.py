@@ -21,7 +21,8 @@ from decant.detectors import Case, Detection
 from decant.detectors._background import above_background
 from decant.images import Images
 from decant.influence import neg_margin
-from decant.tracing import Rows, Trace, layers_of, visit_rows
+from decant.traces import Trace
+from decant.tracing import Rows, layers_of, visit_rows
 from decant.training import labels_to_device, predict, to_device
 
 DIMENSIONS = 512  # of a row's projected gradient, all layers together; at most
