@@ -33,6 +33,7 @@ from sklearn.mixture import GaussianMixture
 
 from decant.detectors import Case, Detection, renormalised
 from decant.detectors._background import middle_and_spread
+from decant.detectors._groups import TwoGroups
 from decant.features import logits_and_features
 from decant.images import Images
 
@@ -46,13 +47,9 @@ MEASURE = "probability of belonging to the rows that cause the affected points (
 
 
 @dataclass(frozen=True)
-class Groups:
-    """Two groups of a class, and how far they can be believed. `upper` is the one of higher influence."""
+class Groups(TwoGroups):
+    """Of a class, by influence and features."""
 
-    upper: np.ndarray  # (n,) float, probability of each row to belong to it
-    separation: float
-    height: float
-    remainder: float
     holds_the_points: bool
 
     @property
@@ -72,20 +69,12 @@ def judge(case: Case, points: Images) -> Detection:
     groups = grouped(case, points, influence, own) if case.settings.same_label else None
     if groups is None or not groups.speak_for_the_points or MINORITY < groups.share <= MAJORITY:
         return renormalised.decide(case, points, influence)
-    cause = case.said_of(points)
-    figures = f"separation {groups.separation:.1f}, height {groups.height:.1f}, remainder {groups.remainder:.2f}"
     if groups.share > MAJORITY:
-        note = f"nothing found: {cause} on the side of the larger of two groups of their class ({figures})"
-        return Detection.nothing(influence, note, renormalised.MEASURE)
-    scores, flagged = np.zeros(len(own), np.float32), np.zeros(len(own), bool)
-    scores[own], flagged[own] = groups.upper, groups.upper > 0.5
-    return Detection(
-        scores=scores,
-        flagged=flagged,
-        note=f"{flagged.sum()} rows stand apart as the cause of {cause} ({figures})",
-        measure=MEASURE,
-        false_alarms=float((1 - groups.upper[groups.upper > 0.5]).sum()),
-    )
+        why = f"{case.said_of(points)} on the side of the larger of two groups of their class ({groups.figures})"
+        return Detection.nothing(influence, f"nothing found: {why}", renormalised.MEASURE)
+    scores = np.zeros(len(own))
+    scores[own] = groups.upper
+    return groups.detection(case, points, own, scores, MEASURE)
 
 
 def grouped(case: Case, points: Images, influence: np.ndarray, own: np.ndarray) -> Groups | None:

@@ -26,14 +26,13 @@ Cost: EK-FAC's two passes over the rows and one for the scores; 5 points on 2,87
 Expected on digits: precision and recall 0.97 to 1 for both kinds of BadNet, none flagged on clean data.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from sklearn.mixture import GaussianMixture
 
 from decant.detectors import Case, Detection
 from decant.detectors._background import middle_and_spread
+from decant.detectors._groups import TwoGroups
 from decant.images import Images
 from decant.training import to_device
 
@@ -46,14 +45,8 @@ MAX_CLEAR_REMAINDER = 0.4
 MEASURE = "self-normalised influence on the affected points (-1 to 1)"
 
 
-@dataclass(frozen=True)
-class Split:
-    """Two groups of scores, and how far they can be believed."""
-
-    upper: np.ndarray  # (n,) float, probability of each score to belong to the upper group
-    separation: float
-    height: float
-    remainder: float
+class Split(TwoGroups):
+    """Of rows by r alone."""
 
     @property
     def is_real(self) -> bool:
@@ -75,25 +68,15 @@ def decide(case: Case, points: Images, scores: np.ndarray) -> Detection:
     """What follows from r (n,)."""
     label = int(points.labels[0])
     candidates, others = case.candidates(label), case.train.labels != label
-    name, cause = case.name_of(points), case.said_of(points)
     if min(candidates.sum(), others.sum()) < MIN_ROWS:
+        name = case.name_of(points)
         note = f"too few rows to compare: {candidates.sum()} candidates for {name}, {others.sum()} with other labels"
         return Detection.nothing(scores, note, MEASURE)
     split = split_in_two(scores[candidates], scores[others], seed=case.seed)
-    figures = f"separation {split.separation:.1f}, height {split.height:.1f}, remainder {split.remainder:.2f}"
     if not split.is_real:
-        return Detection.nothing(
-            scores, f"nothing found: no group of rows stands apart for {cause} ({figures})", MEASURE
-        )
-    flagged = np.zeros(len(scores), bool)
-    flagged[candidates] = split.upper > 0.5
-    return Detection(
-        scores=scores.astype(np.float32),
-        flagged=flagged,
-        note=f"{flagged.sum()} rows stand apart as the cause of {cause} ({figures})",
-        measure=MEASURE,
-        false_alarms=float((1 - split.upper[split.upper > 0.5]).sum()),
-    )
+        why = f"nothing found: no group of rows stands apart for {case.said_of(points)} ({split.figures})"
+        return Detection.nothing(scores, why, MEASURE)
+    return split.detection(case, points, candidates, scores, MEASURE)
 
 
 def split_in_two(scores: np.ndarray, background: np.ndarray, *, seed: int) -> Split:
