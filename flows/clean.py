@@ -10,12 +10,15 @@ on which to answer them. It stays in this process, a scheduled run too: somebody
 Start it with `decant run`; a worker starts it every night once `decant deploy` has registered it.
 """
 
+import os
 import re
+import signal
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from threading import Timer
 from typing import cast
 from uuid import UUID, uuid4
 
@@ -41,13 +44,16 @@ from flows.review.waiting import STAGE as ASKING_STAGE
 from flows.stages import Outcome, Stage, StageError, pipeline
 from flows.watch import Event, tell, watched
 
+FAREWELL = 10.0  # seconds in which a run that was stopped may still tell Prefect's server so
+
 
 @flow(name="clean")
 def clean(stages: list[str] | None = None) -> State:
     """Brings all stages, or the named ones and what they need, up to date."""
     gpu.create_limit()
     try:
-        states = brought_up_to_date(pipeline(stages))
+        with leaving_in_time():
+            states = brought_up_to_date(pipeline(stages))
     except CancelledRun as cancelled:
         return Cancelled(message=str(cancelled))
     for name, state in states.items():
@@ -56,6 +62,23 @@ def clean(stages: list[str] | None = None) -> State:
     if "evaluate" in states:
         publish_result()
     return Completed(message=summary(states))
+
+
+@contextmanager
+def leaving_in_time() -> Iterator[None]:
+    """Whoever stops the block (Ctrl-C, SIGTERM) need not wait for a server that answers late.
+
+    Prefect reports the end, and would ask a silent server six times for a minute each.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as stop:
+        end = Timer(FAREWELL, os._exit, [128 + getattr(stop, "signal", signal.SIGINT)])
+        end.daemon = True
+        end.start()
+        raise
 
 
 def brought_up_to_date(stages: list[Stage]) -> dict[str, State]:

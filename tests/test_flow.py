@@ -1,6 +1,7 @@
 """The flow, in reality: a Prefect server, `decant run`, and what is left when a run ends badly."""
 
 import json
+import os
 import shutil
 import signal
 import urllib.request
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from toy_pipeline import ROOT, STAGES, Toy, wait_until
+
+from flows import server
 
 METRICS = {
     "as_received": {"accuracy": 0.71, "poison_success": 0.93, "rows": 1437},
@@ -108,6 +111,20 @@ def test_terminated_flow_leaves_no_process_behind(prefect_server: str, toy: Toy)
     assert not Path(f"/proc/{pid}").exists()
     assert toy.processes() == []
     assert not toy.lock.exists()
+
+
+def test_terminated_flow_does_not_wait_for_a_server_that_is_silent(prefect_server: str, toy: Toy) -> None:
+    toy.order("baseline", "sleep 120")
+    server_process = int((server.home() / "server.pid").read_text())
+    flow = toy.start("run")
+    toy.process_of("baseline")
+    os.kill(server_process, signal.SIGSTOP)
+    try:
+        flow.send_signal(signal.SIGTERM)
+        assert flow.wait(timeout=60) == 128 + signal.SIGTERM  # Prefect alone would try for six minutes
+    finally:
+        os.kill(server_process, signal.SIGCONT)
+    assert toy.processes() == []
 
 
 def test_gpu_works_on_one_stage_at_a_time_across_flow_runs(

@@ -125,7 +125,7 @@ def test_a_run_that_is_stopped_while_it_waits_takes_its_page_along(prefect_serve
     person = Person(address_in(flow.stdout.readline))
     person.answer(11, "dog")
     flow.send_signal(signal.SIGTERM)
-    assert flow.wait(timeout=30) != 0
+    assert flow.wait(timeout=60) == 128 + signal.SIGTERM
     assert asking.processes() == []
     with pytest.raises((OSError, http.client.HTTPException)):
         person.sees()
