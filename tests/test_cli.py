@@ -204,7 +204,7 @@ def test_status_of_what_never_ran_and_of_what_runs_now(in_toy: Toy) -> None:
     state, reason = why(in_toy)["ingest"]
     assert state == "busy" and "another DVC process works on its files (PID" in reason
     child.terminate()
-    assert child.wait(timeout=30) == 143
+    assert child.wait(timeout=60) == 143
     assert in_toy.processes() == [os.getpid()]
 
 

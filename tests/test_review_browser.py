@@ -31,7 +31,7 @@ def review(root: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], s
         yield process, line.removeprefix("review page: ").strip()
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_keys_answer_rows_and_a_reloaded_page_goes_on(root: Path, chromium: Any)
         assert page.locator(".card.done").count() == 2
         page.keyboard.press("Enter")  # the label is right
         page.wait_for_selector("text=All 3 rows answered")
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
         assert on_file(root)[-1] == "12,dog,anna"
         assert "next: decant run" in process.stdout.read()  # type: ignore[union-attr]
         assert errors == []

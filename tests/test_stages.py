@@ -188,6 +188,6 @@ def test_group_is_ended_also_when_a_second_interrupt_cuts_the_wait_short(
     for _ in range(2):
         os.killpg(child.pid, signal.SIGINT)
         time.sleep(0.5)
-    assert child.wait(timeout=30) == 130
+    assert child.wait(timeout=60) == 130
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the stage to end")
     assert in_toy.processes() == [os.getpid()]

@@ -223,5 +223,5 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for pid in {process.pid, int((server.home() / "server.pid").read_text())}:  # a run that found none starts one
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
         patch.undo()
