@@ -90,7 +90,7 @@ export function one(state) {
   const stage = h("div.stage", {}, mark(row));
   stage.append(picture(row.id, state, () => Math.min(stage.clientWidth, stage.clientHeight), `row ${row.id}`));
   const place = `${state.at + 1} of ${state.rows.length}`;
-  const figure = h("figure", {}, stage, h("figcaption", {}, h("span", {}, `row ${row.id}`), h("span", {}, place)));
+  const figure = h("figure", {}, stage, h("figcaption", {}, h("span", {}, `row ${row.id}`), " ", h("span", {}, place)));
   const side = h("div", {}, question(row), trust(row), banners(row), answers(row), classes(row, state), likes(row, state));
   return [h("div.row", {}, figure, side), strip(state)];
 }
