@@ -7,6 +7,7 @@ Starting takes 11 to 20 s the first time on two cores; finding it, 10 ms.
 Nothing of Prefect is imported here: which address counts must be settled before Prefect reads its settings.
 """
 
+import base64
 import http.client
 import json
 import os
@@ -106,17 +107,29 @@ def answers(address: Address) -> bool:
 
 
 def _get(address: Address, path: str) -> Any:
-    """The JSON at that path of the API, without going through any proxy; None when it is no JSON."""
+    """The JSON at that path of the API, without going through any proxy; None when it is no JSON.
+
+    Raises: DecantError when the server wants a password, or another one.
+    """
     secure = urlsplit(address.url).scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     connection = kind(address.host, address.port, timeout=5)
     try:
-        connection.request("GET", urlsplit(address.url).path + path)
-        return json.loads(connection.getresponse().read())
+        connection.request("GET", urlsplit(address.url).path + path, headers=_credentials())
+        response = connection.getresponse()
+        if response.status == http.client.UNAUTHORIZED:
+            raise DecantError(f"the server at {address.ui} asks for a password: PREFECT_API_AUTH_STRING=user:password")
+        return json.loads(response.read())
     except ValueError:
         return None
     finally:
         connection.close()
+
+
+def _credentials() -> dict[str, str]:
+    """What Prefect's own client sends to a server that asks for a password."""
+    known = os.environ.get("PREFECT_API_AUTH_STRING")
+    return {"Authorization": f"Basic {base64.b64encode(known.encode()).decode()}"} if known else {}
 
 
 def log_file() -> Path:

@@ -1,12 +1,16 @@
 """baseline: the models to compare with, trained on the data as received and on the same rows never poisoned.
 
-The second, the *oracle*, is what a perfect cleaning could reach; it exists only where a simulation knows the originals.
+The second, the *oracle*, is what a perfect cleaning could reach; it exists only where a simulation has planted poison and
+so knows the originals.
 """
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from decant import networks
+from decant.images import Images
 from decant.runtime import Progress, be_deterministic
 from decant.settings import TrainSettings
 from decant.tables import read_images
@@ -15,10 +19,16 @@ from decant.training import architecture_of, steps_of, train_classifier
 
 def run(*, seed: int, train: TrainSettings, original: Path, received: Path, out: Path) -> dict[str, Any]:
     be_deterministic()
-    models = {"received": read_images(received), "oracle": read_images(original)}
+    rows, originals = read_images(received), read_images(original)
+    models = {"received": rows} if untouched(rows, originals) else {"received": rows, "oracle": originals}
     progress = Progress("baseline", sum(steps_of(images, train) for images in models.values()))
     for name, images in models.items():
         model = train_classifier(images, train, seed=seed, on_step=progress.step)
         networks.save(out / f"{name}.safetensors", model, architecture_of(images, train))
-    rows = len(models["received"])
-    return {"rows_in": rows, "rows_out": rows, "note": f"trained on {rows} rows as received, and on their originals"}
+    note = f"trained on {len(rows)} rows as received" + (", and on their originals" if "oracle" in models else "")
+    return {"rows_in": len(rows), "rows_out": len(rows), "note": note}
+
+
+def untouched(received: Images, original: Images) -> bool:
+    """Nothing was planted: what is known of these rows is what was received."""
+    return np.array_equal(received.labels, original.labels) and np.array_equal(received.pixels, original.pixels)

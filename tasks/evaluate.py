@@ -55,6 +55,7 @@ def run(
     figures: dict[str, Any] = {
         step: model_metrics(networks.load(path)[0], test=clean_test, triggered=triggered, rows=rows)
         for step, (path, rows) in trained.items()
+        if path.is_file()  # without a simulation there is no oracle
     }
     verdicts = {
         stage: read_verdicts(folder / "verdicts.parquet")
@@ -90,7 +91,7 @@ def guilty_rows(truth: pd.DataFrame, received: Images) -> dict[str, np.ndarray]:
 
 def write_plots(out: Path, figures: dict[str, Any], verdicts: list[pd.DataFrame], bins: int) -> None:
     """steps.csv and histograms.csv, for `dvc plots` and the report."""
-    steps = pd.DataFrame([{"step": step, **figures[step]} for step in STEPS])
+    steps = pd.DataFrame([{"step": step, **figures[step]} for step in STEPS if step in figures])
     write_text(out / "steps.csv", steps.to_csv(index=False, lineterminator="\n"))
     bars = pd.concat([histogram(frame, bins) for frame in verdicts], ignore_index=True)
     write_text(out / "histograms.csv", bars.to_csv(index=False, lineterminator="\n"))

@@ -114,7 +114,7 @@ def note(summary: dict[str, Any], verify: VerifySettings, decisions: Path, *, no
         )
     if nothing_planted:
         said += ". No poison was simulated, so the oracle called every label right that it was shown; "
-        said += "to look at your own data yourself, set verify.expert to file"
+        said += "to look at your own data yourself, set verify.expert to person"
     return said
 
 

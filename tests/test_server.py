@@ -61,6 +61,24 @@ def test_port_that_something_else_has_taken_is_an_error_with_a_way_out(bare: pyt
         server.ensure_server(print)
 
 
+def test_server_with_a_password_is_found_by_who_knows_it(bare: pytest.MonkeyPatch) -> None:
+    class Guarded(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.headers["Authorization"] == "Basic YW5uYTpzZWNyZXQ="  # anna:secret, as RFC 7617 has it
+            self.send_response(200 if known else 401)
+            self.end_headers()
+            self.wfile.write(b'"3.5.0"' if known else b'{"exception_message": "Unauthorized"}')
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Guarded) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        bare.setenv("PREFECT_API_URL", f"http://127.0.0.1:{other.server_address[1]}/api")
+        with pytest.raises(DecantError, match="asks for a password: PREFECT_API_AUTH_STRING=user:password"):
+            server.ensure_server(print)
+        bare.setenv("PREFECT_API_AUTH_STRING", "anna:secret")
+        assert server.answers(server.settle_environment())
+        other.shutdown()
+
+
 def test_far_server_that_does_not_answer_is_never_started_here(bare: pytest.MonkeyPatch) -> None:
     os.environ["PREFECT_API_URL"] = "http://prefect.invalid:4200/api"
     with pytest.raises(DecantError, match=r"no Prefect server answers at http://prefect\.invalid:4200/api"):
