@@ -1,7 +1,6 @@
 """baseline: the models to compare with, trained on the data as received and on the same rows never poisoned.
 
-The second, the *oracle*, is what a perfect cleaning could reach; it exists only where a simulation has planted poison and
-so knows the originals.
+The second, the *oracle*, is what a perfect cleaning could reach; it exists only where a simulation has planted poison.
 """
 
 from pathlib import Path
