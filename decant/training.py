@@ -63,16 +63,21 @@ def shifted(x: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
     """Random translation by up to 1/8 of the side with reflected borders, and a horizontal flip of half the rows."""
     n, _, height, width = x.shape
     reach = max(1, height // 8)
-    padded = F.pad(x, (reach,) * 4, mode="reflect")
-    offsets = torch.randint(0, 2 * reach + 1, (2, n), generator=generator).to(x.device)
-    rows = offsets[0][:, None] + torch.arange(height, device=x.device)  # (n, h)
-    columns = offsets[1][:, None] + torch.arange(width, device=x.device)  # (n, w)
+    offsets = torch.randint(-reach, reach + 1, (2, n), generator=generator).to(x.device)
+    rows = reflected(offsets[0][:, None] + torch.arange(height, device=x.device), height)  # (n, h)
+    columns = reflected(offsets[1][:, None] + torch.arange(width, device=x.device), width)  # (n, w)
     index = torch.arange(n, device=x.device)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    moved = x.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if not flip:
         return moved
     mirrored = torch.rand(n, generator=generator).to(x.device) < 0.5
     return torch.where(mirrored[:, None, None, None], moved.flip(3), moved)
+
+
+def reflected(places: Tensor, size: int) -> Tensor:
+    """Places beyond a border as those as far inside it: what ``F.pad(mode="reflect")`` does, whose backward pass has no
+    deterministic form on a GPU."""
+    return size - 1 - (size - 1 - places.abs()).abs()
 
 
 @dataclass(frozen=True, kw_only=True)
