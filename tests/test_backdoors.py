@@ -1,13 +1,17 @@
 """Triggers optimised against a network: their bounds, what they leave alone, and that a network falls for them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from samples import digits
 
-from decant.attacks import Attack, load_attacks
+from decant.attacks import Attack, load_attacks, witches_brew
+from decant.attacks._surrogate import Surrogate
 from decant.attacks.smooth import stamp
 from decant.settings import TrainSettings
-from decant.training import accuracy, train_classifier
+from decant.training import accuracy, as_float, to_device, train_classifier
 from tasks.simulate import plant
 
 
@@ -54,3 +58,34 @@ def test_poison_success_can_be_asked_of_all_classes(smooth: Attack) -> None:
     victims, everyone = (a.trigger(test, np.random.default_rng(0)) for a in (smooth, smooth.on_all_classes()))
     assert victims is not None and everyone is not None
     assert len(victims) == (test.labels == 8).sum() and len(everyone) == (test.labels != 5).sum()
+
+
+def test_witches_brew_adds_faint_noise_to_rows_of_the_target_and_nothing_else() -> None:
+    train, test = digits()
+    brew = prepared("witches_brew", rate=0.02, strength=12, epochs=1, steps=3, restarts=2, augment="shift_flip")
+    found = brew.poison(train, np.random.default_rng(0), np.zeros(len(train), bool))
+    noise = np.abs(found.images.pixels.astype(int) - train.pixels)
+    assert found.rows.sum() == round(0.02 * len(train)) and set(train.labels[found.rows]) == {5}
+    assert (noise[found.rows].max((1, 2, 3)) == 12).all() and not noise[~found.rows].any()
+    assert np.array_equal(found.images.labels, train.labels)
+    chosen = brew.trigger(test, np.random.default_rng(0))
+    assert chosen is not None and chosen.labels.tolist() == [5]
+    assert test.labels[(test.pixels == chosen.pixels).all((1, 2, 3))].tolist() == [8]
+
+
+@pytest.mark.parametrize("augment", ["none", "shift_flip"])
+def test_witches_brew_brings_the_rows_gradient_nearer_to_the_wanted_one(augment: str) -> None:
+    """B of the noise after no step, and after 30."""
+    train, _ = digits()
+    settings = prepared("witches_brew", strength=32, steps=30, augment=augment).settings
+    surrogate = Surrogate(train, "small_cnn", seed=0)
+    surrogate.learn_epochs(4)
+    surrogate.model.requires_grad_(True)
+    x = as_float(to_device(train.pixels[train.labels == 5][:40]))
+    wanted = [witches_brew.gradient_of(surrogate, as_float(to_device(settings.chosen.pixels)), 5, graph=False)]
+
+    def reached(steps: int) -> float:
+        seeded = torch.Generator().manual_seed(0)
+        return witches_brew.matched([surrogate], wanted, x, replace(settings, steps=steps), seeded)[1]
+
+    assert reached(30) < 0.7 * reached(0)
