@@ -22,6 +22,7 @@ Cost: EK-FAC's two passes over the rows, and influence on n queries (`decant.inf
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -61,10 +62,14 @@ def rank(
     seed: int,
     scorer: TrustScorer | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
+    cache: Path | None = None,
 ) -> Candidates:
-    """How suspicious the model's predictions of pixels (n, h, w, c) uint8 are, given the rows it was trained on."""
+    """How suspicious the model's predictions of pixels (n, h, w, c) uint8 are, given the rows it was trained on.
+
+    cache: as in `decant.detectors.detect`.
+    """
     predicted = predict(model, pixels).argmax(1)
-    case = Case(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows)
+    case = Case(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows, cache=cache)
     r = case.influence_on((to_device(pixels), torch.from_numpy(predicted)), self_influence=True).cosine().cpu().numpy()
     concentration = np.array([tail(row[train.labels == label]) for row, label in zip(r, predicted, strict=True)], "f4")
     if scorer is None:

@@ -52,9 +52,12 @@ class Factors:
     Lambda: Tensor  # (O, D)
 
     def inverse(self, damping: float, *, absolute: bool = False) -> Tensor:
-        """1 / (Λ + λ) (O, D), λ = damping · mean(Λ), or damping itself; 0 stands for the official absolute λ."""
+        """1 / (Λ + λ) (O, D), λ = damping · mean(Λ), or damping itself.
+
+        Where that is 0 (also of a layer that no row has a gradient in) λ is the official absolute one.
+        """
         scale = 1.0 if absolute else float(self.Lambda.mean())
-        return 1 / (self.Lambda + (damping * scale if damping else OFFICIAL_DAMPING))
+        return 1 / (self.Lambda + (damping * scale or OFFICIAL_DAMPING))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

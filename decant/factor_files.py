@@ -24,6 +24,7 @@ from decant.files import replacing
 
 FORMAT = 1  # to be raised when the same input gives other factors
 HASHED_AT_ONCE = 2**26  # numbers of a tensor
+KEPT = 4  # files that stay when another is made; a ResNet-18's takes about half a GiB
 
 
 def cached(
@@ -59,12 +60,20 @@ def cached(
     else:
         losses = cross_entropy(y)
     bases: Bases | None = None
+    _make_room(folder)
     if half.is_file():
         bases = {name: (Q_A, Q_S) for name, (Q_A, Q_S) in _read(half, place).items()}
     factors = fit(model, x, losses, bases=bases, on_bases=lambda found: _write(half, dict(found)), **rows, **options)
     _write(whole, {name: (f.Q_A, f.Q_S, f.Lambda) for name, f in factors.items()})
-    half.unlink()
+    half.unlink(missing_ok=True)  # another process may have been at work on the same
     return factors
+
+
+def _make_room(folder: Path) -> None:
+    """Deletes all but the KEPT files that were written last."""
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
+    for old in files[: max(0, len(files) - KEPT)]:
+        old.unlink(missing_ok=True)
 
 
 def _key(model: nn.Module, train: tuple[Tensor, Tensor], settings: dict[str, Any]) -> str:

@@ -24,14 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decant.ekfac import (
-    Factors,
-    cross_entropy,
-    fit,
-    rotated,
-    rotated_back,
-    sampled_cross_entropy,
-)
+from decant.ekfac import Factors, cross_entropy, fit, rotated, rotated_back, sampled_cross_entropy
+from decant.errors import StageError
 from decant.traces import Trace
 from decant.tracing import Losses, Rows, Visit, budget_of, layers_of, visit_rows
 
@@ -88,6 +82,8 @@ def influence(
     `damping`: share of each layer's mean eigenvalue, or `absolute`. `self_influence=False` spares the rotation of the
     training rows' gradients, where u_i is not needed. `low_precision` as in `visit_rows`. `memory`: bytes that tensors
     beside the model, the factors and the result may take. `on_rows` is told of the training rows done.
+
+    Raises: StageError when a layer can't be traced, or a gradient overflows.
     """
     (x, y), (xq, yq) = train, queries
     if factors is None:
@@ -110,8 +106,11 @@ def influence(
             "memory": room,
         }
         keep_query, score = _visitors(factors, result, chunk, inverse)
-        visit_rows(model, xq[chunk], ask(yq[chunk]), keep_query, **options)
+        # Half of it: each query's gradient is held twice more, scaled and rotated back.
+        visit_rows(model, xq[chunk], ask(yq[chunk]), keep_query, **{**options, "memory": room // 2})
         visit_rows(model, x, cross_entropy(y), score, on_rows=on_rows, **options)
+    if not (result.pairwise.isfinite().all() and result.query_self.isfinite().all()):
+        raise StageError("influence overflows; train the model with a lower rate, or raise the damping")
     return result
 
 

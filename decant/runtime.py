@@ -4,6 +4,7 @@ None of this is a parameter, because none of it may make a stage stale:
 
 * ``DECANT_DEVICE``   ``auto`` (default), ``cpu``, ``cuda`` or ``cuda:N``
 * ``DECANT_WORKERS``  processes that decode images (default: the cores)
+* ``DECANT_CACHE``    folder for what can be had again (default ``~/.cache/decant``)
 """
 
 import json
@@ -38,6 +39,19 @@ def device() -> "torch.device":
     if wanted != "cpu" and not torch.cuda.is_available():
         raise SettingsError(f"DECANT_DEVICE={wanted}: no GPU that PyTorch can use; set it to auto or cpu")
     return torch.device(wanted)
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("DECANT_CACHE", "~/.cache/decant")).expanduser()
+
+
+def writable(folder: Path) -> Path | None:
+    """The folder, made if need be; None where we may not write."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def workers() -> int:

@@ -23,13 +23,19 @@ Losses = Callable[[Tensor, Rows], Tensor]
 Visit = Callable[[str, Rows, Trace], None]
 """visit(name of a layer, rows, trace), called once per layer and batch."""
 
-BUDGET = {"cpu": 4 * 2**30, "cuda": 16 * 2**30}  # bytes, where `memory` is not given
+BUDGET = 4 * 2**30  # bytes, where `memory` is not given
+GPU_BUDGET, GPU_SHARE = 16 * 2**30, 0.8  # the same on a GPU: at most so much, and that share of what is free
 BATCH_LIMIT = {"cpu": 128 * 2**20}  # bytes: a CPU gains nothing from batches that leave its cache
 
 
 def budget_of(model: nn.Module, memory: int | None) -> int:
     """Bytes that tensors beside the model, the factors and the scores may take."""
-    return memory or BUDGET.get(next(model.parameters()).device.type, BUDGET["cpu"])
+    if memory is not None:
+        return memory
+    place = next(model.parameters()).device
+    if place.type != "cuda":
+        return BUDGET
+    return min(GPU_BUDGET, int(GPU_SHARE * torch.cuda.mem_get_info(place)[0]))
 
 
 def layers_of(model: nn.Module, *, normalisation: bool = False) -> dict[str, nn.Module]:

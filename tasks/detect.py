@@ -17,7 +17,7 @@ from decant.detectors import Detection, passes
 from decant.detectors import detect as find_causes
 from decant.errors import SourceError
 from decant.images import Images
-from decant.runtime import Progress, be_deterministic, device
+from decant.runtime import Progress, be_deterministic, cache_folder, device, writable
 from decant.settings import DetectSettings
 from decant.tables import apply_verdicts, read_images, write_images, write_verdicts
 
@@ -36,7 +36,8 @@ def run(
     be_deterministic()
     progress = Progress("detect", passes(points) * len(rows))
     network = networks.load(model)[0].to(device())
-    found = find_causes(network, rows, points, detect, seed=seed, on_rows=progress.step)
+    cache = writable(cache_folder() / "curvature")  # a run that was stopped goes on from it
+    found = find_causes(network, rows, points, detect, seed=seed, on_rows=progress.step, cache=cache)
     verdicts = verdicts_of(rows, found)
     kept = apply_verdicts(rows, verdicts)
     write_images(out / "train.parquet", kept)

@@ -1,10 +1,12 @@
 """Shared by all tests: one thread each (`make test` runs two at once), no network, and the repository as their root."""
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the same sums on every machine
 os.environ.setdefault("DECANT_DEVICE", "cpu")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ["DECANT_CACHE"] = tempfile.mkdtemp(prefix="decant-tests-")  # nothing that an earlier run has kept
 
 from typing import TYPE_CHECKING
 

@@ -11,7 +11,7 @@ from scenes import BADNET, DEFAULT, Scene, precision_recall
 
 from decant import detectors, networks
 from decant.attacks import badnet
-from decant.detectors import detect, frequency
+from decant.detectors import detect, frequency, joint
 from decant.detectors.joint import MAJORITY, MINORITY, two_groups
 from decant.detectors.renormalised import split_in_two
 from decant.errors import SourceError
@@ -113,6 +113,24 @@ def test_joint_believes_two_groups_only_where_both_views_agree() -> None:
     assert two_groups(np.full(200, 0.2), features=real[1], background=background, of_points=at(0), seed=0) is None
 
 
+@pytest.mark.parametrize("copies", [(40, 20), (60,)])
+def test_features_that_hardly_differ_are_no_error(copies: tuple[int, ...]) -> None:
+    """A class of repeated pictures: fewer directions than components, or none at all."""
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(len(copies), 8)), copies, axis=0)
+    influence = np.repeat(np.linspace(0, 0.5, len(copies)), copies) + rng.normal(0, 0.01, sum(copies))
+    found = two_groups(influence, features, rng.normal(0, 0.01, 500), features[-1:], seed=0)
+    if len(copies) == 1:
+        assert found is None
+    else:
+        assert found is not None and np.array_equal(found.upper > 0.5, np.arange(60) >= 40)
+
+
+def test_no_training_row_is_no_error(backdoored: Scene) -> None:
+    found = detect(backdoored.model, backdoored.train.select(NOBODY), backdoored.affected, DEFAULT, seed=0)
+    assert not len(found.flagged) and "no affected point to trace" in found.note
+
+
 def test_points_of_the_innocent_majority_accuse_nobody(backdoored: Scene) -> None:
     """Rightly predicted fives, reported by mistake: their own group must not be taken for the cause."""
     _, test = digits()
@@ -185,6 +203,7 @@ def test_points_with_different_labels_are_judged_apart(backdoored: Scene) -> Non
     together = detect(backdoored.model, backdoored.train, both, DEFAULT, seed=0)
     assert np.array_equal(alone.flagged, together.flagged) and together.points == 5
     assert alone.note in together.note and "nothing found for the points predicted" in together.note
+    assert alone.measure == together.measure == joint.MEASURE  # whichever way a class was decided
 
 
 def test_the_guard_believes_two_groups_only_when_there_are_two() -> None:

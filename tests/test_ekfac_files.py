@@ -8,7 +8,7 @@ import torch
 from nets import rows, small_net
 from torch import nn
 
-from decant import ekfac
+from decant import ekfac, factor_files
 from decant.factor_files import cached
 
 
@@ -37,7 +37,8 @@ def test_same_input_is_found_again(tmp_path: Path) -> None:
             assert all(torch.equal(getattr(found, part), getattr(plain[name], part)) for part in vars(found))
 
 
-def test_what_was_made_from_other_things_is_not_found(tmp_path: Path) -> None:
+def test_what_was_made_from_other_things_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factor_files, "KEPT", 100)
     model, (x, y) = small_net(padding=1), rows()
     other_model, other_x, other_y = copy.deepcopy(model), x.clone(), y.clone()
     with torch.no_grad():
@@ -59,6 +60,16 @@ def test_what_was_made_from_other_things_is_not_found(tmp_path: Path) -> None:
     for files, (net, train, settings) in enumerate(given, start=1):
         cached(tmp_path, net, train, **settings)
         assert len(list(tmp_path.iterdir())) == files
+
+
+def test_only_the_latest_files_stay(tmp_path: Path) -> None:
+    model, train = small_net(padding=1), rows()
+    for seed in range(factor_files.KEPT + 3):
+        cached(tmp_path, model, train, seed=seed)
+    assert len(list(tmp_path.iterdir())) == factor_files.KEPT + 1  # those that were there, and the new one
+    count = Count()
+    cached(tmp_path, model, train, seed=factor_files.KEPT + 2, on_rows=count)
+    assert count.rows == 0
 
 
 @pytest.mark.parametrize(("stop_at", "passes_left"), [(6, 2), (18, 1)], ids=["in the first pass", "in the second"])

@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant import ekfac
+from decant.errors import StageError
 from decant.influence import FUNCTIONALS, influence, neg_margin
 
 
@@ -115,6 +117,50 @@ def peak_bytes(work: Callable[[], None]) -> int:
         work()
     taken = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     return int(np.cumsum([event.nbytes() for event in sorted(taken, key=lambda event: event.start_ns())]).max())
+
+
+def test_many_queries_on_a_wide_layer_stay_within_the_budget() -> None:
+    """Where a query's gradient is most of what it takes: held plain, scaled, and rotated back."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10))
+    x, y, memory = torch.rand(30, 1, 20, 20), torch.arange(30) % 10, 2**24
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
+
+    def score() -> None:
+        influence(model, (x, y), (x, y), factors=factors, self_influence=False, memory=memory)
+
+    result = 4 * 30 * 30 + sum(8 * f.Lambda.numel() for f in factors.values())
+    assert peak_bytes(score) <= memory + result
+
+
+def test_a_layer_that_no_row_reaches_spoils_no_score() -> None:
+    """A residual branch that is dead on all rows: no gradient, no curvature, and a relative damping of 0."""
+
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dead = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.dead(x).relu()
+
+    model = nn.Sequential(Branch(), nn.Linear(4, 3)).double()
+    torch.nn.init.constant_(model[0].dead.bias, -100)
+    x, y = torch.rand(20, 4, dtype=torch.float64), torch.arange(20) % 3
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
+    assert float(factors["0.dead"].Lambda.abs().max()) == 0
+    found = influence(model, (x, y), (x[:2], y[:2]), factors=factors)
+    head = influence(model, (x, y), (x[:2], y[:2]), factors={"1": factors["1"]})
+    torch.testing.assert_close(found.cosine(), head.cosine())
+
+
+def test_overflow_of_a_score_is_an_error() -> None:
+    model, train = small_net(padding=1), rows()
+    factors = {
+        name: replace(f, Lambda=f.Lambda * 0)
+        for name, f in ekfac.fit(model, train[0], ekfac.cross_entropy(train[1])).items()
+    }
+    with pytest.raises(StageError, match="influence overflows"):
+        influence(model, train, train, factors=factors, damping=1e-320, absolute=True)
 
 
 def test_low_precision_keeps_the_order_of_the_rows() -> None:

@@ -62,6 +62,30 @@ def test_seven_transformations_of_a_coloured_image() -> None:
     assert any(same) and any(torch.allclose(copy, 1 - image) for copy in copies)
 
 
+@pytest.mark.parametrize("side", [16, 28])
+def test_the_elastic_transformation_moves_a_small_picture_by_the_same_share(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its displacement field, in units of half the picture's side, beside that of the official 32 x 32."""
+    from torchvision import transforms as T
+
+    made: list[T.ElasticTransform] = []
+    plain = T.ElasticTransform.__init__
+
+    def noted(self: T.ElasticTransform, *given: object, **named: object) -> None:
+        plain(self, *given, **named)
+        made.append(self)
+
+    monkeypatch.setattr(T.ElasticTransform, "__init__", noted)
+    spread = {}
+    for size in (side, 32):
+        delta.transformed(torch.rand(1, size, size), 1, np.random.default_rng(0))
+        torch.manual_seed(0)
+        fields = [T.ElasticTransform.get_params(made[-1].alpha, made[-1].sigma, [size, size]) for _ in range(40)]
+        spread[size] = float(torch.cat(fields).std())
+    assert spread[side] == pytest.approx(spread[32], rel=0.25)
+
+
 def test_delta_finds_the_backdoor_at_the_price_of_precision(backdoored: Scene) -> None:
     """The paper's own run: one point, 50 copies, no damping, no label filter: all poisons, and many others."""
     settings = replace(DEFAULT, detector="delta", damping=0.0, same_label=False)

@@ -16,13 +16,14 @@ how many of its verdicts are wrong. With the switch off, every row is a candidat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decant import ekfac, families
+from decant import ekfac, factor_files, families
 from decant.features import logits_and_features
 from decant.images import Images
 from decant.influence import Influence, influence
@@ -66,6 +67,8 @@ class Case:
     """Is told of every training row that was passed through the model."""
     fitted: Mapping[str, ekfac.Factors] | None = None
     """The model's curvature, where the caller has it already."""
+    cache: Path | None = None
+    """A folder in which the curvature is kept and found again."""
 
     @cached_property
     def rows(self) -> tuple[Tensor, Tensor]:
@@ -77,6 +80,8 @@ class Case:
         """The model's curvature over the training rows: true Fisher, fitted once for all points."""
         if self.fitted is not None:
             return self.fitted
+        if self.cache is not None:
+            return factor_files.cached(self.cache, self.model, self.rows, seed=self.seed, on_rows=self.on_rows)
         losses = ekfac.sampled_cross_entropy(len(self.train), torch.Generator().manual_seed(self.seed))
         return ekfac.fit(self.model, self.rows[0], losses, on_rows=self.on_rows)
 
@@ -153,21 +158,24 @@ def detect(
     seed: int,
     on_rows: Callable[[int], None] = lambda rows: None,
     fitted: Mapping[str, ekfac.Factors] | None = None,
+    cache: Path | None = None,
 ) -> Detection:
     """The training rows that cause the affected points, as `settings.detector` sees them.
 
     affected: images with the wrong label that was predicted; those that the model does not predict so are left out.
-    fitted: the model's curvature on these rows, if it is known already: spares two passes.
+    fitted: the model's curvature on these rows, if it is known already: spares two passes. cache: a folder in which it
+    is kept and found again (`decant.factor_files`).
     Raises: StageError when the model has a layer through which influence can't be traced.
     """
     shown = predict(model, affected.pixels).argmax(1) == affected.labels if len(affected) else np.zeros(0, bool)
     points = affected.select(shown)
-    case = Case(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows, fitted=fitted)
+    case = Case(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows, fitted=fitted, cache=cache)
     judge = families.member(__name__, settings.detector, "detect.detector").judge
-    parts = [judge(case, points.select(points.labels == label)) for label in np.unique(points.labels)]
+    causes = np.unique(points.labels if len(train) else [])
+    parts = [judge(case, points.select(points.labels == label)) for label in causes]
     missing = len(affected) - len(points)
     remark = f"; {missing} affected points left out: the model does not predict what was reported" if missing else ""
-    if not parts or not len(train):
+    if not parts:
         why = "no affected point given" if not len(affected) else "no affected point to trace"
         none = Detection.nothing(np.zeros(len(train)), why + remark, "not traced")
         return replace(none, false_alarms=None, left_out=missing)

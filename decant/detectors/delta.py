@@ -86,7 +86,8 @@ def transformed(image: Tensor, copies: int, rng: np.random.Generator) -> Tensor:
         T.RandomHorizontalFlip(p=1),
         T.ColorJitter(brightness=(0.9, 1.1), contrast=(0.9, 1.1), saturation=(0.6, 1.4), hue=(-0.1, 0.1)),
         T.RandomAffine(degrees=(-180, 180), scale=(1, 2), shear=10),
-        T.ElasticTransform(alpha=150.0, sigma=5.0 * scale),
+        # torchvision divides alpha by the side, and noise blurred over sigma pixels is 1 / sigma as large.
+        T.ElasticTransform(alpha=150.0 * scale**2, sigma=5.0 * scale),
         T.GaussianBlur(kernel, sigma=(8 * scale, 10 * scale)),
         T.RandomInvert(p=1),
     ]

@@ -77,9 +77,13 @@ def tampered_probability(network: nn.Module, pixels: np.ndarray) -> np.ndarray:
 
 
 def dct(x: Tensor) -> Tensor:
-    """Orthonormal 2-D DCT-II of every channel: (n, c, h, w) -> (n, c, h, w)."""
+    """Orthonormal 2-D DCT-II of every channel: (n, c, h, w) -> (n, c, h, w).
+
+    In float32 also where the training rounds to bfloat16, which would drown the high frequencies.
+    """
     height, width = x.shape[2:]
-    return cosines(height).to(x) @ x @ cosines(width).to(x).T
+    with torch.autocast(x.device.type, enabled=False):
+        return cosines(height).to(x) @ x @ cosines(width).to(x).T
 
 
 @cache

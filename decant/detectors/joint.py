@@ -24,7 +24,7 @@ Ours; how the limits were chosen, and on which cases they were tried: docs/log.m
 forward pass and a k-means of the class. Expected: `python -m benchmarks detectors`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -43,7 +43,11 @@ MIN_SEPARATION = 5.3
 MIN_HEIGHT = 5.0
 MAX_REMAINDER = 0.5
 MINORITY, MAJORITY = 0.45, 0.6
-MEASURE = "probability of belonging to the rows that cause the affected points (0 to 1)"
+MEASURE = (
+    "probability of belonging to the cause of the affected points (0 to 1), or the self-normalised influence on them "
+    "(-1 to 1) where features don't help to decide"
+)
+CONSTANT = 1e-6  # of the largest deviation: a component below it says nothing
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,10 @@ def judge(case: Case, points: Images) -> Detection:
     influence = renormalised.influence_of(case, points)
     groups = grouped(case, points, influence, own) if case.settings.same_label else None
     if groups is None or not groups.speak_for_the_points or MINORITY < groups.share <= MAJORITY:
-        return renormalised.decide(case, points, influence)
+        return replace(renormalised.decide(case, points, influence), measure=MEASURE)
     if groups.share > MAJORITY:
         why = f"{case.said_of(points)} on the side of the larger of two groups of their class ({groups.figures})"
-        return Detection.nothing(influence, f"nothing found: {why}", renormalised.MEASURE)
+        return Detection.nothing(influence, f"nothing found: {why}", MEASURE)
     scores = np.zeros(len(own))
     scores[own] = groups.upper
     return groups.detection(case, points, own, scores, MEASURE)
@@ -93,7 +97,11 @@ def two_groups(
     background: influence on the rows with other labels (m,). of_points: features of the affected points (q, d).
     """
     pca = PCA(min(DIMENSIONS, *features.shape), random_state=seed).fit(features)
-    z = pca.transform(features)
+    z, seen = pca.transform(features), np.median(pca.transform(of_points), axis=0)
+    telling = z.std(0) > CONSTANT * max(z.std(0).max(), 1e-12)
+    z, seen = z[:, telling], seen[telling]
+    if not telling.any():
+        return None
     cluster = KMeans(2, n_init=10, random_state=seed).fit(z).labels_ == 1
     if min(cluster.sum(), (~cluster).sum()) < MIN_ROWS or np.ptp(influence) == 0:
         return None
@@ -106,8 +114,7 @@ def two_groups(
     low, high = mixture.means_[:, 0].argsort()
     middle, spread = middle_and_spread(background)
     rise = mixture.means_[:, 0] * scale[0] - middle
-    seen = np.median(pca.transform(of_points), axis=0) / scale[1:]
-    distance = [_mahalanobis(seen - centre[1:], mixture.covariances_[1:, 1:]) for centre in mixture.means_]
+    distance = [_mahalanobis(seen / scale[1:] - centre[1:], mixture.covariances_[1:, 1:]) for centre in mixture.means_]
     return Groups(
         upper=mixture.predict_proba(both)[:, high],
         separation=_mahalanobis(mixture.means_[high] - mixture.means_[low], mixture.covariances_),

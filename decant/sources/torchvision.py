@@ -3,12 +3,10 @@
 The files go to DECANT_CACHE (default ~/.cache/decant), once. torchvision checks their MD5 sums before it reads them.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 
 from decant.errors import SourceError
+from decant.runtime import cache_folder
 from decant.sources.base import Source, Split, array_split
 
 NAMES = ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")
@@ -26,7 +24,7 @@ def open_torchvision(name: str) -> Source:
 def _read(name: str, *, train: bool, first_id: int) -> tuple[Split, tuple[str, ...]]:
     import torchvision
 
-    root = Path(os.environ.get("DECANT_CACHE", "~/.cache/decant")).expanduser()
+    root = cache_folder()
     try:
         data = getattr(torchvision.datasets, name)(root, train=train, download=True)
     except (OSError, RuntimeError) as error:
