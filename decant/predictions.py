@@ -21,6 +21,7 @@ from decant.sources.base import Split
 
 NO_LABEL = -1
 AMBIGUOUS = -1  # among row numbers: a bare file name that several pictures have
+DIGITS = 18  # of a class number at most; `int` refuses thousands of them
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def class_number(text: str, class_names: tuple[str, ...]) -> int:
     text = text.strip()
     if text in class_names:
         return class_names.index(text)
-    return int(text) if text.isdecimal() and int(text) < len(class_names) else NO_LABEL
+    number = int(text) if text.isdecimal() and len(text) <= DIGITS else NO_LABEL
+    return number if number < len(class_names) else NO_LABEL
 
 
 # ---------------------------------------------------------------------------------------------------------------------

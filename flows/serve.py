@@ -7,15 +7,13 @@
 
 Limits: bytes of a request (413), pictures of a request and pixels of a picture (422), requests that wait (503 with
 Retry-After). Pictures are decoded as `ingest` decodes them, and never past their header when that declares too many
-pixels. Without a token only this machine is listened to; with one (DECANT_TOKEN or --token), requests must carry it as
-`Authorization: Bearer TOKEN`.
+pixels. Without a token only this machine is listened to, under its own names (403); with one (DECANT_TOKEN or --token),
+requests must carry it as `Authorization: Bearer TOKEN` (401). Both are seen to before the body is read: `flows.guard`.
 """
 
 import argparse
 import asyncio
 import base64
-import binascii
-import hmac
 import io
 import os
 import socket
@@ -27,17 +25,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import uvicorn
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from rich.console import Console
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import Response
 
 from decant.decode import FORMATS, Rules, Undecodable, decode
 from decant.errors import DecantError
 from decant.predictions import NO_LABEL, class_number
 from flows.batcher import Batcher, Busy
+from flows.guard import BodyLimit, Callers, answer
 from flows.score import load_scorer, prior_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Limits:
     images: int = 256
     """Of a request."""
     pixels: int = 4_000_000
-    """Of a picture, as its header declares them."""
+    """Of a picture: as its header declares them, or in nested lists."""
     waiting: int = 64
     """Requests that wait to be scored."""
     batch: int = 1024
@@ -136,24 +136,22 @@ def create_app(
         with batcher:
             yield
 
-    def authorised(authorization: Annotated[str, Header()] = "") -> None:
-        if token and not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
-            raise HTTPException(401, "Authorization: Bearer TOKEN expected", {"WWW-Authenticate": "Bearer"})
-
     app = FastAPI(title="decant serve", lifespan=lifespan, docs_url=None, redoc_url=None)  # their pages load from afar
     app.state.batcher = batcher
     app.add_middleware(BodyLimit, limit=limits.body)
+    app.add_middleware(Callers, token=token)  # the last one added is asked first
+    app.add_exception_handler(RequestValidationError, malformed)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
         return {"status": "ok", "mode": scorer.mode, "shape": scorer.shape, "judged": len(scorer.judged)}
 
-    @app.get("/classes", dependencies=[Depends(authorised)])
+    @app.get("/classes")
     async def classes() -> list[dict[str, Any]]:
         counts = np.bincount(scorer.references.labels, minlength=len(names)).tolist()
         return [{"number": i, "name": name, "references": counts[i]} for i, name in enumerate(names)]
 
-    @app.post("/score", dependencies=[Depends(authorised)])
+    @app.post("/score")
     async def score(request: ScoreRequest) -> ScoreAnswer:
         check_counts(request, limits)
         labels = np.array([label_of(given, row, names) for row, given in enumerate(request.labels)])
@@ -178,6 +176,13 @@ def answer_of(judged: "Judged", names: tuple[str, ...]) -> ScoreAnswer:
 # ---------------------------------------------------------------------------------------------------------------------
 # What comes from outside
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+async def malformed(_request: Request, error: Exception) -> Response:
+    """What is wrong and where, without FastAPI's repetition of what came, which JSON may not be able to say."""
+    assert isinstance(error, RequestValidationError)
+    places = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+    return answer(422, "; ".join(places[:12]))
 
 
 def check_counts(request: ScoreRequest, limits: Limits) -> None:
@@ -212,7 +217,7 @@ def item_of(image: str | list[Any], max_pixels: int) -> bytes | np.ndarray:
     if isinstance(image, str):
         try:
             data = base64.b64decode(image.rpartition(",")[2], validate=True)  # a data URL is taken, too
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error is one; letters beyond ASCII raise a plain one
             raise Undecodable("base64 of an image file expected") from error
         if (found := declared_pixels(data)) > max_pixels:
             raise Undecodable(f"{found} pixels declared, at most {max_pixels} are decoded")
@@ -225,6 +230,8 @@ def item_of(image: str | list[Any], max_pixels: int) -> bytes | np.ndarray:
         values = values[..., None]
     if values.ndim != 3 or values.shape[2] not in (1, 3) or not np.issubdtype(values.dtype, np.integer):
         raise Undecodable(f"(height, width) or (height, width, 3) whole numbers expected, {values.shape} found")
+    if (found := values.shape[0] * values.shape[1]) > max_pixels:
+        raise Undecodable(f"{found} pixels found, at most {max_pixels} are taken")
     if not values.size or values.min() < 0 or values.max() > 255:
         raise Undecodable("whole numbers from 0 to 255 expected")
     return values.astype(np.uint8)
@@ -237,33 +244,3 @@ def declared_pixels(data: bytes) -> int:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.width * image.height
     return 0
-
-
-class BodyLimit:
-    """Answers 413 to a request whose body is larger: by what it declares, else once that much has come."""
-
-    def __init__(self, app: ASGIApp, limit: int):
-        self.app, self.limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        message = f"at most {self.limit} bytes in a request; send fewer images at a time"
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.limit:
-            body = f'{{"detail":"{message}"}}'.encode()
-            await send(
-                {"type": "http.response.start", "status": 413, "headers": [(b"content-type", b"application/json")]}
-            )
-            return await send({"type": "http.response.body", "body": body})
-        seen = 0
-
-        async def counted() -> Message:
-            nonlocal seen
-            part = await receive()
-            seen += len(part.get("body", b""))
-            if seen > self.limit:
-                raise HTTPException(413, message)
-            return part
-
-        await self.app(scope, counted, send)

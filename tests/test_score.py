@@ -6,11 +6,13 @@ import csv
 import io
 import threading
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 from samples import ROOT, digits
@@ -193,13 +195,17 @@ def encoded(row: int) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
+def local(app: FastAPI, host: str = "127.0.0.1:8421") -> TestClient:
+    return TestClient(app, base_url=f"http://{host}", raise_server_exceptions=False)
+
+
 def test_the_endpoint_says_what_the_library_says() -> None:
     _, test = digits()
     expected = scorer_of_nine().score(test.pixels[:3], test.labels[:3], prior="uniform")
     nested = test.pixels[1, ..., 0].tolist()
     images = [encoded(0), nested, f"data:image/png;base64,{encoded(2)}"]
     labels = [str(test.labels[0]), int(test.labels[1]), str(test.labels[2])]
-    with TestClient(create_app(scorer_of_nine())) as client:
+    with local(create_app(scorer_of_nine())) as client:
         answer = client.post("/score", json={"images": images, "labels": labels})
         assert answer.status_code == 200
         np.testing.assert_allclose(answer.json()["trust"], expected, atol=1e-5)
@@ -219,7 +225,7 @@ def test_concurrent_requests_share_a_batch_and_get_their_own_answers() -> None:
         body = {"images": [encoded(row)], "labels": [str(test.labels[row])]}
         return float(client.post("/score", json=body).json()["trust"][0] or np.nan)
 
-    with TestClient(app) as client, ThreadPoolExecutor(8) as pool:
+    with local(app) as client, ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda row: ask(client, row), range(16)))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert app.state.batcher.batches < 8
@@ -243,26 +249,39 @@ def png_that_declares(width: int, height: int) -> str:
         (["x"], [-1], "labels[0]: one of 0, 1"),
         (["x", "x"], [1], "one label for each image expected, 2 images and 1 labels found"),
         (["x"] * 5, [1] * 5, "at most 4 images in a request, 5 found"),
+        (["x"], ["1" * 5000], "labels[0]: one of 0, 1"),
         (["$%&"], [1], "images[0]: base64 of an image file expected"),
+        (["é"], [1], "images[0]: base64 of an image file expected"),
         (["aGVsbG8="], [1], "images[0]: not an image"),
         ([png_that_declares(5000, 5000)], [1], "images[0]: 25000000 pixels declared, at most 4000000"),
         ([png_that_declares(60_000, 60_000)], [1], "images[0]: over 89478485 pixels declared"),
         ([[[0, 1], [2]]], [1], "images[0]: rows of equal length expected"),
         ([[[0.5, 1.0]]], [1], "images[0]: (height, width) or (height, width, 3) whole numbers expected"),
         ([[[0, 256]]], [1], "images[0]: whole numbers from 0 to 255 expected"),
+        ([[[0] * 2001] * 2000], [1], "images[0]: 4002000 pixels found, at most 4000000 are taken"),
+        ([[[[0, 0, 0]] * 2001] * 2000], [1], "images[0]: 4002000 pixels found"),
         ([], [], "at least 1 item"),
     ],
 )
 def test_what_cannot_be_scored_is_named(images: list[object], labels: list[object], message: str) -> None:
-    with TestClient(create_app(scorer_of_nine(), limits=Limits(images=4))) as client:
+    with local(create_app(scorer_of_nine(), limits=Limits(images=4))) as client:
         answer = client.post("/score", json={"images": images, "labels": labels})
         assert answer.status_code == 422 and message in answer.text
         assert client.post("/score", content="{", headers={"Content-Type": "application/json"}).status_code == 422
 
 
+@pytest.mark.parametrize(
+    "body", ['{"images": "\\ud800", "labels": [1]}', '{"images": ["x"], "labels": [NaN]}', '{"\\ud800": 1}']
+)
+def test_a_body_that_json_cannot_repeat_is_named_all_the_same(body: str) -> None:
+    with local(create_app(scorer_of_nine())) as client:
+        answer = client.post("/score", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422 and answer.json()["detail"].startswith("body")
+
+
 def test_a_large_body_is_refused_declared_or_not() -> None:
     body = b'{"images": ["' + b"A" * 5000 + b'"], "labels": [1]}'
-    with TestClient(create_app(scorer_of_nine(), limits=Limits(body=2000))) as client:
+    with local(create_app(scorer_of_nine(), limits=Limits(body=2000))) as client:
         kind = {"Content-Type": "application/json"}
         declared = client.post("/score", content=body, headers=kind)
         streamed = client.post("/score", content=(body[i : i + 500] for i in range(0, len(body), 500)), headers=kind)
@@ -272,12 +291,42 @@ def test_a_large_body_is_refused_declared_or_not() -> None:
 
 
 def test_a_token_is_asked_for() -> None:
-    with TestClient(create_app(scorer_of_nine(), token="secret")) as client:
+    with local(create_app(scorer_of_nine(), token="secret"), "decant.example") as client:
         assert client.get("/health").status_code == 200
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
             assert client.get("/classes", headers=header).status_code == 401
             assert client.post("/score", json={}, headers=header).status_code == 401
         assert client.get("/classes", headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["decant.example:8421", "127.0.0.1.evil.example", "localhost@evil.example", "[::2]", ""]
+)
+def test_a_web_page_under_a_name_of_its_own_is_refused(host: str) -> None:
+    with local(create_app(scorer_of_nine())) as client:
+        for path in ("/classes", "/score", "/health"):
+            refused = client.request("POST" if path == "/score" else "GET", path, headers={"Host": host})
+            assert refused.status_code == 403 and "127.0.0.1, localhost or [::1]" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "LOCALHOST:8421", "[::1]:9", "[::1]"])
+def test_this_machine_has_three_names(host: str) -> None:
+    with local(create_app(scorer_of_nine())) as client:
+        assert client.get("/classes", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(("token", "host"), [("secret", "localhost"), ("", "evil.example")])
+def test_who_may_not_ask_is_refused_before_the_body_is_read(token: str, host: str) -> None:
+    taken: list[int] = []
+
+    def body() -> Iterator[bytes]:
+        for part in range(3):
+            taken.append(part)
+            yield b"{" * 100
+
+    with local(create_app(scorer_of_nine(), token=token), host) as client:
+        answer = client.post("/score", content=body(), headers={"Content-Type": "application/json"})
+        assert answer.status_code in (401, 403) and not taken
 
 
 def test_a_full_queue_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +335,7 @@ def test_a_full_queue_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) ->
 
     app = create_app(scorer_of_nine())
     monkeypatch.setattr(app.state.batcher, "submit", full)
-    with TestClient(app) as client:
+    with local(app) as client:
         answer = client.post("/score", json={"images": [encoded(0)], "labels": [1]})
         assert answer.status_code == 503 and answer.headers["Retry-After"] == "1"
 
