@@ -42,11 +42,11 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "smooth": {"name": "smooth", "mode": "dirty", "victim": 8, "target": 5, "rate": 0.03},
     "witches_brew": {"name": "witches_brew", "victim": 8, "target": 5, "rate": 0.05},
 }
-FULL: dict[str, dict[str, Any]] = {  # as in the paper: 1 % of CIFAR-10; those that train a surrogate train a ResNet-18
-    "badnet": {"rate": 0.01},
-    "badnet_all": {"rate": 0.01},
-    "smooth": {"rate": 0.01, "network": "resnet18"},
-    "witches_brew": {"rate": 0.01, "network": "resnet18"},
+FULL: dict[str, dict[str, Any]] = {  # CIFAR-10, triggers and rates as in the paper's code; surrogates are ResNet-18s
+    "badnet": {"rate": 0.01, "patch": "dots"},
+    "badnet_all": {"rate": 0.01, "patch": "dots"},
+    "smooth": {"rate": 0.0025, "network": "resnet18"},
+    "witches_brew": {"rate": 0.01, "network": "resnet18", "epochs": 40, "augment": "shift_flip"},
 }
 NOISE = {"name": "label_noise", "rate": 0.02}
 POINTS = (1, 3, 5)

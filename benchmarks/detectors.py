@@ -3,8 +3,8 @@
 Digits, and 2,000 rows each of MNIST and Fashion-MNIST with a small network (`full`: CIFAR-10, ResNet-18); every attack
 of benchmarks/_detect.py, also with 2 % wrong labels. Means over datasets and, in the named figures, over both:
 
-    ATTACK.DETECTOR.*        precision (0 where nothing is flagged), recall, average precision, rows flagged, and the
-                             false alarms that the detector itself expects; only rows with the predicted label
+    ATTACK.DETECTOR.*        precision (0 where nothing is flagged), recall, average precision, rows flagged; only rows
+                             with the predicted label. Of joint and renormalised also the false alarms that they expect
     ATTACK.DETECTOR.any.*    the same without the same-label switch
     badnet.*, smooth.*       of the default detector, which the bars speak of: one class to one and all to one
     delta.*                  of the paper's own run (50 copies, no damping, no filter), over the dirty-label attacks
@@ -53,6 +53,12 @@ def averaged(found: dict[tuple[str, str], dict[str, float]], over: list[str]) ->
     return {key: mean(figures[key] for figures in chosen if key in figures) for key in keys}
 
 
+def cell_text(values: dict[str, float], prefix: str) -> str:
+    """A dash where the attack never worked, so that there was nothing to detect."""
+    found = [values.get(f"{prefix}{key}") for key in COMPARED[:3]]
+    return " / ".join(f"{100 * value:.0f}" for value in found if value is not None) or "–"
+
+
 def table(result: dict[str, Any]) -> str:
     """Detectors by attacks: precision / recall / average precision in percent; with and without the switch."""
     values = result["mean"]
@@ -63,10 +69,7 @@ def table(result: dict[str, Any]) -> str:
         lines = [f"{title}: precision / recall / average precision, percent", ""]
         lines += ["| detector | " + " | ".join(shown) + " |", "|---|" + "--:|" * len(shown)]
         for name in found:
-            each = [
-                " / ".join(f"{100 * values.get(f'{attack}.{name}.{way}{key}', 0):.0f}" for key in COMPARED[:3])
-                for attack in shown
-            ]
+            each = [cell_text(values, f"{attack}.{name}.{way}") for attack in shown]
             lines.append(f"| {name} | " + " | ".join(each) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -124,6 +124,24 @@ def test_stage_name_is_its_file_its_folder_and_its_command(stage: str) -> None:
     assert STAGES[stage]["cmd"].split()[:4] == ["python", "-m", "tasks", stage]
 
 
+CELLS = yaml.safe_load((ROOT / "benchmarks/dvc.yaml").read_text())["stages"]
+PLUMBING = ("errors", "families", "files", "images", "runtime", "scorer_file", "tables", "ingest", "decode", "sources",
+            "factor_files", "__init__")  # fmt: skip
+"""Modules that bring rows and figures to and fro without deciding them."""
+
+
+@pytest.mark.parametrize("cell", [name for name in CELLS if name.startswith(("label-", "detect-"))])
+def test_cells_of_the_benchmarks_depend_on_what_decides_their_figures(cell: str) -> None:
+    """Else a figure of yesterday's code would be taken for one of today's."""
+    deps = [str(Path(ROOT, "benchmarks", dep).resolve().relative_to(ROOT)) for dep in CELLS[cell]["deps"]]
+    start = ROOT / CELLS[cell]["cmd"].split()[2].replace(".", "/")
+    plumbing = [f"decant/{name}" for name in PLUMBING] + [f"decant/{name}.py" for name in PLUMBING]
+    plumbing += ["tasks", "benchmarks/_cells.py", "benchmarks/_stages.py", "decant/countermeasures"]
+    files = {str(path.relative_to(ROOT)) for path in closure(start.with_suffix(".py")) if path.stat().st_size}
+    missing = {file for file in files if not is_covered(file, deps + plumbing)}
+    assert not missing, f"add to {cell}'s deps in benchmarks/dvc.yaml: {sorted(missing)}"
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_of_a_stage_are_those_in_its_signature(stage: str) -> None:
     signature = inspect.signature(importlib.import_module(f"tasks.{stage}").run)

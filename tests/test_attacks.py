@@ -90,7 +90,17 @@ def test_dirty_badnet_takes_victims_and_gives_them_the_target_label() -> None:
     result = planned.poison(train, np.random.default_rng(0), np.zeros(len(train), bool))
     assert set(train.labels[result.rows]) == {8}
     assert set(result.images.labels[result.rows]) == {5}
-    assert (result.images.pixels[result.rows] == stamp(train.pixels[result.rows], planned.settings.size)).all()
+    assert (result.images.pixels[result.rows] == stamp(train.pixels[result.rows], planned.settings)).all()
+
+
+def test_dots_are_the_four_black_pixels_of_the_delta_influence_code() -> None:
+    """Its pattern, from the end of each axis: (-4, -2), (-2, -2), (-3, -3), (-2, -4)."""
+    given = np.full((2, 8, 9, 3), 200, np.uint8)
+    changed = stamp(given, attack("badnet", patch="dots").settings) != given
+    assert (changed.any(0).any(-1).nonzero()[0].tolist(), changed.any(0).any(-1).nonzero()[1].tolist()) == (
+        [4, 5, 6, 6], [7, 6, 5, 7],
+    )  # fmt: skip
+    assert changed.sum() == 2 * 4 * 3 and (given == 200).all()
 
 
 def test_badnet_all_to_one_takes_every_class_but_the_target() -> None:
