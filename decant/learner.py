@@ -142,7 +142,8 @@ class Learner:
         belief[:, judged] = np.where(known[:, None], model.posterior(heard, given), q[:, judged])
         if len(self.shape) != 3:
             return Judgement(q, belief, judged, None)
-        scorer = TrustScorer.of(models, references, mode="plus", temperature=alone.temperature, ordinary=scores[unseen])
+        ordinary = scores[unseen if unseen.any() else rows]  # the expert saw all rows: the references stand for others
+        scorer = TrustScorer.of(models, references, mode="plus", temperature=alone.temperature, ordinary=ordinary)
         return Judgement(q, belief, judged, scorer)
 
     def _blended(

@@ -66,7 +66,7 @@ def fit(logits: np.ndarray, given: np.ndarray, reviewed: np.ndarray) -> NoiseMod
     """The noise model of rows whose logits come from a network that hasn't seen them.
 
     logits: (n, classes). given: (n,) int. reviewed: (classes, classes) counts [true, given] of what an expert found in
-    rows drawn at random given their label; zeros where nobody looked.
+    rows drawn at random given their label; zeros where nobody looked. Without any row the counts are all there is.
     """
     prior = _prior(reviewed)
     _, temperature = _likeliest_temperature(logits, given, prior)
@@ -97,7 +97,7 @@ def _prior(reviewed: np.ndarray) -> np.ndarray:
 
 def _likeliest_temperature(logits: np.ndarray, given: np.ndarray, prior: np.ndarray) -> tuple[float, float]:
     """(log-posterior, T) of the best T."""
-    some = slice(None, None, -(-len(given) // TEMPERATURE_ROWS))
+    some = slice(None, None, max(1, -(-len(given) // TEMPERATURE_ROWS)))
     values = [_log_posterior(temperature, logits[some], given[some], prior) for temperature in TEMPERATURES]
     best = int(np.argmax(values))
     return values[best], float(TEMPERATURES[best])

@@ -138,6 +138,8 @@ class TrustScorer:
 
     def _tempered_by(self, untrusted: Images) -> Self:
         rows = untrusted.select(np.isin(untrusted.labels, self.judged))
+        if not len(rows):
+            return self
         given = np.searchsorted(self.judged, rows.labels)
         model = noise.fit(self.class_scores(rows.pixels), given, np.zeros((len(self.judged),) * 2))
         assert self.calibration is not None

@@ -101,9 +101,10 @@ def note(summary: dict[str, Any], verify: VerifySettings, decisions: Path, *, no
     if summary["noise_rate"] is None:
         said = f"judged no labels, too few references yet; the expert has answered {seen} rows"
     else:
-        low, high = summary["noise_interval"]
         said += f"; about {summary['noise_rate']:.1%} of the labels looked wrong"
-        said += f" (by the rows drawn at random alone, with 95 % confidence: {low:.1%} to {high:.1%})"
+        if summary["noise_interval"]:
+            low, high = summary["noise_interval"]
+            said += f" (by the rows drawn at random alone, with 95 % confidence: {low:.1%} to {high:.1%})"
     if summary["vouched_for"] and summary["vouched_for"] > parsed(verify.threshold)[1]:
         said += f". The promise {verify.threshold} rests on the noise model: the rows that the expert saw at random "
         said += f"can vouch for no less than {summary['vouched_for']:.2g}"

@@ -14,6 +14,7 @@ from decant.settings import VerifySettings
 from decant.tables import apply_verdicts
 
 QUICK = VerifySettings(steps=60, rounds=1)
+NOTHING_WRONG = pd.DataFrame({"id": [], "original_label": []})
 
 
 def some_digits(rows: int) -> Images:
@@ -165,12 +166,20 @@ def test_what_the_expert_cannot_tell_is_dropped(tmp_path: Path) -> None:
     assert "could not tell" in verdict["reason"]
 
 
+def test_an_expert_who_saw_every_row_leaves_nothing_to_judge() -> None:
+    train, _ = digits()
+    rows = [np.flatnonzero(train.labels == label)[:8] for label in (0, 1)]
+    outcome = judge(train.select(np.concatenate(rows)), NOTHING_WRONG, VerifySettings(steps=2, rounds=1))
+    assert (outcome.verdicts["reason"] == "the expert confirmed the label").all()
+    assert outcome.scorer is not None
+
+
 def test_a_class_too_rare_to_judge_is_kept_and_named() -> None:
     train, _ = digits()
     few = np.flatnonzero(train.labels < 3)[:200]
     single = np.flatnonzero(train.labels == 9)[:1]
     images = train.select(np.concatenate([few, single]))
-    outcome = judge(images, pd.DataFrame({"id": [], "original_label": []}), VerifySettings(steps=20, rounds=1))
+    outcome = judge(images, NOTHING_WRONG, VerifySettings(steps=20, rounds=1))
     verdict = outcome.verdicts.iloc[-1]
     assert verdict["action"] == "keep"
     assert verdict["reason"] in ("the expert confirmed the label", "not judged: fewer than 2 references of 9")

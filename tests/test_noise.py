@@ -64,6 +64,13 @@ def test_reviews_of_an_expert_move_the_estimate() -> None:
     assert noisy > 0.2
 
 
+def test_without_any_row_the_expert_is_all_that_there_is_to_go_by() -> None:
+    seen = 30 * np.eye(CLASSES) + 5 * (1 - np.eye(CLASSES))
+    model = fit(np.empty((0, CLASSES), np.float32), np.empty(0, np.int64), seen)
+    assert model.temperature == pytest.approx(1)
+    assert model.noise_rate == pytest.approx(20.5 / 51.5)  # of every class 30 right and 20 wrong, 1 and .5 by the prior
+
+
 def test_posterior_is_bayes_rule() -> None:
     joint = np.array([[0.45, 0.05], [0.1, 0.4]])
     model = NoiseModel(joint=joint, temperature=1.0)

@@ -174,6 +174,13 @@ def test_untrusted_rows_give_the_temperature_of_their_noise_model() -> None:
     assert 0.03 < model.noise_rate < 0.25
 
 
+def test_untrusted_rows_of_other_classes_change_nothing() -> None:
+    rows, settings = references(range(3), 4), VerifySettings(steps=2)
+    strange = references(range(9, 10), 4)
+    plain, tempered = (TrustScorer.fit(rows, settings=settings, seed=0, untrusted=found) for found in (None, strange))
+    assert tempered.calibration == plain.calibration
+
+
 def test_networks_trained_elsewhere_make_the_same_scorer(scorer: TrustScorer) -> None:
     test = known()
     ordinary = scorer.class_scores(test.pixels)

@@ -106,7 +106,20 @@ def test_a_filled_in_queue_is_a_file_of_decisions(inputs: dict[str, Path]) -> No
         assert [answers[int(row)] for row in ids.split()] == [label] * min(4, (answers == label).sum())
 
 
+def test_answers_about_rows_that_nobody_drew_are_enough_to_judge_and_the_note_names_no_interval(
+    inputs: dict[str, Path],
+) -> None:
+    stage(inputs, expert="file")
+    drawn = pd.read_csv(inputs["out"] / "queue.csv")["id"]
+    others = np.setdiff1d(np.arange(ROWS), drawn)
+    rows = pd.DataFrame({"id": others, "label": digits()[0].labels[others]})
+    rows.groupby("label").head(3).to_csv(inputs["decisions"], index=False)
+    summary = stage(inputs, expert="file", rounds=0)
+    assert summary["reviews"] == 30 and summary["noise_interval"] is None
+    assert "of the labels looked wrong" in summary["note"] and "drawn at random alone" not in summary["note"]
+
+
 def test_an_oracle_without_a_simulation_warns_that_it_knows_nothing(inputs: dict[str, Path]) -> None:
     nothing = pd.DataFrame({name: [] for name in TRUTH.names}).astype({"id": "int64", "original_label": "int32"})
     write_truth(inputs["truth"], nothing.astype({"attack": "str"}))
-    assert "set verify.expert to file" in stage(inputs)["note"]
+    assert "set verify.expert to person" in stage(inputs)["note"]
