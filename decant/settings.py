@@ -131,6 +131,14 @@ class PurifyStageSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondPurifyStageSettings(PurifyStageSettings):
+    """What the first has cleaned, with three times the rate."""
+
+    kld_limit: Annotated[float, Range(0)] = 0.75
+    """As in stage 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerifySettings:
     """LabelTrust."""
 
@@ -249,7 +257,7 @@ BLOCKS: Mapping[str, type] = {
     "train": TrainSettings,
     "purify": PurifySettings,
     "purify_1": PurifyStageSettings,
-    "purify_2": PurifyStageSettings,
+    "purify_2": SecondPurifyStageSettings,
     "verify": VerifySettings,
     "detect": DetectSettings,
     "unlearn": UnlearnSettings,

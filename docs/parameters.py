@@ -8,10 +8,10 @@ from decant import settings
 
 
 def explanations(kind: type) -> dict[str, str]:
-    """Field name to the docstring below it."""
+    """Field name to the docstring below it, in the class itself or one that it inherits from."""
     (definition,) = ast.parse(inspect.getsource(kind)).body
     assert isinstance(definition, ast.ClassDef)
-    found: dict[str, str] = {}
+    found = {} if kind.__base__ in (None, object) else explanations(kind.__base__)
     for field, text in zip(definition.body, definition.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
@@ -23,7 +23,8 @@ def page() -> str:
         "# Parameters",
         "",
         "Every key of `params.yaml`. Change one in the file, with `decant run --set block.key=value`, or for one",
-        "experiment with `dvc exp run -S block.key=value`. A key that is not listed here is refused.",
+        "experiment with `dvc exp run -S block.key=value`. A key that is not listed here is refused; where one is missing,",
+        "its default counts. What the demo runs with is in `params.yaml`.",
         "Written by `make docs` from `decant/settings.py`; the attacks' own parameters are",
         "on [their page](attacks.md).",
         "",

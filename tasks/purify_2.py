@@ -16,13 +16,13 @@ from decant.files import read_json
 from decant.images import Images
 from decant.purify import Inference, Stage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
-from decant.settings import PurifySettings, PurifyStageSettings
+from decant.settings import PurifySettings, SecondPurifyStageSettings
 from decant.shortcuts import Evidence, RowScorer, reader_sample, reliance, row_threshold
 from decant.tables import images_writer, iter_images, read_labels, sample_images, write_verdicts
 
 
 def run(
-    *, seed: int, purify: PurifySettings, purify_2: PurifyStageSettings, first_dir: Path, received: Path, out: Path
+    *, seed: int, purify: PurifySettings, purify_2: SecondPurifyStageSettings, first_dir: Path, received: Path, out: Path
 ) -> dict[str, Any]:
     be_deterministic()
     first, x3 = first_dir / "train.parquet", out / "purified.parquet"  # x3 of all rows, until it is decided who gets it
@@ -48,7 +48,7 @@ def run(
 
 
 def second_stage(
-    seed: int, purify: PurifySettings, purify_2: PurifyStageSettings, first: Path
+    seed: int, purify: PurifySettings, purify_2: SecondPurifyStageSettings, first: Path
 ) -> Iterator[tuple[Images, np.ndarray]]:
     sample = sample_images(first, purify.sample, seed=seed)
     stage = Stage.of(purify, purify_2, sample)
