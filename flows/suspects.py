@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MODEL, TRAIN = Path("data/train/model.safetensors"), Path("data/verify/train.parquet")
 SCORER = Path("data/verify/scorer.safetensors")  # not every run leaves one
+INPUTS = Path("data/inputs")  # of affected.csv, to which the lines are copied
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -39,12 +40,14 @@ def main(arguments: argparse.Namespace) -> int:
     for option in ("count", "limit"):
         if vars(arguments)[option] < 1:
             raise DecantError(f"--{option}: at least 1 expected, {vars(arguments)[option]} found")
+    folder = arguments.out.with_suffix("")
+    if folder == arguments.out or arguments.out.is_dir():
+        raise DecantError(f"--out {arguments.out}: a file such as {folder}.csv expected; the pictures go to {folder}/")
     console = Console(highlight=False)
     pictures, found = examined(arguments.images, arguments.limit, arguments.scorer)
     shown = found.order[: arguments.count]
-    folder = arguments.out.with_suffix("")
     files = save(pictures.select(shown), folder)
-    write_text(arguments.out, as_csv(pictures, found, shown, [f"{folder.name}/{file}" for file in files]))
+    write_text(arguments.out, as_csv(pictures, found, shown, [place_of(folder / file) for file in files]))
     console.print(as_table(pictures, found, shown, files))
     console.print(
         f"{len(pictures):,} images looked at. The first {len(shown)} are in {escape(str(folder))}: copy the lines of "
@@ -90,6 +93,12 @@ def save(images: "Images", folder: Path) -> list[str]:
     for name, pixels in zip(names, images.pixels, strict=True):
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / name)
     return names
+
+
+def place_of(picture: Path) -> str:
+    """As affected.csv takes it: from its own folder on, or the whole path of a picture that is elsewhere."""
+    picture, inputs = picture.resolve(), INPUTS.resolve()
+    return str(picture.relative_to(inputs) if picture.is_relative_to(inputs) else picture)
 
 
 def as_csv(images: "Images", found: "Candidates", shown: np.ndarray, files: list[str]) -> str:

@@ -17,7 +17,7 @@ from decant.scorer import Judged, TrustScorer
 from decant.settings import DetectSettings, TrainSettings
 from decant.tables import read_images, write_images
 from decant.training import architecture_of
-from flows import cli
+from flows import cli, suspects
 from tasks.detect import read_affected
 
 
@@ -84,6 +84,31 @@ def test_the_command_offers_rows_that_detect_can_read(
     assert points is not None
     ids = [int(Path(row["image"]).stem.partition("-id")[2]) for row in rows]
     assert np.array_equal(points.pixels, images.pixels[ids])  # the very pixels
+
+
+def test_copied_lines_lead_to_the_pictures_wherever_they_were_written(
+    place: tuple[Path, Images], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, images = place
+    monkeypatch.chdir(folder)
+    for out in ("elsewhere/found.csv", "data/inputs/deeper/found.csv"):
+        assert cli.main(["suspects", "--count", "2", "--limit", "30", "--out", out]) == 0
+        copied = Path("data/inputs/affected.csv")
+        shutil.copy(out, copied)
+        points = read_affected(copied, images)
+        assert points is not None and len(points) == 2
+
+
+@pytest.mark.parametrize("out", ["found", "data/found", "folder.csv"])
+def test_an_out_that_is_no_file_is_refused_before_the_work(
+    out: str, place: tuple[Path, Images], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place[0])
+    Path("folder.csv").mkdir(exist_ok=True)
+    monkeypatch.setattr(suspects, "examined", None)
+    assert cli.main(["suspects", "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert f"{Path(out).with_suffix('')}.csv expected" in error and error.count("\n") == 1
 
 
 def test_a_checkout_without_a_model_is_told_what_to_do(
