@@ -88,6 +88,42 @@ def test_importances_are_the_squared_gradients_that_autograd_gives() -> None:
         torch.testing.assert_close(found, gradient**2, rtol=1e-2, atol=1e-10)
 
 
+def test_ssd_shrinks_weights_until_flagged_rows_are_forgotten() -> None:
+    task, triggered, _ = backdoored()
+    model = unlearn_with("ssd", task, alpha=2, lam=0.1).model
+    ratios = [after / before for after, before in zip(model.parameters(), task.model.parameters(), strict=True)]
+    shares = torch.cat([ratio[~ratio.isnan()].flatten() for ratio in ratios])
+    assert shares.min() >= 0 and shares.max() == 1 and 0 < (shares < 1).float().mean() < 0.5
+    assert accuracy(model, task.flagged) < 0.1 and accuracy(model, triggered) < 0.1  # type: ignore[operator]
+    assert accuracy(model, task.kept) > 0.95  # type: ignore[operator]
+
+
+def test_badt_answers_as_an_untrained_network_on_flagged_rows_and_as_the_trained_one_on_kept_rows() -> None:
+    task, _, _ = backdoored()
+    untrained = networks.build(architecture_of(task.kept, TRAIN), seed=task.seed + 1)
+    model = unlearnt("badt")
+
+    def distance(teacher: nn.Module, student: nn.Module, images: Images) -> float:
+        """KL(teacher || student), averaged over the rows."""
+        p, q = (torch.from_numpy(predict(network, images.pixels)).log_softmax(1) for network in (teacher, student))
+        return float((p.exp() * (p - q)).sum(1).mean())
+
+    assert distance(untrained, model, task.flagged) < 0.1 * distance(untrained, task.model, task.flagged)
+    assert distance(task.model, model, task.kept) < 0.5 * distance(task.model, untrained, task.kept)
+    assert accuracy(model, task.kept) > 0.7  # type: ignore[operator]  # one epoch is little
+
+
+def test_finetune_forgets_wrong_labels_that_the_kept_rows_contradict() -> None:
+    train, test = digits()
+    wrong, recipe = np.arange(len(train)) % 20 == 0, replace(TRAIN, epochs=12)
+    rows = train.with_labels(np.where(wrong, (train.labels + 1) % 10, train.labels).astype(np.int32))
+    model = train_classifier(rows, recipe, seed=0)
+    task = Task(model=model, kept=rows.select(~wrong), flagged=rows.select(wrong), train=recipe, seed=0)
+    found = unlearn_with("finetune", task).model
+    assert accuracy(model, task.flagged) > 0.4 and accuracy(found, task.flagged) < 0.1  # type: ignore[operator]
+    assert accuracy(found, test) >= accuracy(model, test)  # type: ignore[operator]
+
+
 def test_potion_heals_what_retraining_cannot_when_half_of_the_poison_is_found() -> None:
     task, triggered, _ = backdoored()
     half = np.arange(len(task.flagged)) % 2 == 0
@@ -157,6 +193,8 @@ def test_an_unknown_method_or_parameter_is_named() -> None:
         unlearn_with("forget", task)
     with pytest.raises(SettingsError, match=r"ssd\.beta: unknown parameter"):
         unlearn_with("ssd", task, beta=1)
+    with pytest.raises(SettingsError, match=r"potion\.first: number \(1e-06 to 1\) expected, 0 found"):
+        unlearn_with("potion", task, first=0)  # its schedule would grow from nothing for ever
 
 
 def test_page_names_every_method() -> None:

@@ -14,11 +14,12 @@ half of it, where retraining leaves 1.0; accuracy 0-6 points lower with all foun
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from decant.settings import Fraction
+from decant.settings import Fraction, Range
 from decant.training import accuracy
 from decant.unlearning import Task
 from decant.unlearning._dampening import importances, shrunk
@@ -28,8 +29,8 @@ GROWTH = 1.25
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    first: Fraction = 1e-3
-    """Share of the weights that the schedule begins with."""
+    first: Annotated[float, Range(1e-6, 1)] = 1e-3
+    """Share of the weights that the schedule begins with; from 0 it would never grow."""
     remembered: Fraction = 0.02
     """Share of the flagged rows that may still be predicted as labelled."""
 
