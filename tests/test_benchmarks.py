@@ -8,13 +8,16 @@ import pandas as pd
 import pytest
 from samples import ROOT, digits
 
-from benchmarks import _cells, _labels
+from benchmarks import _cells, _labels, unlearning
 from benchmarks.__main__ import bars_of, check, main, names, table
 from benchmarks._rows import entry
 from decant import label_checks
 from decant.files import read_json, write_json
+from decant.images import Images
 from decant.settings import TrainSettings
 from decant.tables import read_images
+from decant.training import train_classifier
+from decant.unlearning import Task, Unlearned
 
 BAR = {"name": "a bar", "benchmark": "toy", "scale": "small", "key": "x", "limit": 0.5, "source": "a test"}
 
@@ -124,3 +127,63 @@ def test_a_cell_poisons_trains_and_tells_its_accuracy(tmp_path: Path, monkeypatc
 def test_suffixes_say_how_strong_and_how_many() -> None:
     assert entry("full", "em_x2")["strength"] == 16
     assert entry("full", "ar_r40") == {"name": "ar", "strength": 4.6, "rate": 0.4}
+
+
+BADNET = {"name": "badnet", "rate": 0.03, "size": 6}
+
+
+def test_what_is_detected_from_one_point_is_unlearnt_and_its_complement_is_not_the_cure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in the paper's Table 3, at small size: the poison that was detected and the poison that was not."""
+    train, test = digits()
+    monkeypatch.setitem(unlearning.TRAIN, "small", TrainSettings(epochs=6))
+    monkeypatch.setattr(unlearning, "FOUND", unlearning.BY_DEFAULT)
+    found = unlearning.of_attack(train, test, BADNET, "small", 0)
+    assert found["detected.precision"] > 0.9 and found["detected.recall"] > 0.9
+    assert found["trained.poison_success"] > 0.9 and found["detected.retrain.poison_success"] < 0.1
+    assert found.get("rest.retrain.poison_success", 1) > 0.9
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_methods_are_told_what_was_detected_or_the_rest(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a detector that finds a share of the poison and five innocent rows, if it finds any."""
+    train, test = digits()
+    told: list[int] = []
+
+    def some(model: object, rows: Images, affected: object, seed: int) -> np.ndarray:
+        guilty = (rows.labels != train.labels) & (np.cumsum(rows.labels != train.labels) <= round(43 * share))
+        return guilty | ((np.arange(len(rows)) < 5) & (share > 0))
+
+    def noted(method: str, task: Task) -> Unlearned:
+        told.append(len(task.flagged))
+        return Unlearned(model=train_classifier(train, TrainSettings(epochs=1), seed=1), seconds=1)
+
+    monkeypatch.setitem(unlearning.TRAIN, "small", TrainSettings(epochs=2))
+    monkeypatch.setattr(unlearning, "FOUND", unlearning.BY_DEFAULT)
+    monkeypatch.setattr(unlearning, "detected", some)
+    monkeypatch.setattr(unlearning, "unlearn_with", noted)
+    found = unlearning.of_attack(train, test, BADNET, "small", 0)
+    hits = round(43 * share)
+    assert told == {0.0: [43], 0.5: [27, 21], 1.0: [48]}[share]
+    assert found["detected.recall"] == hits / 43 and found["detected.precision"] == hits / max(1, hits + 5)
+    assert ("rest.retrain.accuracy" in found) is (share < 1)
+    as_trained = [found[f"detected.retrain.{key}"] == found[f"trained.{key}"] for key in ("accuracy", "seconds")]
+    assert as_trained == [share == 0] * 2  # nothing detected: the model stays
+
+
+def test_bars_of_unlearning_are_held_against_what_was_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = iter([(0.9, 0.8), (0.7, 0.69), (0.9, 0.9), (0.9, 0.9)])  # accuracy before and after
+
+    def measured(*_: object) -> dict[str, float]:
+        before, after = next(cases)
+        found = {"trained.accuracy": before, "detected.retrain.accuracy": after, "detected.precision": 1.0}
+        return found | {"detected.recall": 1.0, "detected.retrain.poison_success": 1 - after}
+
+    monkeypatch.setattr(unlearning, "ingested", lambda *_: (None, None))
+    monkeypatch.setattr(unlearning, "of_attack", measured)
+    figures = unlearning.run("small", 0)
+    keys = {bar["key"] for bar in bars_of("unlearning") if bar["scale"] == "small"}
+    assert keys == {"detected.poison_success", "detected.accuracy_lost"} and keys <= set(figures)
+    assert figures["detected.accuracy_lost"] == pytest.approx(0.1)
+    assert figures["detected.poison_success"] == figures["smooth.detected.poison_success"] == pytest.approx(0.31)
