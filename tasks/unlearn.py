@@ -48,7 +48,7 @@ def run(
     else:
         result, method = unlearn_with(unlearn.method, task).model, unlearn.method
         found = measured(result, task, affected, task.kept)
-        note = f"{found}{remark(found)}"
+        note = f"{found}, on the kept rows themselves{remark(found)}"
     networks.save(out / "model.safetensors", result, architecture_of(kept, train))
     return {
         **summary,

@@ -4,6 +4,7 @@ that the methods don't see."""
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,27 +139,40 @@ def test_potion_heals_what_retraining_cannot_when_half_of_the_poison_is_found() 
     assert accuracy(unlearn_with("potion", partly).model, triggered) < 0.1  # type: ignore[operator]
 
 
-def test_stage_removes_the_backdoor_and_tells_what_it_measured(tmp_path: Path) -> None:
-    _, test = digits()
-    task, triggered, affected = backdoored()
-    write_images(tmp_path / "rows.parquet", concat_images([task.kept, task.flagged]))
-    write_images(tmp_path / "train.parquet", task.kept)
-    write_images(tmp_path / "affected.parquet", affected)
-    networks.save(tmp_path / "trained.safetensors", task.model, architecture_of(task.kept, TRAIN))
+def staged(folder: Path, method: str) -> tuple[nn.Module, dict[str, Any]]:
+    """(the model that the stage leaves, its summary)."""
+    task, _, affected = backdoored()
+    write_images(folder / "rows.parquet", concat_images([task.kept, task.flagged]))
+    write_images(folder / "train.parquet", task.kept)
+    write_images(folder / "affected.parquet", affected)
+    networks.save(folder / "trained.safetensors", task.model, architecture_of(task.kept, TRAIN))
     summary = unlearn.run(
         seed=0,
-        unlearn=UnlearnSettings(method="auto"),
+        unlearn=UnlearnSettings(method=method),  # type: ignore[arg-type]
         train=TRAIN,
-        images=tmp_path / "rows.parquet",
-        detect_dir=tmp_path,
-        model=tmp_path / "trained.safetensors",
-        out=tmp_path,
+        images=folder / "rows.parquet",
+        detect_dir=folder,
+        model=folder / "trained.safetensors",
+        out=folder,
     )
-    model, _ = networks.load(tmp_path / "model.safetensors")
+    return networks.load(folder / "model.safetensors")[0], summary
+
+
+def test_stage_removes_the_backdoor_and_tells_what_it_measured(tmp_path: Path) -> None:
+    _, test = digits()
+    task, triggered, _ = backdoored()
+    model, summary = staged(tmp_path, "auto")
     assert accuracy(model, triggered) <= 0.12  # type: ignore[operator]  # 0.08 of a model that never saw the patch
     assert accuracy(model, test) > accuracy(task.model, test) - 0.02  # type: ignore[operator]
     assert summary["unlearned"] == len(task.flagged)
     assert "before: affected 100.0 %" in summary["note"] and f"; {summary['method']}: affected 0.0 %" in summary["note"]
+
+
+def test_a_fixed_methods_note_says_on_which_rows_it_measured(tmp_path: Path) -> None:
+    task, _, _ = backdoored()
+    model, summary = staged(tmp_path, "finetune")
+    kept = f"accuracy {100 * accuracy(model, task.kept):.1f} %, on the kept rows themselves"  # type: ignore[operator]
+    assert kept in summary["note"] and summary["note"].endswith(f"; {_auto.FOUND_IN_PART})")
 
 
 def test_auto_repairs_where_retraining_leaves_affected_points_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:

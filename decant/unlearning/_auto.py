@@ -12,7 +12,7 @@ there is one (rows of that poison are among the held-out ones and rightly count 
 
 Nothing here knows which rows are poison. Where flagged rows look like their label (Witches' Brew), the second condition
 fails even for exact retraining; a cheap method can't be told there from one that only hides the poison, and is refused.
-Held-out rows were training rows of the trained model, which counts against a method.
+Held-out rows were training rows of the trained model, which counts against a method; retraining takes them back in.
 """
 
 from dataclasses import dataclass, replace
@@ -41,7 +41,7 @@ class Findings:
     flagged: float | None
     """Of the flagged rows: predicted as labelled."""
     accuracy: float | None
-    """On the held-out kept rows."""
+    """On kept rows: held out ones, or, where nothing is chosen by it, all of them."""
 
     def passes(self, before: "Findings", margin: float) -> bool:
         """Without an affected point or a held-out row there is no evidence, and nothing passes."""
