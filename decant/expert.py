@@ -3,12 +3,14 @@
 An expert is asked row by row and pays with a person's time for each, so every stage counts what it asked.
 
 * `Oracle` plays the expert in experiments: it knows a simulation's truth and answers for the rows that it is shown.
-* `FileExpert` is one person or several, through a CSV that DVC tracks: ``id,label,expert,at``. A row without an answer
-  is not waited for: it goes to the queue of rows to answer next, and so does one about which the experts disagree.
+* `FileExpert` is one person or several, through a CSV that DVC tracks: ``id,label,expert,at,round,rows,why,trust``. A
+  row without an answer is not waited for: it goes to the queue of rows to answer next, and so does one about which the
+  experts disagree.
 
 The CSV is a log. Of what an expert says about a row the last line counts, and a line with a time (``at``) but a blank
 label takes their answer back: this is how the review page appends. A line without a time was written by hand; there
-``id,label`` is enough, a blank label is a row not answered yet, and two that contradict each other are a mistake.
+``id,label`` is enough, a blank label is a row not answered yet, and two that contradict each other are a mistake. How a
+row came to be asked about (`Asked`) stands beside the answer, so that a later run knows it, too.
 """
 
 import csv
@@ -26,17 +28,30 @@ from decant.images import Images
 
 UNCLEAR = -1
 """The answer of an expert who can't tell what a row shows."""
-DECISION_COLUMNS = ("id", "label", "expert", "at")
+DECISION_COLUMNS = ("id", "label", "expert", "at", "round", "rows", "why", "trust")
 UNNAMED = ""
 """The expert of lines that name none."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a row came to be asked about, as the queue said it; all blank where nobody knows."""
+
+    round: int | None = None
+    rows: int | None = None
+    """That the round asked about in all."""
+    why: str = ""
+    trust: float | None = None
+    """In the given label, before the answer."""
 
 
 class Expert(Protocol):
     def ask(self, ids: np.ndarray) -> dict[int, int]:
         """The right class of each row, or UNCLEAR; rows that are not answered yet are left out."""
 
-    def answered(self) -> np.ndarray:
-        """Ids of rows that it has answered before anyone asked, (m,) int64 ascending."""
+    def on_file(self) -> dict[int, Asked]:
+        """The rows that it has spoken of before this run, by id, and how each was asked. `ask` has no answer for those
+        that are open again: the experts disagree, or have taken back what they said."""
 
 
 class Oracle:
@@ -52,8 +67,8 @@ class Oracle:
         self.asked += len(ids)
         return {int(row): self._labels[int(row)] for row in ids}
 
-    def answered(self) -> np.ndarray:
-        return np.empty(0, np.int64)
+    def on_file(self) -> dict[int, Asked]:
+        return {}
 
 
 class FileExpert:
@@ -68,12 +83,14 @@ class FileExpert:
         self._answers = {row: answer for row, said in votes.items() if (answer := agreed(said)) is not None}
         self.disputed = {row: said for row, said in votes.items() if row not in self._answers}
         """What each expert says of the rows on which they disagree; these count as not answered."""
+        asked = read_asked(path)
+        self._on_file = {row: asked.get(row, Asked()) for row in sorted(present & (votes.keys() | asked.keys()))}
 
     def ask(self, ids: np.ndarray) -> dict[int, int]:
         return {int(row): self._answers[int(row)] for row in ids if int(row) in self._answers}
 
-    def answered(self) -> np.ndarray:
-        return np.array(sorted(self._answers), np.int64)
+    def on_file(self) -> dict[int, Asked]:
+        return self._on_file
 
 
 # The file of decisions ------------------------------------------------------------------------------------------------
@@ -89,6 +106,7 @@ class Decision:
     expert: str = UNNAMED
     at: str = ""
     """When, in ISO 8601; blank where a person wrote the line by hand."""
+    asked: Asked = Asked()
     line: int = 0
     """Of the file, counted from 1."""
 
@@ -122,6 +140,11 @@ def read_votes(path: Path, class_names: tuple[str, ...]) -> dict[int, dict[str, 
     return {row: said for row, said in votes.items() if said}
 
 
+def read_asked(path: Path) -> dict[int, Asked]:
+    """Row id to how it was asked, by the last line that says so; rows of which none does are left out."""
+    return {decision.id: decision.asked for decision in read_decisions(path) if decision.asked != Asked()}
+
+
 def read_decisions(path: Path) -> list[Decision]:
     """Every line that says something: all but hand-written ones whose label is still blank."""
     if not path.is_file():
@@ -135,7 +158,7 @@ def _decisions(path: Path, reader: "csv.DictReader[str]") -> Iterator[Decision]:
         if reader.fieldnames is not None and column not in reader.fieldnames:
             raise StageError(f"{path}: column {column!r} expected, {', '.join(reader.fieldnames)} found")
     for row in reader:
-        row_id, label, expert, at = ((row.get(column) or "").strip() for column in DECISION_COLUMNS)
+        row_id, label, expert, at, *asked = ((row.get(column) or "").strip() for column in DECISION_COLUMNS)
         if any(row.get(None) or []):
             columns = len(reader.fieldnames or ())
             raise StageError(
@@ -146,7 +169,21 @@ def _decisions(path: Path, reader: "csv.DictReader[str]") -> Iterator[Decision]:
             continue
         if not row_id.isdecimal():
             raise StageError(f"{path}, line {reader.line_num}: a row's id expected, {row['id']!r} found")
-        yield Decision(int(row_id), label, expert, at, reader.line_num)
+        how = _asked(*asked, where=f"{path}, line {reader.line_num}")
+        yield Decision(int(row_id), label, expert, at, how, reader.line_num)
+
+
+def _asked(number: str, rows: str, why: str, trust: str, *, where: str) -> Asked:
+    for column, text in (("round", number), ("rows", rows)):
+        if text and not text.isdecimal():
+            raise StageError(f"{where}: {column}: a whole number or nothing expected, {text!r} found")
+    try:
+        value = float(trust) if trust else None
+    except ValueError:
+        value = np.nan
+    if value is not None and not 0 <= value <= 1:
+        raise StageError(f"{where}: trust: a number in 0-1 or nothing expected, {trust!r} found")
+    return Asked(int(number) if number else None, int(rows) if rows else None, why, value)
 
 
 def parse_label(text: str, class_names: tuple[str, ...], *, where: str) -> int:

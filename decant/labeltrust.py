@@ -30,7 +30,7 @@ from decant.images import Images
 from decant.learner import Judgement, Learner, judged_classes, longer, trains_itself
 from decant.pretrain import pretrained
 from decant.promises import expected_errors, reliability, wrong_share
-from decant.refeed import RANDOM, SHARES, Reviews, chosen_rows, draw_references
+from decant.refeed import EARLIER, RANDOM, SHARES, Reviews, chosen_rows, draw_references
 from decant.runtime import device
 from decant.scorer import TrustScorer
 from decant.settings import TrainSettings, VerifySettings
@@ -116,16 +116,8 @@ def by_round(
     for number in range(1, settings.rounds + 1):
         if reviews.waiting.any() or outcome.stopped:
             break
-        wanted = number * settings.reviews * len(judgement.judged)
-        if (reviews.rounds > 0).sum() >= wanted:  # answered earlier, in a file
+        if not _ask_round(reviews, expert, judgement, settings, number, rng):
             continue
-        trust = judgement.trust(images.labels)
-        shares = SHARES if settings.choice == "active" else (0, 0)
-        per_class = _affordable(reviews, settings, len(judgement.judged))
-        for rows, why in chosen_rows(judgement.q, trust, reviews, per_class, rng, shares):
-            reviews.ask(expert, rows, number, why)
-            if why == RANDOM:
-                reviews.trusted[rows] = trust[rows]
         judgement = learner.once_more(judgement, seed + number)
         outcome = _outcome(reviews, judgement, settings)
         yield outcome
@@ -135,6 +127,45 @@ def _classifier_opinion(reviews: Reviews, seed: int) -> np.ndarray:
     """(n, classes) log-probabilities, out of fold, of a classifier trained on the labels as far as they are known."""
     labels = np.where(reviews.answers >= 0, reviews.answers, reviews.images.labels)
     return np.log(out_of_fold(reviews.images.with_labels(labels), TrainSettings(), folds=FOLDS, seed=seed) + 1e-12)
+
+
+def _ask_round(
+    reviews: Reviews,
+    expert: Expert,
+    judgement: Judgement,
+    settings: VerifySettings,
+    number: int,
+    rng: np.random.Generator,
+) -> bool:
+    """Shows the rows of a round, or those that are missing of one that was answered in part, in a file. False where no
+    row is missing, or none is left that could be shown."""
+    classes, trust = len(judgement.judged), judgement.trust(reviews.images.labels)
+    missing = reviews.missing(number, settings.reviews * classes)
+    if (reviews.why == EARLIER).any():
+        missing = min(
+            missing, _possible(reviews, judgement, number * settings.reviews) - int((reviews.rounds > 0).sum())
+        )
+    if missing <= 0:
+        return False
+    shares = SHARES if settings.choice == "active" else (0, 0)
+    per_class = min(_affordable(reviews, settings, classes), -(-missing // classes))
+    before = reviews.rounds == number
+    for rows, why in chosen_rows(judgement.q, trust, reviews, per_class, rng, shares):
+        rows = rows[:missing]
+        missing -= len(rows)
+        reviews.ask(expert, rows, number, why)
+        if why == RANDOM:
+            judged = rows[np.isin(reviews.images.labels[rows], judgement.judged)]
+            reviews.trusted[judged] = trust[judged]
+    asked = reviews.rounds == number
+    reviews.sizes[number] = max(int(asked.sum()), reviews.sizes.get(number, 0))
+    return bool((asked & ~before).any())
+
+
+def _possible(reviews: Reviews, judgement: Judgement, per_class: int) -> int:
+    """Rows that rounds of so many rows per class can show in all: a class may have fewer."""
+    ever = (reviews.rounds > 0) | ~reviews.reviewed
+    return int(np.bincount(judgement.q[ever].argmax(1)).clip(max=per_class).sum())
 
 
 def _affordable(reviews: Reviews, settings: VerifySettings, classes: int) -> int:
@@ -160,6 +191,7 @@ def _why_stop(reviews: Reviews, verdicts: pd.DataFrame, judged: int, settings: V
 def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySettings) -> Outcome:
     verdicts, threshold = label_verdicts.verdicts(reviews, judgement, settings)
     queue = reviews.table(reviews.waiting)
+    queue["rows"] = queue["round"].map(reviews.sizes).astype("Int64")
     if judgement is not None:
         queue = _explained(queue, reviews.images, judgement)
     judged = reviews.images.classes if judgement is None else len(judgement.judged)
@@ -199,7 +231,8 @@ def _can_judge(reviews: Reviews) -> bool:
     judged = judged_classes(reviews)
     if len(judged) < 2:
         return False
-    return not (reviews.waiting.any() and len(np.setdiff1d(reviews.images.labels, judged)))
+    references_wait = (reviews.waiting & (reviews.rounds == 0)).any()
+    return not (references_wait and len(np.setdiff1d(reviews.images.labels, judged)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

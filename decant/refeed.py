@@ -9,7 +9,9 @@ balanced over the classes that it suggests:
 * `DISPUTED`: rows whose label it disputes and whose trust is nearest to even;
 * `RANDOM`: any row, to see what neither of these would show.
 
-A budget counts every row that is shown, answered or not.
+A budget counts every row that is shown, answered or not. A person answers between two runs, and not always all: rows
+that they spoke of earlier keep their round and their reason, what is open among them waits again, and a round that was
+left half answered asks for as many rows as are missing.
 """
 
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from decant.expert import Expert
+from decant.expert import Asked, Expert
 from decant.images import Images
 
 UNASKED = -2
@@ -38,6 +40,7 @@ class Reviews:
     why: np.ndarray = field(init=False)  # (n,) object: the reason for showing the row
     waiting: np.ndarray = field(init=False)  # (n,) bool: shown, but not answered yet
     trusted: np.ndarray = field(init=False)  # (n,) float64: trust before the answer, of RANDOM rows; else NaN
+    sizes: dict[int, int] = field(default_factory=dict)  # rows that each round asked about in all, where that is known
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -72,6 +75,13 @@ class Reviews:
         """How many more rows the expert may be shown; None: any number."""
         return None if budget is None else max(0, budget - int((self.rounds >= 0).sum()))
 
+    def missing(self, number: int, per_round: int) -> int:
+        """Rows that round `number` has yet to ask about. Of a round that nobody asked yet: as many as all rounds up to
+        it should have asked about together."""
+        if number in self.sizes:
+            return self.sizes[number] - int((self.rounds == number).sum())
+        return number * per_round - int((self.rounds > 0).sum())
+
     def first_draw_counts(self) -> np.ndarray:
         """(classes, classes) counts [true, given] of the rows that were drawn at random given their label."""
         counts = np.zeros((self.images.classes, self.images.classes))
@@ -99,11 +109,15 @@ def draw_references(
 ) -> None:
     """Shows random rows of every given label until `per_class` of them are confirmed, or no row or budget is left.
 
-    Rows that wait for an answer are counted as if they would be confirmed. Answers that the expert gave earlier about
-    other rows are taken in, too. A budget that doesn't suffice is spread evenly over the labels.
+    Rows that wait for an answer are counted as if they would be confirmed. What an earlier first draw showed is part of
+    this one, also where its seed was another; what the expert said about other rows is taken in afterwards, so that the
+    draw stays random. A budget that doesn't suffice is spread evenly over the labels.
     """
     labels = reviews.images.labels
+    _take_in(reviews, expert, first_draw=True)
+    turns = np.bincount(labels[reviews.rounds == 0], minlength=reviews.images.classes)  # that labels have had
     decks = [rng.permutation(np.flatnonzero(labels == label)) for label in range(reviews.images.classes)]
+    decks = [deck[reviews.rounds[deck] < 0] for deck in decks]
     while True:
         hands = []
         for label, deck in enumerate(decks):
@@ -111,14 +125,33 @@ def draw_references(
             missing = max(0, per_class - int(hopeful.sum()))
             hands.append(deck[:missing])
             decks[label] = deck[missing:]
-        turn = np.concatenate([np.arange(len(hand)) for hand in hands])
+        turn = np.concatenate([had + np.arange(len(hand)) for had, hand in zip(turns, hands, strict=True)])
         dealt = np.sort(np.argsort(turn, kind="stable")[: reviews.left(budget)])
         if not len(dealt):
             break
         rows = np.concatenate(hands)[dealt]
         reviews.ask(expert, rows, 0, FIRST)
-    earlier = np.isin(reviews.images.ids, expert.answered()) & ~reviews.reviewed
-    reviews.ask(expert, np.flatnonzero(earlier), 1, EARLIER)
+    _take_in(reviews, expert, first_draw=False)
+
+
+def _take_in(reviews: Reviews, expert: Expert, *, first_draw: bool) -> None:
+    """Shows the rows on file once more that were asked about in an earlier first draw, or all others."""
+    ids, on_file = reviews.images.ids, expert.on_file()
+    new = np.flatnonzero(np.isin(ids, list(on_file)) & (reviews.rounds < 0))
+    rows = np.array([row for row in new if (on_file[int(ids[row])].why == FIRST) == first_draw], np.int64)
+    for row in rows:
+        asked = on_file[int(ids[row])]
+        reviews.ask(expert, np.array([row]), *_round_and_reason(asked))
+        if asked.round and asked.rows:
+            reviews.sizes[asked.round] = max(asked.rows, reviews.sizes.get(asked.round, 0))
+        if asked.why == RANDOM and asked.trust is not None:
+            reviews.trusted[row] = asked.trust
+
+
+def _round_and_reason(asked: Asked) -> tuple[int, str]:
+    if asked.why == FIRST:
+        return 0, FIRST
+    return (asked.round, asked.why) if asked.round and asked.why else (1, EARLIER)
 
 
 def chosen_rows(

@@ -65,8 +65,12 @@ def _review(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until-answered", action="store_true", help="end when no row waits for an answer any more")
     parser.add_argument("--for-run", action="store_true", help=argparse.SUPPRESS)  # `decant run` has brought it up
     studio = parser.add_mutually_exclusive_group()
-    studio.add_argument("--export-label-studio", metavar="FILE.json", help="write the rows as Label Studio tasks")
-    studio.add_argument("--import-label-studio", metavar="FILE.json", help="take in the answers of its JSON export")
+    studio.add_argument(
+        "--export-label-studio", type=_file, metavar="FILE.json", help="write the rows as Label Studio tasks"
+    )
+    studio.add_argument(
+        "--import-label-studio", type=_file, metavar="FILE.json", help="take in the answers of its JSON export"
+    )
 
 
 def _score(parser: argparse.ArgumentParser) -> None:

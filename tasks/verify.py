@@ -23,7 +23,7 @@ from decant.runtime import Progress, be_deterministic
 from decant.settings import VerifySettings
 from decant.tables import apply_verdicts, read_images, read_truth, write_images, write_verdicts
 
-QUEUE = ["id", "given", "suggested", "trust", "label", "round", "why", "like_given", "like_suggested"]
+QUEUE = ["id", "given", "suggested", "trust", "label", "round", "rows", "why", "like_given", "like_suggested"]
 
 
 def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisions: Path, out: Path) -> dict[str, Any]:

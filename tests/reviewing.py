@@ -10,10 +10,10 @@ from flows.review.pictures import Pictures
 from flows.review.store import Store
 
 CLASSES = ("cat", "dog", "2")
-QUEUE = """id,given,suggested,trust,label,round,why,like_given,like_suggested
-11,cat,dog,0.2,,1,label disputed,14 16,15
-12,dog,,,,1,likely false refusal,,
-13,cat,2,0.9,,1,drawn at random,14,17
+QUEUE = """id,given,suggested,trust,label,round,rows,why,like_given,like_suggested
+11,cat,dog,0.2,,1,3,label disputed,14 16,15
+12,dog,,,,1,3,likely false refusal,,
+13,cat,2,0.9,,1,3,drawn at random,14,17
 """
 REVIEWS = "id,given,answer,round,why\n14,cat,cat,0,drawn\n15,dog,dog,0,drawn\n"
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from decant.errors import StageError
-from decant.expert import UNCLEAR, FileExpert, Oracle
+from decant.expert import UNCLEAR, Asked, FileExpert, Oracle
 from decant.images import DatasetInfo, Images
-from decant.refeed import DISPUTED, RANDOM, REFUSED, Reviews, chosen_rows, draw_references
+from decant.refeed import DISPUTED, EARLIER, FIRST, RANDOM, REFUSED, Reviews, chosen_rows, draw_references
 
 INFO = DatasetInfo(class_names=("cat", "dog", "2"), source="test", checksum="test")
 
@@ -36,7 +36,7 @@ def decisions(folder: Path, text: str) -> Path:
 def test_the_oracle_answers_from_the_truth_and_only_about_rows_that_it_is_shown() -> None:
     oracle = Oracle(labelled([0, 0, 1]), truth_of({101: 2}))
     assert oracle.ask(np.array([101, 102])) == {101: 2, 102: 1}
-    assert oracle.answered().size == 0
+    assert oracle.on_file() == {}
     assert not [name for name in vars(oracle) if not name.startswith("_") and name != "asked"]
 
 
@@ -59,13 +59,30 @@ def test_decisions_may_be_names_numbers_or_unclear_and_a_name_beats_a_number(tmp
 def test_rows_that_are_blank_missing_or_of_another_dataset_are_not_answered(tmp_path: Path) -> None:
     expert = FileExpert(decisions(tmp_path, "id,label\n100,\n101,cat\n999,dog\n"), labelled([0, 0, 1]))
     assert expert.ask(np.array([100, 101, 102])) == {101: 0}
-    assert expert.answered().tolist() == [101]
+    assert expert.on_file() == {101: Asked()}
+
+
+def test_the_last_line_that_says_how_a_row_was_asked_counts(tmp_path: Path) -> None:
+    lines = [
+        "id,label,expert,at,round,rows,why,trust",
+        "100,cat,anna,2030-01-01,0,,drawn,",
+        "100,dog,ben,2030-01-02,2,50,label disputed,0.4",
+        "100,dog,anna,,,,,",
+        "101,cat,anna,2030-01-01,1,50,likely false refusal,0.9",
+        "101,,anna,2030-01-02,,,,",
+        "102,cat,anna,2030-01-01,,,,",
+        "102,,anna,2030-01-02,,,,",
+    ]
+    expert = FileExpert(decisions(tmp_path, "\n".join(lines)), labelled([0, 0, 1]))
+    disputed, refused = Asked(2, 50, "label disputed", 0.4), Asked(1, 50, "likely false refusal", 0.9)
+    assert expert.on_file() == {100: disputed, 101: refused}, "102: taken back, and nobody had asked"
+    assert expert.ask(np.array([100, 101])) == {100: 1}
 
 
 @pytest.mark.parametrize("text", [None, "", "id,label\n"])
 def test_no_decisions_yet_is_no_error(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "decisions.csv" if text is None else decisions(tmp_path, text)
-    assert FileExpert(path, labelled([0])).answered().size == 0
+    assert FileExpert(path, labelled([0])).on_file() == {}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +93,10 @@ def test_no_decisions_yet_is_no_error(tmp_path: Path, text: str | None) -> None:
         ("id,label\n100,7\n", "line 2: .*'7' found"),
         ("id,label\nx,cat\n", "line 2: a row's id expected, 'x' found"),
         ("id,label\n100,cat\n100,dog\n", "line 3: id 100 is answered a second time"),
+        ("id,label,round\n100,cat,first\n", "line 2: round: a whole number or nothing expected, 'first' found"),
+        ("id,label,rows\n100,cat,-1\n", "line 2: rows: .*'-1' found"),
+        ("id,label,trust\n100,cat,90%\n", "line 2: trust: a number in 0-1 or nothing expected, '90%' found"),
+        ("id,label,trust\n100,cat,7\n", "line 2: trust: .*'7' found"),
         ("id,label\n100,cat,,,dog,0,a line of the queue\n", "line 2: 2 columns expected, more found"),
     ],
 )
@@ -123,6 +144,55 @@ def test_unanswered_rows_wait_and_no_more_than_needed_are_asked_for(tmp_path: Pa
     draw_references(again, FileExpert(answers, images), 4, np.random.default_rng(0))
     assert not again.waiting.any()
     assert again.confirmed.sum() == 8
+
+
+def recorded(folder: Path, lines: list[tuple[int, str, str, Asked]]) -> Path:
+    """A file of decisions as the review page writes it."""
+    rows = [
+        f"{row},{label},{expert},2030-01-01,{how.round},{how.rows or ''},{how.why},{how.trust or ''}"
+        for row, label, expert, how in lines
+    ]
+    return decisions(folder, "\n".join(["id,label,expert,at,round,rows,why,trust", *rows, ""]))
+
+
+def test_an_earlier_first_draw_counts_as_one_under_another_seed(tmp_path: Path) -> None:
+    images, names = labelled(np.repeat([0, 1], 20)), INFO.class_names
+    reviews = Reviews(images)
+    draw_references(reviews, FileExpert(tmp_path / "none.csv", images), 4, np.random.default_rng(0))
+    drawn = np.flatnonzero(reviews.waiting)
+    lines = [(row + 100, names[images.labels[row]], "anna", Asked(0, None, FIRST)) for row in drawn]
+    for answered in (8, 5):  # all of them, or all of class 0 and one of class 1
+        again = Reviews(images)
+        expert = FileExpert(recorded(tmp_path, lines[:answered]), images)
+        draw_references(again, expert, 4, np.random.default_rng(1), budget=7)
+        assert (again.rounds == 0).sum() == max(7, answered) and again.waiting.sum() == max(0, 7 - answered)
+        assert set(drawn[:answered]) == set(again.references.tolist())
+        assert again.first_draw_counts().sum() == answered
+
+
+def test_rows_of_a_round_keep_it_and_what_is_open_among_them_waits_again(tmp_path: Path) -> None:
+    images = labelled(np.repeat([0, 1], 20))
+    said = [
+        (101, "cat", "anna", Asked(1, 5, DISPUTED, 0.4)),
+        (102, "dog", "anna", Asked(2, 6, RANDOM, 0.7)),
+        (103, "cat", "anna", Asked(2, 6, RANDOM, 0.8)),
+        (103, "dog", "ben", Asked(2, 6, RANDOM, 0.8)),
+    ]
+    path = recorded(tmp_path, said)
+    path.write_text(path.read_text() + "104,cat,,,,,,\n105,cat,anna,,,,,\n105,dog,ben,,,,,\n", encoding="utf-8")
+    reviews = Reviews(images)
+    draw_references(reviews, FileExpert(path, images), 0, np.random.default_rng(0))
+    found = reviews.table(reviews.rounds >= 0).set_index("id")[["answer", "round", "why"]]
+    assert found.sort_index().to_numpy().tolist() == [
+        ["cat", 1, DISPUTED],
+        ["dog", 2, RANDOM],
+        ["", 2, RANDOM],
+        ["cat", 1, EARLIER],
+        ["", 1, EARLIER],
+    ]
+    assert reviews.images.ids[reviews.waiting].tolist() == [103, 105]
+    assert reviews.trusted[[1, 2, 3]].tolist() == pytest.approx([np.nan, 0.7, 0.8], nan_ok=True)
+    assert [reviews.missing(number, 10) for number in (1, 2, 3)] == [2, 4, 25]
 
 
 def test_the_next_rows_are_refused_disputed_and_random_ones_that_nobody_saw() -> None:

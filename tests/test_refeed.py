@@ -1,5 +1,6 @@
 """Whom the expert is shown: a budget holds, is spread evenly, and the rounds end when they can't help."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,10 @@ import pandas as pd
 import pytest
 from samples import digits
 
-from decant.expert import FileExpert, Oracle
+from decant.expert import DECISION_COLUMNS, FileExpert, Oracle
 from decant.images import Images
 from decant.labeltrust import Outcome, by_round
-from decant.refeed import Reviews, draw_references
+from decant.refeed import DISPUTED, FIRST, RANDOM, REFUSED, Reviews, draw_references
 from decant.settings import VerifySettings
 
 NOTHING_WRONG = pd.DataFrame({"id": [], "original_label": []})
@@ -82,3 +83,124 @@ def test_a_person_is_asked_no_more_than_the_budget(tmp_path: Path) -> None:
     assert outcome.queue.empty
     assert len(outcome.reviews) == 40  # 30 references and one row per class; 7 more can't be shared out evenly
     assert outcome.stopped == "the budget of 47 reviews is spent"
+
+
+# --- a person, who answers between two runs ---------------------------------------------------------------------------
+
+
+def of_classes(*sizes: tuple[int, int]) -> Images:
+    """So many digits of each class: (class, rows), ..."""
+    labels = digits()[0].labels
+    return digits()[0].select(np.concatenate([np.flatnonzero(labels == label)[:n] for label, n in sizes]))
+
+
+class Person:
+    """Answers what `verify` asks on the review page, which writes down how each row was asked."""
+
+    def __init__(self, folder: Path, images: Images, settings: VerifySettings, seed: int = 0):
+        self.path, self.images, self.settings, self.seed = folder / "decisions.csv", images, settings, seed
+        self.path.write_text(",".join(DECISION_COLUMNS) + "\n", encoding="utf-8")
+
+    def run(self) -> Outcome:
+        *_, outcome = by_round(self.images, FileExpert(self.path, self.images), self.settings, seed=self.seed)
+        return outcome
+
+    def says(self, queue: pd.DataFrame, expert: str = "anna", label: str | None = None) -> None:
+        """The given label, of every row of the queue, or another one."""
+        said = queue.assign(label=label or queue["given"], expert=expert, at="2030-01-01").reindex(
+            columns=list(DECISION_COLUMNS)
+        )
+        said.to_csv(self.path, mode="a", header=False, index=False)
+
+    def until_nothing_is_open(self) -> Outcome:
+        for _ in range(8):
+            outcome = self.run()
+            if outcome.queue.empty:
+                return outcome
+            self.says(outcome.queue)
+        raise AssertionError(f"{len(outcome.queue)} rows are open still")
+
+
+PERSONS = VerifySettings(steps=20, references=3, reviews=5, rounds=2)
+
+
+def asked(outcome: Outcome) -> list[int]:
+    """Rows of every round, answered or waiting."""
+    return np.bincount(np.concatenate([outcome.reviews["round"], outcome.queue["round"]]).astype(int)).tolist()
+
+
+def test_a_person_is_asked_as_many_rows_as_the_oracle_and_it_is_known_why(tmp_path: Path) -> None:
+    person = Person(tmp_path, of_classes((0, 60), (1, 60), (6, 60)), PERSONS)
+    outcome = person.until_nothing_is_open()
+    assert asked(outcome) == [9, 15, 15]
+    assert (outcome.reviews["why"] == FIRST).sum() == 9 and (outcome.reviews["why"] == REFUSED).sum() == 18
+    drawn = outcome.reviews["why"] == RANDOM
+    assert outcome.reliability is not None and outcome.reliability["rows"] == drawn.sum() > 0
+
+
+def test_answers_keep_their_worth_under_another_seed(tmp_path: Path) -> None:
+    person = Person(tmp_path, of_classes((0, 60), (1, 60), (6, 60)), PERSONS)
+    before = person.until_nothing_is_open()
+    person.seed = 1
+    after = person.run()
+    assert after.queue.empty
+    pd.testing.assert_frame_equal(after.reviews, before.reviews)
+    assert (after.noise_interval, after.reliability) == (before.noise_interval, before.reliability)
+
+
+def test_a_round_that_was_answered_but_for_one_row_asks_for_one(tmp_path: Path) -> None:
+    person = Person(tmp_path, of_classes((0, 60), (1, 60), (6, 60)), PERSONS)
+    person.says(person.run().queue)
+    queue = person.run().queue
+    assert len(queue) == 15
+    person.says(queue[1:])
+    outcome = person.run()
+    assert asked(outcome) == [9, 15] and len(outcome.queue) == 1
+    assert asked(person.until_nothing_is_open()) == [9, 15, 15]
+
+
+def test_a_class_that_runs_out_of_rows_ends_its_rounds_for_a_person_as_for_the_oracle(tmp_path: Path) -> None:
+    """Four rows of class 6, three of which are references; of ones and zeros there are enough."""
+    images = of_classes((0, 60), (1, 60), (6, 4))
+    oracle, settings = Oracle(images, NOTHING_WRONG), replace(PERSONS, steps=40)
+    outcomes = list(by_round(images, oracle, settings, seed=0))
+    assert asked(outcomes[-1]) == [9, 11, 10]
+    assert asked(Person(tmp_path, images, settings).until_nothing_is_open()) == [9, 11, 10]
+    by_hand = Person(tmp_path, images, settings)
+    by_hand.path.write_text("id,label\n", encoding="utf-8")
+    for _ in range(6):
+        outcome = by_hand.run()
+        with by_hand.path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{row},{given}\n" for row, given in outcome.queue[["id", "given"]].to_numpy())
+    assert outcome.queue.empty and len(outcome.reviews) == oracle.asked
+
+
+def test_a_round_without_a_row_left_is_done_without_training_again() -> None:
+    images = of_classes((0, 6), (1, 6))
+    settings = VerifySettings(steps=2, references=5, reviews=2, rounds=3)
+    found = list(by_round(images, Oracle(images, NOTHING_WRONG), settings, seed=0))
+    assert [len(outcome.reviews) for outcome in found] == [10, 12]
+
+
+def test_a_dispute_waits_again_before_any_other_row_is_chosen(tmp_path: Path) -> None:
+    person = Person(tmp_path, of_classes((0, 60), (1, 60), (6, 60)), PERSONS)
+    person.says(person.run().queue)
+    queue = person.run().queue
+    person.says(queue)
+    person.says(queue[:1], "ben", "0" if queue["given"][0] != "0" else "1")
+    outcome = person.run()
+    assert outcome.queue[["id", "round", "why"]].equals(queue[:1][["id", "round", "why"]])
+    assert asked(outcome) == [9, 15]
+    person.says(queue[:1], "ben")
+    assert asked(person.until_nothing_is_open()) == [9, 15, 15]
+
+
+def test_a_row_that_an_expert_took_back_waits_again(tmp_path: Path) -> None:
+    person = Person(tmp_path, of_classes((0, 60), (1, 60), (6, 60)), PERSONS)
+    person.says(person.run().queue)
+    queue = person.run().queue
+    person.says(queue)
+    disputed = queue[queue["why"] == DISPUTED]
+    taken_back = (disputed if len(disputed) else queue)[:1]
+    person.says(taken_back, label=" ")
+    assert person.run().queue["id"].tolist() == taken_back["id"].tolist()

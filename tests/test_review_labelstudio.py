@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from reviewing import CLASSES, QUEUE, review_files
 
-from decant.expert import UNCLEAR, read_votes
+from decant.expert import UNCLEAR, Asked, read_asked, read_votes
 from flows import cli
 from flows.review.labelstudio import labelling_config
 
@@ -57,6 +57,38 @@ def test_a_task_carries_its_picture_enlarged_and_both_labels_as_predictions(root
     said = [(p["model_version"], p["result"][0]["value"]["choices"], p.get("score")) for p in first["predictions"]]
     assert said == [("given label", ["cat"], 0.2), ("Decant's suggestion", ["dog"], None)]
     assert len(second["predictions"]) == 1, "no suggestion yet"
+
+
+def test_how_a_row_was_asked_travels_there_and_back(root: Path) -> None:
+    first, second, _ = exported(root)
+    del second["data"]["round"], second["data"]["rows"], second["data"]["trust"]  # a task of an older Decant
+    (root / "data/verify/queue.csv").write_text(QUEUE.replace("label disputed", "asked since for another reason"))
+    assert imported(root, [annotated(first, "dog", 1), annotated(second, "dog", 1)]) == 0
+    found = read_asked(root / "data/inputs/decisions.csv")
+    assert found == {11: Asked(1, 3, "label disputed", 0.2), 12: Asked(why="likely false refusal")}
+
+
+def test_nothing_is_taken_in_while_the_stage_reads_the_answers(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, _, _ = exported(root)
+    monkeypatch.setattr("flows.review.labelstudio.is_being_written", lambda folder: folder == Path("data/verify"))
+    assert imported(root, [annotated(first, "dog", 1)]) == 2
+    assert "is at work; try again when it has ended" in capsys.readouterr().err
+    assert (root / "data/inputs/decisions.csv").read_text() == "id,label\n"
+
+
+def test_files_are_looked_for_where_the_caller_stands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = root / "below"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    assert cli.main(["review", "--export-label-studio", "tasks.json"]) == 0
+    assert sorted(path.name for path in below.iterdir()) == ["tasks.json", "tasks.xml"]
+    first, _, _ = json.loads((below / "tasks.json").read_text())
+    (below / "export.json").write_text(json.dumps([annotated(first, "dog", 1)]))
+    monkeypatch.chdir(below)  # the command went to the checkout
+    assert cli.main(["review", "--import-label-studio", "export.json"]) == 0
+    assert votes(root) == {11: {"annotator 1": 1}}
 
 
 def test_rows_that_are_answered_are_not_sent(root: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 from reviewing import CLASSES, QUEUE, pictures_of, review_files, store_in
 
 from decant.errors import StageError
-from decant.expert import UNCLEAR, Decision, FileExpert, agreed, label_text, parse_label, read_votes
+from decant.expert import UNCLEAR, Asked, Decision, FileExpert, agreed, label_text, parse_label, read_asked, read_votes
 from flows.review.store import Closed, NotAsked, append, is_being_written
+
+HEADER = "id,label,expert,at,round,rows,why,trust\n"
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 def lines(root: Path) -> list[list[str]]:
     """id, label, expert of every line on file; what stands under `at` differs from run to run."""
     text = (root / "data/inputs/decisions.csv").read_text()
-    assert text.startswith("id,label,expert,at\n") and text.endswith("\n")
+    assert text.startswith(HEADER) and text.endswith("\n")
     return [line.split(",")[:3] for line in text.splitlines()[1:]]
 
 
@@ -44,6 +46,17 @@ def test_an_answer_is_on_file_at_once_and_the_stage_reads_it(root: Path) -> None
     assert lines(root) == [["11", "dog", ""]]
     assert store.answer(12, "unclear", "answer-2")
     assert verdicts(root) == {11: 1, 12: UNCLEAR}
+
+
+def test_how_the_row_was_asked_stands_beside_the_answer(root: Path) -> None:
+    for row in (11, 12, 13):
+        store_in(root).answer(row, "dog", f"answer-{row}")
+    store_in(root).answer(13, None, "undo-0001")
+    assert read_asked(root / "data/inputs/decisions.csv") == {
+        11: Asked(1, 3, "label disputed", 0.2),
+        12: Asked(1, 3, "likely false refusal"),
+        13: Asked(1, 3, "drawn at random", 0.9),
+    }
 
 
 def test_the_same_answer_sent_again_is_written_once(root: Path) -> None:
@@ -130,6 +143,7 @@ def test_queue_of_an_older_verify_and_one_that_is_none(root: Path) -> None:
     queue.write_text("id,given,label,round,why\n11,cat,,0,drawn\n")
     (question,) = store_in(root).questions().values()
     assert (question.suggested, question.trust, question.like_given) == ("", None, ())
+    assert question.asked == Asked(0, None, "drawn")
     queue.write_text("name\nx\n")
     with pytest.raises(StageError, match=r"queue.csv: not the queue that `verify` writes"):
         store_in(root).questions()
@@ -178,12 +192,13 @@ def test_two_hand_written_lines_of_two_experts_are_a_dispute_and_of_one_a_mistak
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (None, "id,label,expert,at\n"),
-        ("", "id,label,expert,at\n"),
-        ("id,label\n10,cat", "id,label,expert,at\n10,cat,,\n"),
-        ('label,remark,id\ncat,"a, b",10\n', 'label,remark,id,expert,at\ncat,"a, b",10,,\n'),
-        ("\ufeffid,label\r\n10,cat\r\n", "id,label,expert,at\n10,cat,,\n"),
-        ("id,label,expert,at\n10,cat,anna,2030-01-01\n11,ca", "id,label,expert,at\n10,cat,anna,2030-01-01\n11,ca,,\n"),
+        (None, HEADER),
+        ("", HEADER),
+        ("id,label\n10,cat", HEADER + "10,cat,,,,,,\n"),
+        ('label,remark,id\ncat,"a, b",10\n', 'label,remark,id,expert,at,round,rows,why,trust\ncat,"a, b",10,,,,,,\n'),
+        ("\ufeffid,label\r\n10,cat\r\n", HEADER + "10,cat,,,,,,\n"),
+        ("id,label,expert,at\n10,cat,anna,2030-01-01", HEADER + "10,cat,anna,2030-01-01,,,,\n"),
+        (HEADER + "10,cat,anna,2030-01-01,1,3,,\n11,ca", HEADER + "10,cat,anna,2030-01-01,1,3,,\n11,ca,,,,,,\n"),
     ],
 )
 def test_an_append_keeps_what_people_wrote(tmp_path: Path, before: str | None, after: str) -> None:
@@ -191,11 +206,12 @@ def test_an_append_keeps_what_people_wrote(tmp_path: Path, before: str | None, a
     if before is not None:
         path.parent.mkdir()
         path.write_text(before, newline="")
-    append(path, [Decision(12, "dog", "ben", "2030-01-02")])
+    append(path, [Decision(12, "dog", "ben", "2030-01-02", Asked(1, 40, "label disputed", 0.25))])
     text = path.read_text()
     assert text.startswith(after)
     added = dict(zip(text.splitlines()[0].split(","), text.splitlines()[-1].split(","), strict=True))
-    assert {**added, "remark": ""} == {"id": "12", "label": "dog", "expert": "ben", "at": "2030-01-02", "remark": ""}
+    said = {"id": "12", "label": "dog", "expert": "ben", "at": "2030-01-02", "remark": ""}
+    assert {**added, "remark": ""} == {**said, "round": "1", "rows": "40", "why": "label disputed", "trust": "0.25"}
 
 
 def test_pages_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
@@ -222,7 +238,7 @@ def test_an_append_waits_for_another_page_that_is_writing(tmp_path: Path) -> Non
     assert path.read_text() == "id,label\n"
     os.close(holder)
     writer.join()
-    assert path.read_text() == "id,label,expert,at\n11,cat,anna,2030-01-01\n"
+    assert path.read_text() == HEADER + "11,cat,anna,2030-01-01,,,,\n"
 
 
 def _write_many(path: Path, expert: str) -> None:

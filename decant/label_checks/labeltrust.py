@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from decant.expert import Asked
 from decant.images import Images
 from decant.label_checks import Case, Check
 from decant.labeltrust import verify
@@ -37,8 +38,8 @@ class References:
     def ask(self, ids: np.ndarray) -> dict[int, int]:
         return {int(row): self._answers[int(row)] for row in ids if int(row) in self._answers}
 
-    def answered(self) -> np.ndarray:
-        return np.array(sorted(self._answers), np.int64)
+    def on_file(self) -> dict[int, Asked]:
+        return dict.fromkeys(self._answers, Asked())
 
 
 def judge(case: Case, settings: Settings) -> Check:

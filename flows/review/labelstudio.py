@@ -8,6 +8,7 @@ import argparse
 import base64
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from decant.errors import DecantError
-from decant.expert import UNCLEAR, Decision, label_text, parse_label, read_votes
+from decant.expert import UNCLEAR, Asked, Decision, label_text, parse_label, read_votes
 from decant.files import write_text
 from decant.tables import read_info, read_labels
 from flows.review.pictures import TABLES, Pictures
-from flows.review.store import DECISIONS, Closed, Question, Store, append, now
+from flows.review.store import DECISIONS, QUEUE, Closed, Question, Store, append, is_being_written, now
 
 SIDE = 256  # pixels at least: smaller pictures are enlarged in whole multiples, which Label Studio can't
 NAME, PICTURE = "label", "image"  # of the control and the object in the labelling config
@@ -68,7 +69,7 @@ def task(question: Question, pictures: Pictures) -> dict[str, Any]:
         "row": question.id,
         "given": question.given,
         "suggested": question.suggested,
-        "why": question.why,
+        **asdict(question.asked),  # comes back with the answer
     }
     found = [prediction("given label", question.given, question.trust)]
     if question.suggested:
@@ -111,6 +112,8 @@ def labelling_config(class_names: tuple[str, ...]) -> str:
 
 def take_in(path: Path) -> str:
     """Appends the export's answers to the file of decisions, all of them or, when one can't be read, none."""
+    if is_being_written(QUEUE.parent):
+        raise DecantError("the stage that reads the answers is at work; try again when it has ended")
     ids, _, info = read_labels(TABLES["verified"])
     tasks = read_export(path)
     newest: dict[tuple[int, str], Decision] = {}
@@ -156,7 +159,7 @@ def decisions_of(found: dict[str, Any], class_names: tuple[str, ...], where: str
     row = (found.get("data") or {}).get("row")
     if not isinstance(row, int):
         raise DecantError(f"{where}: no data.row; only tasks of decant review --export-label-studio can be read back")
-    decisions = []
+    how, decisions = asked(found["data"]), []
     for annotation in found.get("annotations") or []:
         choices = [
             choice
@@ -170,8 +173,19 @@ def decisions_of(found: dict[str, Any], class_names: tuple[str, ...], where: str
             raise DecantError(f"{where}: one class expected, {' and '.join(choices)} found")
         label = label_text(parse_label(str(choices[0]).strip(), class_names, where=where), class_names)
         at = str(annotation.get("updated_at") or annotation.get("created_at") or now())
-        decisions.append(Decision(row, label, annotator(annotation.get("completed_by")), at))
+        decisions.append(Decision(row, label, annotator(annotation.get("completed_by")), at, how))
     return decisions
+
+
+def asked(data: dict[str, Any]) -> Asked:
+    """How the task's row was asked about; tasks of an older Decant don't say."""
+    number, rows, trust = (data.get(name) for name in ("round", "rows", "trust"))
+    return Asked(
+        round=number if isinstance(number, int) else None,
+        rows=rows if isinstance(rows, int) else None,
+        why=str(data.get("why") or ""),
+        trust=float(trust) if isinstance(trust, int | float) else None,
+    )
 
 
 def annotator(completed_by: Any) -> str:

@@ -22,6 +22,7 @@ from decant.errors import StageError
 from decant.expert import (
     DECISION_COLUMNS,
     UNNAMED,
+    Asked,
     Decision,
     agreed,
     label_text,
@@ -55,10 +56,16 @@ class Question:
     """Blank before the first network, as is trust."""
     trust: float | None
     round: int
+    rows: int | None
+    """That the round asks about in all."""
     why: str
     like_given: tuple[int, ...]
     """Ids of the nearest references of the given class."""
     like_suggested: tuple[int, ...]
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(self.round, self.rows, self.why, self.trust)
 
 
 @dataclass(frozen=True)
@@ -125,14 +132,15 @@ class Store:
         Raises: NotAsked, Closed, StageError for a label that is no class.
         """
         with self._lock:
-            if row not in self.questions():
+            question = self.questions().get(row)
+            if question is None:
                 raise NotAsked(row)
             said = None if label is None else parse_label(label, self.class_names, where=f"row {row}")
             standing = self.votes().get(row, {}).get(self.expert)
             is_new = answer_id not in self._seen and said != standing
             if is_new:
                 text = "" if said is None else label_text(said, self.class_names)
-                append(self.decisions_path, [Decision(row, text, self.expert, now())])
+                append(self.decisions_path, [Decision(row, text, self.expert, now(), question.asked)])
             self._seen.add(answer_id)
             return is_new
 
@@ -225,6 +233,7 @@ def _question(row: dict[str, str]) -> Question:
         suggested=text("suggested"),
         trust=float(text("trust")) if text("trust") else None,
         round=int(float(text("round") or 0)),
+        rows=int(float(text("rows"))) if text("rows") else None,
         why=text("why"),
         like_given=ids("like_given"),
         like_suggested=ids("like_suggested"),
@@ -243,13 +252,13 @@ def read_rounds(path: Path) -> list[int]:
 
 
 def append(path: Path, decisions: list[Decision]) -> None:
-    """These lines more, on the disk when this returns. A file without the columns `expert` and `at` gets them first."""
+    """These lines more, on the disk when this returns. A file that lacks some of the columns gets them first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.parent):
         columns = _with_columns(path)
         with path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
-            writer.writerows(asdict(decision) for decision in decisions)
+            writer.writerows(asdict(decision) | asdict(decision.asked) for decision in decisions)
             file.flush()
             os.fsync(file.fileno())
 
