@@ -60,7 +60,7 @@ def examined(source: str, limit: int, scorer_file: Path) -> "tuple[Images, Candi
     """The pictures of a source, at most `limit` of them, drawn at random, and what their predictions owe to whom."""
     from decant import candidates, networks
     from decant.images import Images
-    from decant.runtime import be_deterministic, device
+    from decant.runtime import be_deterministic, cache_folder, device, writable
     from decant.scorer import TrustScorer
     from decant.tables import read_images
 
@@ -80,7 +80,10 @@ def examined(source: str, limit: int, scorer_file: Path) -> "tuple[Images, Candi
         raise DecantError(
             f"{scorer_file}: a scorer of other images than {TRAIN}; name the one that `verify` fitted to it"
         )
-    found = candidates.rank(network, train, pixels, settings["detect"], seed=settings["seed"], scorer=scorer)
+    cache = writable(cache_folder() / "curvature")  # which `detect` has left there
+    found = candidates.rank(
+        network, train, pixels, settings["detect"], seed=settings["seed"], scorer=scorer, cache=cache
+    )
     return Images(opened.ids[read], pixels, found.predicted.astype(np.int32), train.info), found
 
 

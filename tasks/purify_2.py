@@ -22,7 +22,13 @@ from decant.tables import images_writer, iter_images, read_labels, sample_images
 
 
 def run(
-    *, seed: int, purify: PurifySettings, purify_2: SecondPurifyStageSettings, first_dir: Path, received: Path, out: Path
+    *,
+    seed: int,
+    purify: PurifySettings,
+    purify_2: SecondPurifyStageSettings,
+    first_dir: Path,
+    received: Path,
+    out: Path,
 ) -> dict[str, Any]:
     be_deterministic()
     first, x3 = first_dir / "train.parquet", out / "purified.parquet"  # x3 of all rows, until it is decided who gets it

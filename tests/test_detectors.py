@@ -113,6 +113,39 @@ def test_joint_believes_two_groups_only_where_both_views_agree() -> None:
     assert two_groups(np.full(200, 0.2), features=real[1], background=background, of_points=at(0), seed=0) is None
 
 
+def test_a_second_look_asks_the_suspected_rows_themselves(
+    backdoored: Scene, innocent: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the first look never suffices: the backdoor is found all the same, and innocent classes stay innocent."""
+    monkeypatch.setattr(joint, "MIN_SEPARATION", 100.0)
+    monkeypatch.setattr(joint.renormalised, "MIN_SEPARATION", 100.0)
+    one = backdoored.affected.select(np.arange(1))
+    found = detect(backdoored.model, backdoored.train, one, DEFAULT, seed=0, fitted=backdoored.fitted)
+    assert min(precision_recall(found.flagged, backdoored.poisoned)) >= 0.95, found.note
+    _, test = digits()
+    for label in range(10):
+        point = test.select(np.flatnonzero(test.labels == label)[:1])
+        found = detect(innocent.model, innocent.train, point, DEFAULT, seed=0, fitted=innocent.fitted)
+        assert not found.flagged.any(), found.note
+
+
+def test_a_second_look_must_agree_with_the_first() -> None:
+    def groups(upper: np.ndarray, separation: float = 8.0, **changes: float) -> joint.Groups:
+        figures = {"height": 20.0, "remainder": 0.2} | changes
+        return joint.Groups(upper=upper, separation=separation, holds_the_points=True, **figures)
+
+    rows = np.arange(100)
+    first = groups((rows < 20).astype(float), 4.5)
+    assert not first.speak_for_the_points and first.deserve_a_second_look
+    assert first.are_confirmed_by(groups((rows < 17).astype(float), 5.2))
+    assert not first.are_confirmed_by(groups((rows < 10).astype(float)))  # half of them only
+    assert not first.are_confirmed_by(groups((rows < 40).astype(float)))
+    assert not first.are_confirmed_by(groups((rows < 20).astype(float), 5.0))
+    assert not first.are_confirmed_by(groups((rows < 20).astype(float), remainder=0.6))
+    assert not groups((rows < 20).astype(float), 4.0).deserve_a_second_look
+    assert not groups((rows < 60).astype(float), 4.5).deserve_a_second_look
+
+
 @pytest.mark.parametrize("copies", [(40, 20), (60,)])
 def test_features_that_hardly_differ_are_no_error(copies: tuple[int, ...]) -> None:
     """A class of repeated pictures: fewer directions than components, or none at all."""

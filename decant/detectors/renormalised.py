@@ -60,8 +60,13 @@ def judge(case: Case, points: Images) -> Detection:
 
 def influence_of(case: Case, points: Images) -> np.ndarray:
     """r (n,)."""
+    return cosines(case, points).mean(0)
+
+
+def cosines(case: Case, points: Images) -> np.ndarray:
+    """(q, n): each row's on each point."""
     queries = to_device(points.pixels), torch.from_numpy(points.labels.astype(np.int64))
-    return case.influence_on(queries, self_influence=True).cosine().mean(0).cpu().numpy()
+    return case.influence_on(queries, self_influence=True).cosine().cpu().numpy()
 
 
 def decide(case: Case, points: Images, scores: np.ndarray) -> Detection:
