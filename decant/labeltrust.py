@@ -12,8 +12,9 @@ network that trained on the other half, so that no row vouches for itself; a row
 
 The expert decides about the rows that they saw. A label-consistent backdoor row has the right label and must pass.
 
-Cost: `steps` x (1 + 2 x rounds) training steps; 2,874 digits of 16 x 16 took 23 s on one CPU core. Expected there, with
-8 % wrong labels and after purification: precision .99, recall .95-.97; of 6,000 clean MNIST rows at most 6 are dropped.
+Cost: `pretrain` + `steps` + 2 x (`passes` + `rounds`) x `steps` training steps, the last of these up to three times as
+long on many rows (`decant.learner`); 2,874 digits of 16 x 16 took 23 s on one CPU core. Expected there, with 8 % wrong
+labels and after purification: precision .99, recall .95-.97; of 6,000 clean MNIST rows at most 6 are dropped.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ class Outcome:
     noise_rate: float | None = None
     """Estimated share of wrong labels in the data as given; None when nothing was judged."""
     noise_interval: tuple[float, float] | None = None
-    """95 % confidence interval of that share from the rows drawn at random alone; None when nobody answered."""
+    """95 % confidence interval of that share from the rows drawn at random alone; None where none is answered."""
     threshold: float | None = None
     """The trust from which on rows were accepted."""
     scorer: TrustScorer | None = None
@@ -195,13 +196,13 @@ def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySett
     if judgement is not None:
         queue = _explained(queue, reviews.images, judgement)
     judged = reviews.images.classes if judgement is None else len(judgement.judged)
-    confirmed, refuted = reviews.first_draw_counts().trace(), reviews.first_draw_counts().sum()
+    drawn = _drawn_share(reviews)
     return Outcome(
         verdicts=verdicts,
         reviews=reviews.table(reviews.reviewed),
         queue=queue,
         noise_rate=None if judgement is None else _noise_rate(reviews, verdicts, settings),
-        noise_interval=wrong_share(int(confirmed), int(refuted - confirmed)) if confirmed else None,
+        noise_interval=None if drawn is None else drawn[1],
         threshold=threshold,
         scorer=None if judgement is None else judgement.scorer,
         reliability=_reliability(reviews) if settings.mode == "plus" else None,
@@ -218,11 +219,18 @@ def _reliability(reviews: Reviews) -> dict[str, float] | None:
 
 
 def _noise_rate(reviews: Reviews, verdicts: pd.DataFrame, settings: VerifySettings) -> float:
-    """`plus`: mean suspicion, which is a probability there; `paper`: share refuted of the rows drawn at random."""
+    """`plus`: mean suspicion, which is a probability there; `paper`: by the rows drawn at random, and where there are
+    none, the share refused."""
     if settings.mode == "plus":
         return float(verdicts["score"].mean())
-    counts = reviews.first_draw_counts()
-    return float(1 - np.trace(counts) / max(1.0, counts.sum()))
+    drawn = _drawn_share(reviews)
+    return float(verdicts["flagged"].mean()) if drawn is None else drawn[0]
+
+
+def _drawn_share(reviews: Reviews) -> tuple[float, tuple[float, float]] | None:
+    """Share of wrong labels, and its interval, by the rows of the first draw alone."""
+    images = reviews.images
+    return wrong_share(reviews.first_draw_counts(), np.bincount(images.labels, minlength=images.classes))
 
 
 def _can_judge(reviews: Reviews) -> bool:
@@ -241,16 +249,18 @@ def _can_judge(reviews: Reviews) -> bool:
 
 
 def _explained(queue: pd.DataFrame, images: Images, judgement: Judgement) -> pd.DataFrame:
-    """The queue with the network's suggestion, its trust, and the references most like the row, by their ids."""
+    """The queue with the network's suggestion, its trust, and the references most like the row, by their ids. Of a row
+    whose label is not judged it says nothing."""
     labels, names = images.labels, np.array(images.info.class_names, object)
     rows = pd.Series(np.arange(len(labels)), index=images.ids).loc[queue["id"]].to_numpy()
-    suggested = judgement.suggestion(labels)[rows]
-    queue = queue.assign(suggested=names[suggested], trust=judgement.trust(labels)[rows].round(4))
+    suggested, judged = judgement.suggestion(labels)[rows], np.isin(labels[rows], judgement.judged)
+    trust = np.where(judged, judgement.trust(labels)[rows].round(4), np.nan)
+    queue = queue.assign(suggested=np.where(judged, names[suggested], ""), trust=trust)
     if judgement.scorer is None:
         return queue
     return queue.assign(
         like_given=_lookalikes(images.pixels[rows], labels[rows], judgement.scorer),
-        like_suggested=_lookalikes(images.pixels[rows], suggested, judgement.scorer),
+        like_suggested=_lookalikes(images.pixels[rows], np.where(judged, suggested, -1), judgement.scorer),
     )
 
 

@@ -82,13 +82,26 @@ def resolution(n: int) -> float:
     return 1 - (1 - CONFIDENCE) ** (1 / n) if n else 1.0
 
 
-def wrong_share(confirmed: int, refuted: int) -> tuple[float, float]:
-    """Confidence interval of the share of wrong labels when rows were drawn until `confirmed` of them were right.
+def wrong_share(reviewed: np.ndarray, rows: np.ndarray) -> tuple[float, tuple[float, float]] | None:
+    """(share of wrong labels, its confidence interval) by rows drawn at random of every given label; None: of none.
 
-    Clopper and Pearson's bounds for inverse sampling: the number of draws is random, the number of right labels isn't.
+    reviewed: (classes, classes) counts [true, given] of what was drawn; rows: (classes,) of every given label in the
+    data. The draw takes equally many rows of each label, however common it is, so each label counts by its rows:
+
+        p = sum over c of w_c x_c / n_c,   w_c ~ rows_c,   n_c drawn of label c, x_c of them wrong
+
+    Labels of which nothing was drawn are left out. The interval is that of Korn and Graubard (1998): Clopper and
+    Pearson's beta quantiles at the effective number of draws n = 1 / sum(w_c^2 / n_c), which is their plain number
+    where labels are as common in the draw as in the data. That rows are drawn until enough are right, and not so many
+    as was fixed before, is left aside: it would narrow the interval from below, by less than one row's worth.
     """
-    tail = (1 - CONFIDENCE) / 2
-    if not confirmed:
-        return 0.0, 1.0
-    low = float(beta.ppf(tail, refuted, confirmed)) if refuted else 0.0
-    return low, float(beta.ppf(1 - tail, refuted + 1, confirmed))
+    drawn = reviewed.sum(0)
+    seen = drawn > 0
+    if not seen.any():
+        return None
+    weights = rows[seen] / rows[seen].sum()
+    wrong = (drawn - np.diag(reviewed))[seen]
+    share, n = float((weights * wrong / drawn[seen]).sum()), float(1 / (weights**2 / drawn[seen]).sum())
+    x, tail = min(n, n * share), (1 - CONFIDENCE) / 2
+    low = float(beta.ppf(tail, x, n - x + 1)) if x > 0 else 0.0
+    return share, (low, float(beta.ppf(1 - tail, x + 1, n - x)) if x < n else 1.0)

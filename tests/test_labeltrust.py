@@ -10,6 +10,7 @@ from samples import digits
 from decant.expert import FileExpert, Oracle
 from decant.images import Images
 from decant.labeltrust import Outcome, verify
+from decant.refeed import DISPUTED, FIRST
 from decant.settings import VerifySettings
 from decant.tables import apply_verdicts
 
@@ -174,16 +175,37 @@ def test_an_expert_who_saw_every_row_leaves_nothing_to_judge() -> None:
     assert outcome.scorer is not None
 
 
-def test_a_class_too_rare_to_judge_is_kept_and_named() -> None:
+def rare_nines() -> Images:
+    """200 zeros, ones and twos, and three nines at the end."""
     train, _ = digits()
-    few = np.flatnonzero(train.labels < 3)[:200]
-    single = np.flatnonzero(train.labels == 9)[:1]
-    images = train.select(np.concatenate([few, single]))
-    outcome = judge(images, NOTHING_WRONG, VerifySettings(steps=20, rounds=1))
-    verdict = outcome.verdicts.iloc[-1]
-    assert verdict["action"] == "keep"
-    assert verdict["reason"] in ("the expert confirmed the label", "not judged: fewer than 2 references of 9")
+    few, nines = np.flatnonzero(train.labels < 3)[:200], np.flatnonzero(train.labels == 9)[:3]
+    return train.select(np.concatenate([few, nines]))
+
+
+def test_a_class_too_rare_to_judge_is_kept_and_named() -> None:
+    """The budget pays for two references of each class but the last."""
+    images = rare_nines()
+    outcome = judge(images, NOTHING_WRONG, VerifySettings(steps=20, rounds=1, references=2, budget=7))
+    verdicts = outcome.verdicts[-3:]
+    assert (verdicts["action"] == "keep").all() and (verdicts["score"] == 0).all()
+    reasons = sorted(verdicts["reason"])
+    assert reasons == ["not judged: fewer than 2 references of 9"] * 2 + ["the expert confirmed the label"]
     assert not outcome.verdicts["suggested_label"].isin([9]).any()
+
+
+def test_the_queue_has_no_opinion_of_a_row_whose_class_is_not_judged(tmp_path: Path) -> None:
+    """Two experts disagree about a nine; of nines there is no reference, and no budget for one."""
+    images = rare_nines()
+    known = [row for label in range(3) for row in np.flatnonzero(images.labels == label)[:2]]
+    lines = [f"{images.ids[row]},{images.labels[row]},anna,0,{FIRST}" for row in known]
+    lines += [f"{images.ids[-1]},{label},{expert},1,{DISPUTED}" for label, expert in ((9, "anna"), (4, "ben"))]
+    path = tmp_path / "decisions.csv"
+    path.write_text("\n".join(["id,label,expert,round,why", *lines, ""]), encoding="utf-8")
+    settings = VerifySettings(steps=20, rounds=1, references=2, budget=6)
+    queue = verify(images, FileExpert(path, images), settings, seed=0).queue
+    assert queue["id"].tolist() == [images.ids[-1]]
+    assert queue[["suggested", "like_given", "like_suggested"]].to_numpy().tolist() == [["", "", ""]]
+    assert queue["trust"].isna().all()
 
 
 def test_a_classifier_helps_where_few_steps_leave_the_network_weak() -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from decant.errors import SettingsError
 from decant.promises import expected_errors, expected_rates, reliability, resolution, threshold_for, wrong_share
@@ -52,10 +53,45 @@ def test_resolution_is_the_rule_of_three() -> None:
 def test_interval_covers_the_share_of_wrong_labels(rate: float) -> None:
     rng = np.random.default_rng(2)
     refuted = rng.negative_binomial(60, 1 - rate, 2000)
-    bounds = np.array([wrong_share(60, int(count)) for count in refuted])
+    found = [wrong_share(np.array([[60, 0], [count, 0]]), np.array([900, 0])) for count in refuted]
+    bounds = np.array([one[1] for one in found if one])
     covered = (bounds[:, 0] <= rate) & (rate <= bounds[:, 1])
     assert 0.94 <= covered.mean() <= 0.99
-    assert wrong_share(0, 3) == (0.0, 1.0)
+
+
+def test_labels_count_by_their_rows_in_the_share_of_wrong_ones() -> None:
+    """9,900 "ok", all right, and 100 "defect", half wrong: the draw takes ten right ones of each."""
+    found = wrong_share(np.array([[10, 10], [0, 10]]), np.array([9900, 100]))
+    assert found is not None
+    share, (low, high) = found
+    assert share == pytest.approx(0.005)
+    assert low <= 0.005 <= high < 0.35
+
+
+def test_interval_of_an_even_draw_is_that_of_clopper_and_pearson() -> None:
+    found = wrong_share(np.array([[20, 4, 0], [4, 20, 4], [0, 0, 20]]), np.array([240, 240, 240]))
+    exact = binomtest(12, 72).proportion_ci(0.95, "exact")
+    assert found is not None and found == (pytest.approx(12 / 72), pytest.approx((exact.low, exact.high)))
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.2])
+def test_interval_covers_the_share_of_an_unbalanced_set(rate: float) -> None:
+    rows, rates = np.array([600, 300, 100]), rate * np.array([0.5, 1.0, 4.0])
+    true = (rows * rates).sum() / rows.sum()
+    rng = np.random.default_rng(4)
+    covered = []
+    for _ in range(1000):
+        wrong = rng.negative_binomial(20, 1 - rates)
+        found = wrong_share(np.diag([20, 20, 20]) + np.roll(np.diag(wrong), 1, axis=0), rows)
+        assert found is not None
+        covered.append(found[1][0] <= true <= found[1][1])
+    assert np.mean(covered) > 0.93
+
+
+def test_where_nothing_was_drawn_nothing_is_known_and_where_all_is_wrong_all_may_be() -> None:
+    assert wrong_share(np.zeros((2, 2)), np.array([5, 5])) is None
+    found = wrong_share(np.array([[0, 0], [3, 0]]), np.array([5, 5]))
+    assert found is not None and (found[0], found[1][1]) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("threshold", ["frr=2", "far", "fdr=0.1", "far=-0.1", 1.5, True])

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.label_checks import Case, Check
+from decant.label_checks import Case, Check, require_references
 from decant.networks import build
 from decant.runtime import device
 from decant.settings import Count, Positive, Range
@@ -63,6 +63,7 @@ class Settings:
 
 
 def judge(case: Case, settings: Settings) -> Check:
+    require_references(case, "asd")
     labels, pixels = case.known.labels, case.images.pixels
     learner = _Learner(case, settings)
     total = settings.first + settings.second + settings.third

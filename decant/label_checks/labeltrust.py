@@ -6,7 +6,7 @@ threshold on the mean sigmoid).
 
     suspicion(x, l) = 1 - trust(x, l)
 
-Cost: `steps` x (1 + 2 x passes) small training steps.
+Cost: `steps` + 2 x passes x 1 to 3 `steps` small training steps, the more the more rows there are (`decant.learner`).
 """
 
 from dataclasses import dataclass
