@@ -7,7 +7,8 @@ benchmarks/dvc.yaml lists them (`label-loops`: LabelTrust on all of MNIST, `labe
 
 METHOD is `plus` or `paper` (LabelTrust; also `plus_random`, whose expert sees rows drawn at random, `plus_erring`,
 whose expert is wrong in 5 % of the answers, and `plus_classifier`, with `verify.classifier`), or a file of
-decant/label_checks.
+decant/label_checks. LabelTrust's expert is shown 350 rows in all, references included: the rows that turn out to be
+wrong while the references are drawn are at the cost of the last loop.
 """
 
 import sys
@@ -54,9 +55,10 @@ POISONINGS: dict[str, list[dict[str, Any]]] = {
 }
 LOOPS = 5
 REFERENCES = 10 + 5 * LOOPS  # of a class, that LabelTrust's expert has seen in the end
+BUDGET = 350  # reviews in all, as many as the references and five loops of ten classes would take without a wrong one
 SETTINGS = {
-    "plus": VerifySettings(threshold="far=0.001", passes=2, rounds=LOOPS),
-    "paper": VerifySettings(mode="paper", rounds=LOOPS, steps=1000),
+    "plus": VerifySettings(threshold="far=0.001", passes=2, rounds=LOOPS, budget=BUDGET),
+    "paper": VerifySettings(mode="paper", rounds=LOOPS, steps=1000, budget=BUDGET),
 }
 TRAIN = TrainSettings(epochs=10)
 ERRORS = 0.05

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from samples import digits
 
+from benchmarks._labels import SETTINGS
 from decant.expert import DECISION_COLUMNS, FileExpert, Oracle
 from decant.images import Images
 from decant.labeltrust import Outcome, by_round
@@ -70,6 +71,12 @@ def test_rounds_end_when_no_review_could_gain_more_than_is_asked_for() -> None:
     (only,) = outcomes(stop_below=0.9)
     assert only.stopped is not None and only.stopped.endswith("expected to be judged wrongly, less than 90.00%")
     assert len(outcomes(stop_below=1e-9)) == 4
+
+
+def test_the_label_benchmarks_show_their_expert_350_rows_in_all() -> None:
+    """As the issue's bars say: ten references of each of ten classes, and five loops of five."""
+    for settings in SETTINGS.values():
+        assert settings.budget == 350 == 10 * (settings.references + settings.rounds * settings.reviews)
 
 
 def test_a_person_is_asked_no_more_than_the_budget(tmp_path: Path) -> None:
