@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reviewing import review_files
+from reviewing import pictures_of, review_files
 from toy_pipeline import environment, wait_until
+
+from decant.images import DatasetInfo, Images
+from decant.tables import write_images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome found")
@@ -122,3 +125,42 @@ def test_an_address_that_was_used_shows_no_data_to_another_browser(root: Path, c
         second.goto(address)
         second.wait_for_selector("text=This page needs its address")
         assert second.locator("img").count() == 0
+
+
+def test_the_page_asks_before_it_is_closed_on_answers_that_are_on_their_way(root: Path, chromium: Any) -> None:
+    with review(root) as (_, address):
+        page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
+        held: list[Any] = []
+        asked: list[str] = []
+        page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+        page.goto(address)
+        question(page, 11)
+        page.route("**/api/answers", lambda route: route.continue_() if held else held.append(route))
+        page.keyboard.press("g")
+        page.keyboard.press("Shift+Enter")
+        page.wait_for_selector("#toast:has-text('2 answers are on their way')")
+        page.close(run_before_unload=True)
+        page.wait_for_timeout(500)
+        assert asked == ["beforeunload"] and on_file(root) == []
+        held[0].continue_()
+        page.wait_for_selector("#toast:has-text('2 labels confirmed')")
+        assert on_file(root) == ["11,cat,", "13,cat,"]
+        with page.expect_event("close"):
+            page.close(run_before_unload=True)
+        assert len(asked) == 1
+
+
+def test_a_class_called_unclear_is_another_answer_than_unclear(root: Path, chromium: Any) -> None:
+    images = pictures_of()
+    info = DatasetInfo(class_names=("cat", "dog", "unclear"), source="test", checksum="0")
+    write_images(root / "data/purify_2/train.parquet", Images(images.ids, images.pixels, images.labels, info))
+    with review(root) as (_, address):
+        page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
+        page.goto(address)
+        question(page, 11)
+        page.keyboard.press("3")
+        question(page, 13)
+        page.keyboard.press("u")
+        question(page, 12)
+        wait_until(lambda: on_file(root) == ["11,unclear,", "13,Unclear,"], "the class, and that nobody could tell")
+        assert page.locator(".strip .dot.unclear").count() == 1

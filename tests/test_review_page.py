@@ -120,6 +120,18 @@ def test_the_queue_with_trust_references_and_progress(root: Path) -> None:
     assert (found["progress"]["round_asked"], found["progress"]["asked"], found["progress"]["answered"]) == (3, 5, 2)
 
 
+def test_unclear_has_a_word_that_no_class_is_called(root: Path) -> None:
+    assert browser(root).get("/api/review").json()["unclear"] == "unclear"
+    store = store_in(root)
+    store.class_names = ("cat", "dog", "unclear")
+    gate = Gate(PORT)
+    client = TestClient(create_app(store, gate, pictures=pictures_in(root, *ROWS)), base_url=HOME)
+    assert client.post("/api/session", json={"token": token_of(gate)}).status_code == 204
+    word = client.get("/api/review").json()["unclear"]
+    assert say(client, 11, word).json()["row"]["mine"] == word != "unclear"
+    assert on_file(root) == [f"11,{word},"]
+
+
 def test_pictures_as_verify_sees_them_and_as_received(root: Path) -> None:
     client = browser(root)
     for seen_as, brightness in (("verified", 20 * 4), ("received", 255 - 20 * 4)):

@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 
 from decant.errors import DecantError, StageError
-from decant.expert import agreed, label_text
+from decant.expert import UNCLEAR, agreed, label_text
 from flows.review.gate import Gate, SameOriginOnly
 from flows.review.pictures import As, Pictures
 from flows.review.store import Closed, NotAsked, Question, Store
@@ -66,7 +66,7 @@ def create_app(store: Store, gate: Gate, *, for_run: bool = False, pictures: Pic
             return found
         rows = [row_of(store, question) for question in store.questions().values()]
         about = {"expert": store.expert, "classes": store.class_names, "order": store.my_order()}
-        return {**found, **about, "rows": rows}
+        return {**found, **about, "unclear": label_text(UNCLEAR, store.class_names), "rows": rows}
 
     @app.post("/api/answers", dependencies=locked)
     def answers(given: Answer) -> dict[str, Any]:

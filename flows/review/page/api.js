@@ -20,16 +20,21 @@ export async function get(path) {
 }
 
 let last = Promise.resolve();
+let onTheWay = 0;
 
 /** Sends one answer; a lost reply is asked for again under the same id, which the server takes only once. */
 export function answer(row, label) {
-  const sent = last.then(() => insist({ row, label, answer_id: newId() }));
+  onTheWay += 1;
+  const sent = last.then(() => insist({ row, label, answer_id: newId() })).finally(() => (onTheWay -= 1));
   last = sent.catch(() => {});
   return sent;
 }
 
 /** When every answer so far has reached the server, or been refused. */
 export const settled = () => last;
+
+/** How many answers have not reached the server yet: they are lost with the page. */
+export const pending = () => onTheWay;
 
 async function insist(body) {
   for (let attempt = 0; ; attempt += 1) {

@@ -1,6 +1,6 @@
 // The page's state, what the keys do to it, and when it is drawn anew.
 
-import { Refused, answer, enter, get, settled } from "./api.js";
+import { Refused, answer, enter, get, pending, settled } from "./api.js";
 import * as view from "./view.js";
 
 const POLL = 2500; // milliseconds between two looks whether the questions have changed
@@ -71,7 +71,8 @@ async function load() {
   if (review.state === "working") return;
   const place = new Map(review.classes.map((name, position) => [name, position]));
   const doubt = (row) => row.trust ?? 2; // the most doubtful of each class first
-  state.rows = review.rows.sort((a, b) => (place.get(a.given) ?? 0) - (place.get(b.given) ?? 0) || doubt(a) - doubt(b));
+  state.rows = review.rows.map((row) => ({ ...row, unclear: review.unclear }));
+  state.rows.sort((a, b) => (place.get(a.given) ?? 0) - (place.get(b.given) ?? 0) || doubt(a) - doubt(b));
   const last = state.rows.findIndex((row) => String(row.id) === stay);
   state.at = Math.max(0, last);
   if (!isNew) return;
@@ -165,7 +166,15 @@ function rest(given) {
   give(open, given);
   state.at = nextOpen(state.at) ?? state.at;
   draw();
-  if (open.length) say(`${open.length} labels confirmed. Z takes them back.`);
+  if (open.length) tellWhenOnFile(open, given);
+}
+
+/** Says how many of the rows have the label on file, once the server has taken or refused them all. */
+async function tellWhenOnFile(rows, label) {
+  say(`${rows.length} answers are on their way …`);
+  await settled();
+  const taken = rows.filter((row) => row.mine === label).length;
+  if (taken) say(`${taken} labels confirmed. Z takes them back.`);
 }
 
 function undo() {
@@ -196,7 +205,7 @@ function nextOpen(from) {
 const ACTIONS = {
   keep: () => choose(current().given),
   take: () => (current().suggested ? choose(current().suggested) : say("No suggestion for this row")),
-  unclear: () => choose(view.UNCLEAR),
+  unclear: () => choose(state.review.unclear),
   class: (button) => choose(button.dataset.label),
   rest: (button) => rest(button.dataset.label),
   undo,
@@ -300,6 +309,7 @@ function pick(button) {
 
 // Start -----------------------------------------------------------------------------------------------------------------
 
+window.addEventListener("beforeunload", (event) => pending() && event.preventDefault()); // the browser asks
 window.addEventListener("resize", () => state.rows.length && !noticed() && draw());
 state.view = sessionStorage.getItem("view") ?? "one";
 try {

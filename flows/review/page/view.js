@@ -1,6 +1,5 @@
 // What the page shows of its state. Texts are set as text, never as HTML: a class may be called anything.
 
-export const UNCLEAR = "unclear";
 const CHIPS = 24; // classes shown as buttons; with more of them one is typed
 const STRIP = 5; // neighbours shown on either side of a row
 
@@ -55,8 +54,8 @@ export function mark(row) {
 }
 
 function kindOf(row) {
-  if (row.mine === UNCLEAR) return "unclear";
-  return row.mine === row.given ? "kept" : "changed";
+  if (row.mine === row.given) return "kept";
+  return row.mine === row.unclear ? "unclear" : "changed";
 }
 
 // The head --------------------------------------------------------------------------------------------------------------
@@ -133,7 +132,7 @@ export function answers(row) {
     "div.answers", {},
     button(".main", "keep", row.given, `Yes, ${row.given}`, "Enter"),
     other && button(takenFor(row) ? ".change" : "", "take", other, `No, ${other}`, "S"),
-    button("", "unclear", UNCLEAR, "Unclear", "U"),
+    button("", "unclear", row.unclear, "Unclear", "U"),
   );
 }
 
