@@ -137,10 +137,10 @@ def test_a_second_look_must_agree_with_the_first() -> None:
     rows = np.arange(100)
     first = groups((rows < 20).astype(float), 4.5)
     assert not first.speak_for_the_points and first.deserve_a_second_look
-    assert first.are_confirmed_by(groups((rows < 17).astype(float), 5.2))
+    assert first.are_confirmed_by(groups((rows < 17).astype(float), 6.1))
     assert not first.are_confirmed_by(groups((rows < 10).astype(float)))  # half of them only
     assert not first.are_confirmed_by(groups((rows < 40).astype(float)))
-    assert not first.are_confirmed_by(groups((rows < 20).astype(float), 5.0))
+    assert not first.are_confirmed_by(groups((rows < 20).astype(float), 5.9))
     assert not first.are_confirmed_by(groups((rows < 20).astype(float), remainder=0.6))
     assert not groups((rows < 20).astype(float), 4.0).deserve_a_second_look
     assert not groups((rows < 60).astype(float), 4.5).deserve_a_second_look
