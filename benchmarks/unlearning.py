@@ -18,7 +18,8 @@ and `recall` are those of the flagged rows (precision 0 where there are none). `
 `detected.poison_success` and `detected.accuracy_lost` (since `trained`) are those of the default method with what was
 detected, the worst of the cases.
 The first table shows accuracy / poison success in %.
-small: digits and 3,000 rows of MNIST, 3 % of the rows poisoned, small_cnn. full: CIFAR-10, triggers and rates as in the paper's code, ResNet-18.
+small: digits and 3,000 rows of MNIST, 3 % of the rows poisoned, small_cnn.
+full: CIFAR-10, triggers and rates as in the paper's code, ResNet-18.
 """
 
 from dataclasses import replace
