@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from decant.ekfac import Bases, Factors, cross_entropy, fit, sampled_cross_entropy
 from decant.files import replacing
+from decant.runtime import cache_folder, writable
 
 FORMAT = 1  # to be raised when the same input gives other factors
 HASHED_AT_ONCE = 2**26  # numbers of a tensor
@@ -67,6 +68,11 @@ def cached(
     _write(whole, {name: (f.Q_A, f.Q_S, f.Lambda) for name, f in factors.items()})
     half.unlink(missing_ok=True)  # another process may have been at work on the same
     return factors
+
+
+def own_folder() -> Path | None:
+    """Where `detect` keeps curvature and `decant suspects` finds it; None where we may not write."""
+    return writable(cache_folder() / "curvature")
 
 
 def _make_room(folder: Path) -> None:

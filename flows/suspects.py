@@ -59,8 +59,9 @@ def main(arguments: argparse.Namespace) -> int:
 def examined(source: str, limit: int, scorer_file: Path) -> "tuple[Images, Candidates]":
     """The pictures of a source, at most `limit` of them, drawn at random, and what their predictions owe to whom."""
     from decant import candidates, networks
+    from decant.factor_files import own_folder
     from decant.images import Images
-    from decant.runtime import be_deterministic, cache_folder, device, writable
+    from decant.runtime import be_deterministic, device
     from decant.scorer import TrustScorer
     from decant.tables import read_images
 
@@ -80,9 +81,8 @@ def examined(source: str, limit: int, scorer_file: Path) -> "tuple[Images, Candi
         raise DecantError(
             f"{scorer_file}: a scorer of other images than {TRAIN}; name the one that `verify` fitted to it"
         )
-    cache = writable(cache_folder() / "curvature")  # which `detect` has left there
     found = candidates.rank(
-        network, train, pixels, settings["detect"], seed=settings["seed"], scorer=scorer, cache=cache
+        network, train, pixels, settings["detect"], seed=settings["seed"], scorer=scorer, cache=own_folder()
     )
     return Images(opened.ids[read], pixels, found.predicted.astype(np.int32), train.info), found
 

@@ -16,8 +16,9 @@ from decant.decode import Rules, decode_batch
 from decant.detectors import Detection, passes
 from decant.detectors import detect as find_causes
 from decant.errors import SourceError
+from decant.factor_files import own_folder
 from decant.images import Images
-from decant.runtime import Progress, be_deterministic, cache_folder, device, writable
+from decant.runtime import Progress, be_deterministic, device
 from decant.settings import DetectSettings
 from decant.tables import apply_verdicts, read_images, write_images, write_verdicts
 
@@ -36,7 +37,7 @@ def run(
     be_deterministic()
     progress = Progress("detect", passes(points) * len(rows))
     network = networks.load(model)[0].to(device())
-    cache = writable(cache_folder() / "curvature")  # a run that was stopped goes on from it
+    cache = own_folder()  # a run that was stopped goes on from it
     found = find_causes(network, rows, points, detect, seed=seed, on_rows=progress.step, cache=cache)
     verdicts = verdicts_of(rows, found)
     kept = apply_verdicts(rows, verdicts)

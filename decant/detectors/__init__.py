@@ -144,7 +144,7 @@ def names() -> list[str]:
 
 
 def passes(affected: Images) -> int:
-    """How often `detect` will go through the training rows, at most (for a progress bar's total)."""
+    """How often `detect` will go through the training rows, a second look of `joint` left out (for a progress bar)."""
     labels = len(np.unique(affected.labels))
     return 2 + labels if labels else 0
 
