@@ -48,11 +48,14 @@ POISONINGS: dict[str, list[dict[str, Any]]] = {
     "trigger": [{"name": "badnet", "mode": "dirty", "victim": None, "target": 0, "rate": WRONG}],
     "blend": [{"name": "blend", "mode": "dirty", "victim": None, "target": 0, "rate": WRONG}],
     "confusable": [{"name": "label_noise", "rate": WRONG, "pairs": "circular"}],
+    "pair": [],  # by dataset: PAIRS
     "random30": [{"name": "label_noise", "rate": 0.3}],
     "random60": [{"name": "label_noise", "rate": 0.6}],
     "random80": [{"name": "label_noise", "rate": 0.8}],
     "human": [],  # the labels of CIFAR-10N, "worse"
 }
+PAIRS = {"mnist": {4: 9}, "fashion_mnist": {6: 0}}  # right class to wrong: 4 to 9, shirt to T-shirt
+PAIR_RATE = 0.02  # of all rows: a fifth of the class
 LOOPS = 5
 REFERENCES = 10 + 5 * LOOPS  # of a class, that LabelTrust's expert has seen in the end
 BUDGET = 350  # reviews in all, as many as the references and five loops of ten classes would take without a wrong one
@@ -96,6 +99,9 @@ def case(name: str, poisoning: str, seed: int) -> tuple[Images, Images, np.ndarr
     if poisoning == "human":
         found = pd.read_parquet(Path(dataset("cifar10")).with_name("cifar10n") / "labels.parquet").set_index("index")
         return train.with_labels(found.loc[train.ids, "worse_label"].to_numpy()), test, train.labels
+    if poisoning == "pair":
+        mistaken = [{"name": "label_noise", "rate": PAIR_RATE, "pairs": PAIRS[source]}]
+        return planted(train, mistaken, seed), test, train.labels
     return planted(train, POISONINGS[poisoning], seed), test, train.labels
 
 

@@ -81,8 +81,14 @@ def metrics(folder: Path) -> dict[str, Any]:
     return read_json(folder / "metrics.json")
 
 
+TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+
+
 def dataset(name: str) -> str:
     """`ingest.source` of a public dataset: a folder of DECANT_DATA if that is set, else a torchvision download."""
     folder = os.environ.get("DECANT_DATA")
-    named = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
-    return str(Path(folder, name)) if folder else f"torchvision:{named}"
+    if folder:
+        return str(Path(folder, name))
+    if name not in TORCHVISION:
+        raise StageError(f"{name}: torchvision has no such download; put its Parquet files into DECANT_DATA/{name}")
+    return f"torchvision:{TORCHVISION[name]}"

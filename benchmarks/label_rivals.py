@@ -1,0 +1,67 @@
+"""LabelTrust beside other label checks: every method on every poisoned dataset, all with as many confirmed rows.
+
+`DATASET.POISONING.METHOD.auroc`, `.precision_at_80` (precision at a recall of 80 %), `.frr`, `.trr`, counted on rows
+that nobody reviewed. METHOD: `plus`, `plus_classifier` (with `verify.classifier`) and `paper` are LabelTrust after
+five loops, 350 reviews in all; the others are the files of decant.label_checks, which know 350 random rows.
+DATASET: 12,000 rows of MNIST and of Fashion-MNIST, Intel's scenes, CIFAR-10. POISONING: random labels (9.4 %; 60 %), a
+pair of classes that people confuse (4 called 9, shirt called T-shirt: 2 % of all rows), and for CIFAR-10 what people
+got wrong (40 %). `cifar10n.auroc_gain`, `.precision_gain`: `plus_classifier` less confident learning. `full` adds
+triggers (a patch, a blend; all to one, 9.4 %) and 80 % random labels.
+"""
+
+from typing import Any
+
+from benchmarks._cells import definition
+from benchmarks._labels import LOOPS, cells
+
+COMPARED = (
+    ("mnist12k", "random60"),
+    ("mnist12k", "pair"),
+    ("fashion12k", "random"),
+    ("fashion12k", "pair"),
+    ("intel", "random"),
+    ("cifar10n", "human"),
+)
+ALSO_COMPARED = (
+    ("mnist12k", "random"),
+    ("mnist12k", "trigger"),
+    ("mnist12k", "blend"),
+    ("mnist12k", "random80"),
+    ("fashion12k", "trigger"),
+)
+SHOWN = ("auroc", "precision_at_80", "frr", "trr")
+BY_SCALE = {"small": COMPARED, "full": COMPARED + ALSO_COMPARED}
+
+
+def methods() -> list[str]:
+    return list(definition()["stages"]["label-methods"]["matrix"]["method"])
+
+
+def run(scale: str, seed: int) -> dict[str, float]:
+    wanted = [(name, poisoning, method, seed) for name, poisoning in BY_SCALE[scale] for method in methods()]
+    figures: dict[str, float] = {}
+    for (name, poisoning, method, _), found in cells("label-methods", wanted).items():
+        prefix = f"loop{LOOPS}." if f"loop{LOOPS}.frr" in found else ""
+        figures |= {f"{name}.{poisoning}.{method}.{key}": found[prefix + key] for key in SHOWN}
+    ours, theirs = (f"cifar10n.human.{method}" for method in ("plus_classifier", "confident_learning"))
+    return figures | {
+        "cifar10n.auroc_gain": figures[f"{ours}.auroc"] - figures[f"{theirs}.auroc"],
+        "cifar10n.precision_gain": figures[f"{ours}.precision_at_80"] - figures[f"{theirs}.precision_at_80"],
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """AUROC and FRR / TRR of every method; the best AUROC of a dataset in bold."""
+    mean = result["mean"]
+    columns = [column for column in BY_SCALE[result["scale"]] if f"{'.'.join(column)}.plus.auroc" in mean]
+    best = {column: max(mean[f"{'.'.join(column)}.{method}.auroc"] for method in methods()) for column in columns}
+    lines = ["| method | " + " | ".join(map(", ".join, columns)) + " |", "|---|" + "--:|" * len(columns)]
+    for method in methods():
+        shown = []
+        for column in columns:
+            key = f"{'.'.join(column)}.{method}"
+            auroc = mean[f"{key}.auroc"]
+            number = f"**{auroc:.3f}**" if auroc == best[column] else f"{auroc:.3f}"
+            shown.append(f"{number} ({100 * mean[f'{key}.frr']:.1f} / {100 * mean[f'{key}.trr']:.1f})")
+        lines.append(f"| {method} | " + " | ".join(shown) + " |")
+    return "AUROC (FRR / TRR in percent, by the method's own rule):\n\n" + "\n".join(lines)
