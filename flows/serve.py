@@ -88,8 +88,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise DecantError("--prior batch: requests are judged one by one; uniform or a share of right labels expected")
     app = create_app(load_scorer(arguments.scorer), prior=prior, token=token)
     with listening(arguments.host, arguments.port) as listener:
-        host, port = listener.getsockname()[:2]
-        Console(highlight=False).print(f"scoring predictions on http://{host}:{port}; Ctrl-C ends it", soft_wrap=True)
+        address = address_of(listener)
+        Console(highlight=False).print(f"scoring predictions on {address}; Ctrl-C ends it", soft_wrap=True)
         server = uvicorn.Server(
             uvicorn.Config(
                 app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
@@ -99,6 +99,11 @@ def main(arguments: argparse.Namespace) -> int:
         with suppress(KeyboardInterrupt):  # how it is left
             server.run(sockets=[listener])
     return 0
+
+
+def address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listening(host: str, port: int) -> socket.socket:

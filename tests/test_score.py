@@ -22,7 +22,7 @@ from decant.scorer import Judged
 from decant.tables import write_images
 from flows import cli
 from flows.batcher import Batcher, Busy
-from flows.serve import Limits, create_app
+from flows.serve import Limits, address_of, create_app, listening
 
 ROWS = 24
 
@@ -161,6 +161,12 @@ def test_wrong_words_get_one_line_and_exit_code_2(
     assert cli.main([*words, *scorer]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("host, shown", [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")])
+def test_printed_address_can_be_opened(host: str, shown: str) -> None:
+    with listening(host, 0) as listener:
+        assert address_of(listener) == f"{shown}{listener.getsockname()[1]}"
 
 
 def test_the_docs_name_every_option() -> None:
