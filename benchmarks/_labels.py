@@ -39,7 +39,7 @@ DATASETS = {  # name here: (dataset, training rows)
     "mnist12k": ("mnist", 12_000),
     "fashion12k": ("fashion_mnist", 12_000),
     "intel": ("intel100", None),
-    "cifar10n": ("cifar10", None),
+    "cifar10n": ("cifar10", 12_000),
 }
 WRONG = 0.09375  # 6 of every 64 rows, as in the paper: 5,625 of 60,000
 POISONINGS: dict[str, list[dict[str, Any]]] = {

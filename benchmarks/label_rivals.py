@@ -3,7 +3,7 @@
 `DATASET.POISONING.METHOD.auroc`, `.precision_at_80` (precision at a recall of 80 %), `.frr`, `.trr`, counted on rows
 that nobody reviewed. METHOD: `plus`, `plus_classifier` (with `verify.classifier`) and `paper` are LabelTrust after
 five loops, 350 reviews in all; the others are the files of decant.label_checks, which know 350 random rows.
-DATASET: 12,000 rows of MNIST and of Fashion-MNIST, Intel's scenes, CIFAR-10. POISONING: random labels (9.4 %; 60 %), a
+DATASET: 12,000 rows of MNIST, Fashion-MNIST and CIFAR-10, Intel's scenes. POISONING: random labels (9.4 %; 60 %), a
 pair of classes that people confuse (4 called 9, shirt called T-shirt: 2 % of all rows), and for CIFAR-10 what people
 got wrong (40 %). `cifar10n.auroc_gain`, `.precision_gain`: `plus_classifier` less confident learning. `full` adds
 triggers (a patch, a blend; all to one, 9.4 %) and 80 % random labels.

@@ -152,7 +152,6 @@ class Learner:
         """(class scores with as much of the classifier's opinion as the given labels speak for, their noise model)."""
         assert self.opinion is not None
         opinion = self.opinion[:, judged]
-        counts = noise.standing_for_all(counts, given[unseen])
         share = noise.best_share(scores[unseen], opinion[unseen], given[unseen], counts)
         scores = (1 - share) * scores + share * opinion
         return scores, noise.fit(scores[unseen], given[unseen], counts)

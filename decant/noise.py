@@ -12,13 +12,27 @@ The trust in a row's label is r at the given label. A transition matrix as in Da
 literature on label noise since; LabelTrust itself has a fixed threshold on an uncalibrated score instead.
 
 A classifier trained on the given labels may add its opinion, log p(g | x) by cross-fitting, to the logits; how much
-counts is chosen by the same likelihood. As it has learnt the wrong labels, too, what it finds unlikely is no measure of
-how many there are: the expert's random looks then weigh as much as all other rows together.
+counts is chosen by the same likelihood.
 
-The danger: a network's own mistakes look like label noise. Hence T is fitted together with J, and the prior holds what
-an expert saw in rows drawn at random. Expected: the noise rate of 12,000 MNIST rows to within one point.
+The danger: a network's own mistakes look like label noise, and most where classes resemble each other. Hence T is
+fitted together with J, the prior holds what an expert saw in rows drawn at random, which counts as much as all that the
+network makes of the data, and J is averaged over three structures, each weighted by how likely it makes the expert's
+answers:
+
+    free              J as it comes
+    by given label    of each given label a share of its own is wrong, whatever the true class
+    uniform           the same share of each given label is wrong
+
+    w_s ~ prod over reviewed rows of J_s[answer, given] / sum_l J_s[l, given],   J_s fitted without these answers
+    J = sum_s w_s J_s,   log T = sum_s w_s log T_s
+
+Confusions that the expert doesn't meet are thus the network's. Where nobody looked, J is free. Measured on 12,000 rows
+of Fashion-MNIST with 10 references per class, AUROC of the wrong labels: 2 % shirts called T-shirts .926 to .986, 9.4 %
+random labels .960 to .978, against a free J in which every answer counts as one row (docs/log.md). Expected: the noise
+rate of 12,000 MNIST rows to within one point.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,16 +76,58 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponents / exponents.sum(-1, keepdims=True)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# What is assumed of J: a projection in the M step
+# ---------------------------------------------------------------------------------------------------------------------
+
+Structure = Callable[[np.ndarray], np.ndarray]
+
+
+def _free(joint: np.ndarray) -> np.ndarray:
+    return joint
+
+
+def _by_given_label(joint: np.ndarray) -> np.ndarray:
+    wrong = joint.sum(0) - np.diag(joint)
+    return _with_wrong(joint, np.broadcast_to(wrong / (len(joint) - 1), joint.shape))
+
+
+def _uniform(joint: np.ndarray) -> np.ndarray:
+    wrong = joint.sum() - np.trace(joint)
+    return _with_wrong(joint, np.full(joint.shape, wrong / (len(joint) * (len(joint) - 1))))
+
+
+def _with_wrong(joint: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """The diagonal of `joint`, and `wrong` beside it."""
+    return np.where(np.eye(len(joint), dtype=bool), joint, wrong)
+
+
+STRUCTURES: tuple[Structure, ...] = (_free, _by_given_label, _uniform)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fitting
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 def fit(logits: np.ndarray, given: np.ndarray, reviewed: np.ndarray) -> NoiseModel:
     """The noise model of rows whose logits come from a network that hasn't seen them.
 
     logits: (n, classes). given: (n,) int. reviewed: (classes, classes) counts [true, given] of what an expert found in
     rows drawn at random given their label; zeros where nobody looked. Without any row the counts are all there is.
     """
-    prior = _prior(reviewed)
-    _, temperature = _likeliest_temperature(logits, given, prior)
-    joint = _expectation_maximisation(softmax(logits / temperature), given, prior)
-    return NoiseModel(joint=joint, temperature=temperature)
+    joints, temperatures, evidence = [], [], []
+    for structure in STRUCTURES if reviewed.any() else STRUCTURES[:1]:
+        _, temperature = _likeliest_temperature(logits, given, reviewed, structure)
+        q = softmax(logits / temperature)
+        joints.append(_expectation_maximisation(q, given, reviewed, structure))
+        alone = _expectation_maximisation(q, given, np.zeros_like(reviewed), structure)
+        temperatures.append(temperature)
+        evidence.append((reviewed * np.log(alone / alone.sum(0))).sum())
+    weights = softmax(np.array(evidence))
+    return NoiseModel(
+        joint=np.tensordot(weights, np.stack(joints), 1), temperature=float(np.exp(weights @ np.log(temperatures)))
+    )
 
 
 def best_share(logits: np.ndarray, opinion: np.ndarray, given: np.ndarray, reviewed: np.ndarray) -> float:
@@ -79,49 +135,53 @@ def best_share(logits: np.ndarray, opinion: np.ndarray, given: np.ndarray, revie
 
     opinion: (n, classes) log-probabilities of a classifier that hasn't seen the rows.
     """
-    prior = _prior(reviewed)
-    values = [_likeliest_temperature((1 - u) * logits + u * opinion, given, prior)[0] for u in OPINION_SHARES]
+    values = [_likeliest_temperature((1 - u) * logits + u * opinion, given, reviewed)[0] for u in OPINION_SHARES]
     return OPINION_SHARES[int(np.argmax(values))]
 
 
-def standing_for_all(reviewed: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Counts [true, given] of rows reviewed at random, scaled up to all rows (n,) of the same given label."""
-    rows = np.bincount(given, minlength=len(reviewed))
-    return reviewed * rows / np.maximum(1, reviewed.sum(0))
-
-
-def _prior(reviewed: np.ndarray) -> np.ndarray:
-    classes = len(reviewed)
-    return reviewed + np.eye(classes) + (1 - np.eye(classes)) * OFF_DIAGONAL_ROWS / max(1, classes - 1)
-
-
-def _likeliest_temperature(logits: np.ndarray, given: np.ndarray, prior: np.ndarray) -> tuple[float, float]:
+def _likeliest_temperature(
+    logits: np.ndarray, given: np.ndarray, reviewed: np.ndarray, structure: Structure = _free
+) -> tuple[float, float]:
     """(log-posterior, T) of the best T."""
     some = slice(None, None, max(1, -(-len(given) // TEMPERATURE_ROWS)))
-    values = [_log_posterior(temperature, logits[some], given[some], prior) for temperature in TEMPERATURES]
+    values = [
+        _log_posterior(temperature, logits[some], given[some], reviewed, structure) for temperature in TEMPERATURES
+    ]
     best = int(np.argmax(values))
     return values[best], float(TEMPERATURES[best])
 
 
-def _log_posterior(temperature: float, logits: np.ndarray, given: np.ndarray, prior: np.ndarray) -> float:
+def _log_posterior(
+    temperature: float, logits: np.ndarray, given: np.ndarray, reviewed: np.ndarray, structure: Structure
+) -> float:
     """log p(given | x) at the best J for this temperature, plus the temperature's log prior."""
     q = softmax(logits / temperature)
-    joint = _expectation_maximisation(q, given, prior)
+    joint = _expectation_maximisation(q, given, reviewed, structure)
     likelihood = (q * joint[:, given].T).sum(1) / (q @ joint.sum(1))
     return float(np.log(likelihood + 1e-300).sum() - np.log(temperature) ** 2 / (2 * TEMPERATURE_SPREAD**2))
 
 
-def _expectation_maximisation(q: np.ndarray, given: np.ndarray, prior: np.ndarray) -> np.ndarray:
+def _expectation_maximisation(
+    q: np.ndarray, given: np.ndarray, reviewed: np.ndarray, structure: Structure
+) -> np.ndarray:
     """J (classes, classes) for q (n, classes) at a fixed temperature."""
     classes = q.shape[1]
-    by_given = np.eye(classes)[given]  # (n, classes) one-hot
+    prior, by_given = _prior(reviewed, given), np.eye(classes)[given]
     joint = np.full((classes, classes), (1 - START_DIAGONAL) / max(1, classes - 1))
     np.fill_diagonal(joint, START_DIAGONAL)
     for _ in range(EM_STEPS):
         responsibility = _normalised(q * joint[:, given].T)
-        joint = prior + responsibility.T @ by_given
+        joint = structure(prior + responsibility.T @ by_given)
         joint /= joint.sum()
     return joint
+
+
+def _prior(reviewed: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Rows that the M step counts besides the data's: what the expert found among rows of a given label, as if it were
+    found among all of them, and a few that vouch for the label."""
+    classes, drawn = len(reviewed), np.maximum(1, reviewed.sum(0))
+    rows = np.maximum(drawn, np.bincount(given, minlength=classes))
+    return reviewed * rows / drawn + np.eye(classes) + (1 - np.eye(classes)) * OFF_DIAGONAL_ROWS / max(1, classes - 1)
 
 
 def _normalised(weights: np.ndarray) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from decant.noise import OPINION_SHARES, NoiseModel, best_share, fit, softmax, standing_for_all
+from decant.noise import OPINION_SHARES, NoiseModel, best_share, fit, softmax
 
 CLASSES = 5
 NOBODY_LOOKED = np.zeros((CLASSES, CLASSES))
@@ -104,8 +105,56 @@ def test_a_classifier_is_heard_as_far_as_it_knows_something() -> None:
     assert shares[2] == OPINION_SHARES[-1]
 
 
-def test_reviewed_rows_stand_for_all_rows_of_their_given_label() -> None:
-    reviewed = np.array([[8.0, 1.0], [2.0, 4.0]])
-    scaled = standing_for_all(reviewed, np.repeat([0, 1], [100, 20]))
-    assert scaled.tolist() == [[80.0, 4.0], [20.0, 16.0]]
-    assert standing_for_all(np.zeros((2, 2)), np.array([0, 1])).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+def confused(logits: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """The network takes that share of the zeros for ones, and of the ones for zeros."""
+    swapped = logits.copy()
+    rows = rng.random(len(logits)) < share
+    swapped[rows, 0], swapped[rows, 1] = logits[rows, 1], logits[rows, 0]
+    return swapped
+
+
+def looks(true: np.ndarray, given: np.ndarray, per_label: int) -> np.ndarray:
+    """Counts [true, given] of what an expert finds in the first rows of every given label."""
+    counts = np.zeros((CLASSES, CLASSES))
+    for label in range(CLASSES):
+        rows = np.flatnonzero(given == label)[:per_label]
+        np.add.at(counts, (true[rows], label), 1)
+    return counts
+
+
+def test_confusions_that_the_expert_does_not_meet_are_the_networks() -> None:
+    """A tenth of the labels is any other; the network confuses zeros and ones, which is no label noise."""
+    rng = np.random.default_rng(5)
+    true, logits = pictures(rng, 6000, sharpness=8)
+    given = mislabel(true, 0.875 * np.eye(CLASSES) + 0.025, rng)
+    logits, wrong = confused(logits, 0.3, rng), given != true
+    seen, free = fit(logits, given, looks(true, given, 30)), fit(logits, given, NOBODY_LOOKED)
+    assert free.joint[0, 1] > 2 * free.joint[2, 3]
+    assert seen.joint[0, 1] < 1.3 * seen.joint[2, 3]
+    better, worse = (
+        roc_auc_score(wrong, 1 - model.posterior(logits, given)[np.arange(6000), given]) for model in (seen, free)
+    )
+    assert better > worse + 0.005
+
+
+def test_confusions_that_the_expert_meets_are_the_labels() -> None:
+    """A fifth of the zeros is called one, and nothing else is wrong."""
+    rng = np.random.default_rng(6)
+    true, logits = pictures(rng, 6000, sharpness=8)
+    transition = np.eye(CLASSES)
+    transition[0, :2] = 0.8, 0.2
+    given = mislabel(true, transition, rng)
+    model = fit(logits, given, looks(true, given, 30))
+    assert model.transition[0, 1] == pytest.approx(0.2, abs=0.04)
+    assert model.transition[2, 3] < 0.01
+
+
+def test_a_share_of_one_label_is_wrong_whatever_the_true_class() -> None:
+    """All classes are called zero now and then, as by a trigger: the looks tell so, and the other labels stay clean."""
+    rng = np.random.default_rng(7)
+    true, logits = pictures(rng, 6000, sharpness=8)
+    transition = 0.9 * np.eye(CLASSES)
+    transition[:, 0] += 0.1
+    given = mislabel(true, transition, rng)
+    model = fit(logits, given, looks(true, given, 40))
+    assert np.abs(model.transition - transition).max() < 0.04
