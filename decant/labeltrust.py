@@ -57,6 +57,9 @@ class Outcome:
     """Judges other pictures as these were judged."""
     reliability: dict[str, float] | None = None
     """`rows`, `brier` and `ece` of the trust, before the answers, in rows that a round drew at random; None without."""
+    classifier_weight: float | None = None
+    """Of the classifier's opinion beside the pairs' (`verify.classifier`); 0: it shares labels that the expert refuted,
+    or adds nothing. None: it wasn't asked."""
     stopped: str | None = None
     """Why the rounds that are left are left out; None: none is."""
 
@@ -206,6 +209,7 @@ def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySett
         threshold=threshold,
         scorer=None if judgement is None else judgement.scorer,
         reliability=_reliability(reviews) if settings.mode == "plus" else None,
+        classifier_weight=None if judgement is None else judgement.classifier_weight,
         stopped=_why_stop(reviews, verdicts, judged, settings),
     )
 

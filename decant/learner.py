@@ -36,6 +36,8 @@ class Judgement:
     judged: np.ndarray  # classes that have references enough
     scorer: TrustScorer | None
     """The networks with their references, to judge other pictures; None where they compared embeddings."""
+    classifier_weight: float | None = None
+    """Of the classifier's opinion in q and belief; None where there is none."""
 
     def trust(self, labels: np.ndarray) -> np.ndarray:
         return self.belief[np.arange(len(labels)), labels]
@@ -137,21 +139,26 @@ class Learner:
         counts = reviews.first_draw_counts()[np.ix_(judged, judged)]
         unseen = known & ~reviews.reviewed
         alone = noise.fit(scores[unseen], given[unseen], counts)
-        heard, model = (scores, alone) if self.opinion is None else self._blended(scores, given, unseen, judged, counts)
-        q[:, judged] = noise.softmax(heard / model.temperature)
-        belief[:, judged] = np.where(known[:, None], model.posterior(heard, given), q[:, judged])
+        weight, logits, model = None, scores, alone
+        if self.opinion is not None:
+            weight = self._weight(scores[unseen], self.opinion[np.ix_(unseen, judged)], given[unseen], counts)
+            logits = (1 - weight) * scores + weight * self.opinion[:, judged]
+            model = noise.fit(logits[unseen], given[unseen], counts)
+        q[:, judged] = noise.softmax(logits / model.temperature)
+        belief[:, judged] = np.where(known[:, None], model.posterior(logits, given), q[:, judged])
         if len(self.shape) != 3:
-            return Judgement(q, belief, judged, None)
+            return Judgement(q, belief, judged, None, weight)
         ordinary = scores[unseen if unseen.any() else rows]  # the expert saw all rows: the references stand for others
         scorer = TrustScorer.of(models, references, mode="plus", temperature=alone.temperature, ordinary=ordinary)
-        return Judgement(q, belief, judged, scorer)
+        return Judgement(q, belief, judged, scorer, weight)
 
-    def _blended(
-        self, scores: np.ndarray, given: np.ndarray, unseen: np.ndarray, judged: np.ndarray, counts: np.ndarray
-    ) -> tuple[np.ndarray, noise.NoiseModel]:
-        """(class scores with as much of the classifier's opinion as the given labels speak for, their noise model)."""
+    def _weight(self, scores: np.ndarray, opinion: np.ndarray, given: np.ndarray, counts: np.ndarray) -> float:
+        """How much the classifier's opinion counts: as the given labels speak for it, but nothing where it shares most
+        of those that the expert refuted in random rows. Then it has learnt what came with them: a trigger, say."""
+        reviews = self.reviews
+        refuted = np.flatnonzero((reviews.rounds == 0) & (reviews.answers >= 0) & ~reviews.confirmed)
         assert self.opinion is not None
-        opinion = self.opinion[:, judged]
-        share = noise.best_share(scores[unseen], opinion[unseen], given[unseen], counts)
-        scores = (1 - share) * scores + share * opinion
-        return scores, noise.fit(scores[unseen], given[unseen], counts)
+        log_p = self.opinion[refuted]
+        rows = np.arange(len(refuted))
+        shared = log_p[rows, reviews.images.labels[refuted]] > log_p[rows, reviews.answers[refuted]]
+        return 0.0 if shared.sum() > len(refuted) / 2 else noise.best_share(scores, opinion, given, counts)

@@ -165,8 +165,8 @@ class VerifySettings:
     """`plus`: self-training passes before the first round: rows whose label the network shares join its training rows;
     two networks, each judges the other's. Every round ends with one more. 0: no self-training at all."""
     classifier: bool = False
-    """`plus`: a small classifier trained on the given labels, in five folds, is heard, too: for photographs and labels
-    of which many are wrong."""
+    """`plus`: a small classifier trained on the given labels, in five folds, is heard, too: for photographs, and
+    where people confuse classes. Not for data with triggers, which it learns: these need the pictures' own opinion."""
     pretrain: Count = 0
     """Steps of contrastive learning on all rows without their labels, from which every network starts; 0: none."""
     threshold: Fraction | Promise = 0.5

@@ -56,10 +56,13 @@ def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisio
         "reliability": outcome.reliability and {key: round(value, 4) for key, value in outcome.reliability.items()},
         "threshold": rounded(outcome.threshold),
         "vouched_for": vouched_for(verify, outcome.reviews),
+        "classifier_weight": outcome.classifier_weight,
     }
     said = note(summary, verify, decisions, nothing_planted=nothing_planted)
     if outcome.noise_rate is not None and verify.embeddings:
         said += ". It compared embeddings, so there is no scorer for other pictures"
+    if outcome.classifier_weight == 0:
+        said += ". The classifier was not heard: it shares labels that the expert refuted, or knows nothing more"
     if outcome.stopped and not summary["queued"]:
         said += f". No further round: {outcome.stopped}"
     return {**summary, "note": said}

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from samples import digits
 
+from decant.attacks import badnet
 from decant.expert import FileExpert, Oracle
 from decant.images import Images
 from decant.labeltrust import Outcome, verify
@@ -218,5 +219,18 @@ def test_a_classifier_helps_where_few_steps_leave_the_network_weak() -> None:
         unseen = ~np.isin(images.ids, outcome.reviews["id"])
         pairs = score[wrong & unseen][:, None] - score[~wrong & unseen][None]
         found.append(((pairs > 0) + 0.5 * (pairs == 0)).mean())  # area under the ROC curve
+    assert outcome.classifier_weight and outcome.classifier_weight > 0
     assert found[1] > max(0.9, found[0] + 0.02)
     assert outcome.noise_rate == pytest.approx(0.3, abs=0.05)
+
+
+def test_a_classifier_that_learnt_a_trigger_is_not_heard() -> None:
+    """It predicts the attacker's label of every triggered row, also of those that it did not train on."""
+    images = some_digits(1000)
+    attack = badnet.Settings(mode="dirty", victim=None, target=0, rate=0.1, size=6)
+    poisoned = badnet.poison(images, attack, np.random.default_rng(0), np.zeros(1000, bool))
+    truth = pd.DataFrame({"id": images.ids, "attack": "badnet", "original_label": images.labels})
+    settings = VerifySettings(steps=60, rounds=0, classifier=True)
+    outcome = judge(poisoned.images, truth, settings)
+    assert outcome.classifier_weight == 0
+    assert outcome.verdicts["flagged"].to_numpy()[poisoned.rows].mean() > 0.9
