@@ -50,7 +50,7 @@ def run(scale: str, seed: int) -> dict[str, float]:
 
 
 def in_the_end(found: dict[str, float]) -> str:
-    """What precedes the figures after the last loop: where many labels are wrong, the budget may end before the loops."""
+    """What precedes the last loop's figures: where many labels are wrong, the budget may end before the loops."""
     return next((f"loop{loop}." for loop in range(LOOPS, -1, -1) if f"loop{loop}.frr" in found), "")
 
 
