@@ -141,7 +141,7 @@ class Learner:
         alone = noise.fit(scores[unseen], given[unseen], counts)
         weight, logits, model = None, scores, alone
         if self.opinion is not None:
-            weight = self._weight(scores[unseen], self.opinion[np.ix_(unseen, judged)], given[unseen], counts)
+            weight = self._weight(scores[unseen], self.opinion[np.ix_(unseen, judged)], given[unseen])
             logits = (1 - weight) * scores + weight * self.opinion[:, judged]
             model = noise.fit(logits[unseen], given[unseen], counts)
         q[:, judged] = noise.softmax(logits / model.temperature)
@@ -152,7 +152,7 @@ class Learner:
         scorer = TrustScorer.of(models, references, mode="plus", temperature=alone.temperature, ordinary=ordinary)
         return Judgement(q, belief, judged, scorer, weight)
 
-    def _weight(self, scores: np.ndarray, opinion: np.ndarray, given: np.ndarray, counts: np.ndarray) -> float:
+    def _weight(self, scores: np.ndarray, opinion: np.ndarray, given: np.ndarray) -> float:
         """How much the classifier's opinion counts: as the given labels speak for it, but nothing where it shares most
         of those that the expert refuted in random rows. Then it has learnt what came with them: a trigger, say."""
         reviews = self.reviews
@@ -161,4 +161,4 @@ class Learner:
         log_p = self.opinion[refuted]
         rows = np.arange(len(refuted))
         shared = log_p[rows, reviews.images.labels[refuted]] > log_p[rows, reviews.answers[refuted]]
-        return 0.0 if shared.sum() > len(refuted) / 2 else noise.best_share(scores, opinion, given, counts)
+        return 0.0 if shared.sum() > len(refuted) / 2 else noise.best_share(scores, opinion, given)

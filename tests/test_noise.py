@@ -98,11 +98,19 @@ def test_a_classifier_is_heard_as_far_as_it_knows_something() -> None:
     given = mislabel(true, 0.7 * np.eye(CLASSES) + 0.06, rng)
     guesses = rng.standard_normal((1500, CLASSES))
     shares = [
-        best_share(mine, np.log(softmax(other)), given, NOBODY_LOOKED)
+        best_share(mine, np.log(softmax(other)), given)
         for mine, other in ((logits, guesses), (logits + 4 * guesses, logits), (guesses, logits))
     ]
     assert shares[0] <= 0.25 < shares[1]
     assert shares[2] == OPINION_SHARES[-1]
+
+
+def test_a_lucky_draw_changes_little_where_the_network_is_right() -> None:
+    """15 % of the labels are wrong, and the expert happens to be shown right ones only."""
+    rng = np.random.default_rng(8)
+    true, logits = pictures(rng, 6000, sharpness=8)
+    given = mislabel(true, 0.8125 * np.eye(CLASSES) + 0.0375, rng)
+    assert fit(logits, given, 4 * np.eye(CLASSES)).noise_rate == pytest.approx((given != true).mean(), abs=0.02)
 
 
 def confused(logits: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
