@@ -110,7 +110,7 @@ def test_a_lucky_draw_changes_little_where_the_network_is_right() -> None:
     rng = np.random.default_rng(8)
     true, logits = pictures(rng, 6000, sharpness=8)
     given = mislabel(true, 0.8125 * np.eye(CLASSES) + 0.0375, rng)
-    assert fit(logits, given, 4 * np.eye(CLASSES)).noise_rate == pytest.approx((given != true).mean(), abs=0.02)
+    assert fit(logits, given, 2 * np.eye(CLASSES)).noise_rate == pytest.approx((given != true).mean(), abs=0.03)
 
 
 def confused(logits: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
