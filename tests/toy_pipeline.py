@@ -28,10 +28,10 @@ name, out, *inputs = sys.argv[1:]
 order = pathlib.Path("orders", name)
 word, _, number = (order.read_text() if order.exists() else "").strip().partition(" ")
 pathlib.Path("started").mkdir(exist_ok=True)
-pathlib.Path("started", name).write_text(str(os.getpid()))
-print("::progress 50.0", flush=True)
 if word == "stubborn":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+pathlib.Path("started", name).write_text(str(os.getpid()))
+print("::progress 50.0", flush=True)
 if word == "spawn":
     subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({number})", "toy"])
 if word in ("sleep", "stubborn"):
