@@ -48,14 +48,14 @@ POISONINGS: dict[str, list[dict[str, Any]]] = {
     "trigger": [{"name": "badnet", "mode": "dirty", "victim": None, "target": 0, "rate": WRONG}],
     "blend": [{"name": "blend", "mode": "dirty", "victim": None, "target": 0, "rate": WRONG}],
     "confusable": [{"name": "label_noise", "rate": WRONG, "pairs": "circular"}],
-    "pair": [],  # by dataset: PAIRS
     "random30": [{"name": "label_noise", "rate": 0.3}],
     "random60": [{"name": "label_noise", "rate": 0.6}],
     "random80": [{"name": "label_noise", "rate": 0.8}],
-    "human": [],  # the labels of CIFAR-10N, "worse"
 }
-PAIRS = {"mnist": {4: 9}, "fashion_mnist": {6: 0}}  # right class to wrong: 4 to 9, shirt to T-shirt
-PAIR_RATE = 0.02  # of all rows: a fifth of the class
+PAIRS = {  # the poisoning "pair": a fifth of a class goes by the name of one that people confuse it with
+    "mnist": [{"name": "label_noise", "rate": 0.02, "pairs": {4: 9}}],
+    "fashion_mnist": [{"name": "label_noise", "rate": 0.02, "pairs": {6: 0}}],  # shirt to T-shirt
+}
 LOOPS = 5
 REFERENCES = 10 + 5 * LOOPS  # of a class, that LabelTrust's expert has seen in the end
 BUDGET = 350  # reviews in all, as many as the references and five loops of ten classes would take without a wrong one
@@ -96,13 +96,11 @@ def case(name: str, poisoning: str, seed: int) -> tuple[Images, Images, np.ndarr
     """(training rows as received, test rows, (n,) the right labels)."""
     source, rows = DATASETS[name]
     train, test = ingested("small", source, rows)
-    if poisoning == "human":
+    if poisoning == "human":  # the labels of CIFAR-10N, "worse"
         found = pd.read_parquet(Path(dataset("cifar10")).with_name("cifar10n") / "labels.parquet").set_index("index")
         return train.with_labels(found.loc[train.ids, "worse_label"].to_numpy()), test, train.labels
-    if poisoning == "pair":
-        mistaken = [{"name": "label_noise", "rate": PAIR_RATE, "pairs": PAIRS[source]}]
-        return planted(train, mistaken, seed), test, train.labels
-    return planted(train, POISONINGS[poisoning], seed), test, train.labels
+    attacks = PAIRS[source] if poisoning == "pair" else POISONINGS[poisoning]
+    return planted(train, attacks, seed), test, train.labels
 
 
 def figures(score: np.ndarray, flagged: np.ndarray, wrong: np.ndarray, counted: np.ndarray) -> dict[str, float]:

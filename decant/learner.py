@@ -141,7 +141,8 @@ class Learner:
         alone = noise.fit(scores[unseen], given[unseen], counts)
         weight, logits, model = None, scores, alone
         if self.opinion is not None:
-            weight = self._weight(scores[unseen], self.opinion[np.ix_(unseen, judged)], given[unseen])
+            log_p = self.opinion[np.ix_(unseen, judged)]
+            weight = 0.0 if self._misled(self.opinion) else noise.best_share(scores[unseen], log_p, given[unseen])
             logits = (1 - weight) * scores + weight * self.opinion[:, judged]
             model = noise.fit(logits[unseen], given[unseen], counts)
         q[:, judged] = noise.softmax(logits / model.temperature)
@@ -152,13 +153,10 @@ class Learner:
         scorer = TrustScorer.of(models, references, mode="plus", temperature=alone.temperature, ordinary=ordinary)
         return Judgement(q, belief, judged, scorer, weight)
 
-    def _weight(self, scores: np.ndarray, opinion: np.ndarray, given: np.ndarray) -> float:
-        """How much the classifier's opinion counts: as the given labels speak for it, but nothing where it shares most
-        of those that the expert refuted in random rows. Then it has learnt what came with them: a trigger, say."""
+    def _misled(self, opinion: np.ndarray) -> bool:
+        """Whether the classifier shares most of the labels that the expert refuted in the first draw. Then it has
+        learnt what came with them: a trigger, say."""
         reviews = self.reviews
-        refuted = np.flatnonzero((reviews.rounds == 0) & (reviews.answers >= 0) & ~reviews.confirmed)
-        assert self.opinion is not None
-        log_p = self.opinion[refuted]
-        rows = np.arange(len(refuted))
-        shared = log_p[rows, reviews.images.labels[refuted]] > log_p[rows, reviews.answers[refuted]]
-        return 0.0 if shared.sum() > len(refuted) / 2 else noise.best_share(scores, opinion, given)
+        refuted = np.setdiff1d(reviews.first_draw, np.flatnonzero(reviews.confirmed))
+        given, right = opinion[refuted, reviews.images.labels[refuted]], opinion[refuted, reviews.answers[refuted]]
+        return bool((given > right).sum() > len(refuted) / 2)

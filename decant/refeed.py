@@ -82,11 +82,15 @@ class Reviews:
             return self.sizes[number] - int((self.rounds == number).sum())
         return number * per_round - int((self.rounds > 0).sum())
 
+    @property
+    def first_draw(self) -> np.ndarray:
+        """Row numbers, drawn at random given their label, with a known class: an unbiased look at the noise."""
+        return np.flatnonzero((self.rounds == 0) & (self.answers >= 0))
+
     def first_draw_counts(self) -> np.ndarray:
-        """(classes, classes) counts [true, given] of the rows that were drawn at random given their label."""
+        """(classes, classes) counts [true, given] of the first draw."""
         counts = np.zeros((self.images.classes, self.images.classes))
-        rows = np.flatnonzero((self.rounds == 0) & (self.answers >= 0))
-        np.add.at(counts, (self.answers[rows], self.images.labels[rows]), 1)
+        np.add.at(counts, (self.answers[self.first_draw], self.images.labels[self.first_draw]), 1)
         return counts
 
     def table(self, rows: np.ndarray) -> pd.DataFrame:
