@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,24 +34,30 @@ from decant.labeltrust import Outcome, by_round
 from decant.settings import TrainSettings, VerifySettings
 from decant.training import accuracy, train_classifier
 
-DATASETS = {  # name here: (dataset, training rows)
-    "mnist": ("mnist", None),
-    "mnist12k": ("mnist", 12_000),
-    "fashion12k": ("fashion_mnist", 12_000),
-    "intel": ("intel100", None),
-    "cifar10n": ("cifar10", 12_000),
+TRAIN = TrainSettings(epochs=10)
+DATASETS = {  # name here: (dataset, training rows, classifier of the rivals who train one)
+    "mnist": ("mnist", None, TRAIN),
+    "mnist12k": ("mnist", 12_000, TRAIN),
+    "mnist12k_resnet18": ("mnist", 12_000, replace(TRAIN, network="resnet18")),
+    "fashion12k": ("fashion_mnist", 12_000, TRAIN),
+    "intel": ("intel100", None, TRAIN),
+    "cifar10n": ("cifar10", 12_000, TRAIN),
 }
 WRONG = 0.09375  # 6 of every 64 rows, as in the paper: 5,625 of 60,000
 POISONINGS: dict[str, list[dict[str, Any]]] = {
     "clean": [],
     "random": [{"name": "label_noise", "rate": WRONG}],
+    "random1": [{"name": "label_noise", "rate": 0.01}],
     "trigger": [{"name": "badnet", "mode": "dirty", "victim": None, "target": 0, "rate": WRONG}],
+    "trigger1": [{"name": "badnet", "mode": "dirty", "victim": None, "target": 0, "rate": 0.01}],
     "blend": [{"name": "blend", "mode": "dirty", "victim": None, "target": 0, "rate": WRONG}],
+    "clean_label": [{"name": "badnet", "mode": "consistent", "victim": None, "target": 0, "rate": 0.02}],
     "confusable": [{"name": "label_noise", "rate": WRONG, "pairs": "circular"}],
     "random30": [{"name": "label_noise", "rate": 0.3}],
     "random60": [{"name": "label_noise", "rate": 0.6}],
     "random80": [{"name": "label_noise", "rate": 0.8}],
 }
+BACKDOORS = ("trigger", "trigger1", "blend", "clean_label")
 PAIRS = {  # the poisoning "pair": a fifth of a class goes by the name of one that people confuse it with
     "mnist": [{"name": "label_noise", "rate": 0.02, "pairs": {4: 9}}],
     "fashion_mnist": [{"name": "label_noise", "rate": 0.02, "pairs": {6: 0}}],  # shirt to T-shirt
@@ -63,7 +69,6 @@ SETTINGS = {
     "plus": VerifySettings(threshold="far=0.001", passes=2, rounds=LOOPS, budget=BUDGET),
     "paper": VerifySettings(mode="paper", rounds=LOOPS, steps=1000, budget=BUDGET),
 }
-TRAIN = TrainSettings(epochs=10)
 ERRORS = 0.05
 
 
@@ -92,38 +97,49 @@ class ErringExpert(Oracle):
         }
 
 
-def case(name: str, poisoning: str, seed: int) -> tuple[Images, Images, np.ndarray]:
-    """(training rows as received, test rows, (n,) the right labels)."""
-    source, rows = DATASETS[name]
+class Rows(NamedTuple):
+    received: Images
+    test: Images
+    right: np.ndarray
+    """(n,) the received rows' right labels."""
+    bad: np.ndarray
+    """(n,) bool: the rows to be found, for their label or for what was done to their picture."""
+
+
+def case(name: str, poisoning: str, seed: int) -> Rows:
+    source, rows, _ = DATASETS[name]
     train, test = ingested("small", source, rows)
     if poisoning == "human":  # the labels of CIFAR-10N, "worse"
         found = pd.read_parquet(Path(dataset("cifar10")).with_name("cifar10n") / "labels.parquet").set_index("index")
-        return train.with_labels(found.loc[train.ids, "worse_label"].to_numpy()), test, train.labels
-    attacks = PAIRS[source] if poisoning == "pair" else POISONINGS[poisoning]
-    return planted(train, attacks, seed), test, train.labels
+        received = train.with_labels(found.loc[train.ids, "worse_label"].to_numpy())
+    else:
+        received = planted(train, PAIRS[source] if poisoning == "pair" else POISONINGS[poisoning], seed)
+    touched = (received.pixels != train.pixels).any(axis=(1, 2, 3))
+    return Rows(received, test, train.labels, touched | (received.labels != train.labels))
 
 
-def figures(score: np.ndarray, flagged: np.ndarray, wrong: np.ndarray, counted: np.ndarray) -> dict[str, float]:
+def figures(score: np.ndarray, flagged: np.ndarray, bad: np.ndarray, counted: np.ndarray) -> dict[str, float]:
     """Of the counted rows: FRR, TRR, precision of what is flagged, AUROC, precision at a recall of 80 %."""
-    score, flagged, wrong = score[counted], flagged[counted], wrong[counted]
+    score, flagged, bad = score[counted], flagged[counted], bad[counted]
     order = np.argsort(-score, kind="stable")
-    at_80 = int(np.searchsorted(wrong[order].cumsum(), 0.8 * wrong.sum())) + 1
+    at_80 = int(np.searchsorted(bad[order].cumsum(), 0.8 * bad.sum())) + 1
     return {
-        "frr": float(flagged[~wrong].mean()),
-        "trr": float(flagged[wrong].mean()),
-        "precision": float(wrong[flagged].mean()) if flagged.any() else 1.0,
-        "auroc": float(roc_auc_score(wrong, score)),
-        "average_precision": float(average_precision_score(wrong, score)),
-        "precision_at_80": float(wrong[order[:at_80]].mean()),
+        "frr": float(flagged[~bad].mean()),
+        "trr": float(flagged[bad].mean()),
+        "precision": float(bad[flagged].mean()) if flagged.any() else 1.0,
+        "auroc": float(roc_auc_score(bad, score)),
+        "average_precision": float(average_precision_score(bad, score)),
+        "precision_at_80": float(bad[order[:at_80]].mean()),
     }
 
 
-def loops(received: Images, right: np.ndarray, method: str, seed: int) -> Iterator[tuple[Outcome, dict[str, float]]]:
+def loops(rows: Rows, method: str, seed: int) -> Iterator[tuple[Outcome, dict[str, float]]]:
     """LabelTrust's outcome before any loop and after each, with its figures on the rows that nobody reviewed."""
+    received = rows.received
     kind, _, variant = method.partition("_")
-    truth = pd.DataFrame({"id": received.ids, "attack": "planted", "original_label": right})
+    truth = pd.DataFrame({"id": received.ids, "attack": "planted", "original_label": rows.right})
     expert = ErringExpert(received, truth, seed) if variant == "erring" else Oracle(received, truth)
-    settings, wrong = SETTINGS[kind], received.labels != right
+    settings = SETTINGS[kind]
     if variant == "random":
         settings = replace(settings, choice="random")
     if variant == "classifier":
@@ -131,35 +147,37 @@ def loops(received: Images, right: np.ndarray, method: str, seed: int) -> Iterat
     started = time.perf_counter()
     for outcome in by_round(received, expert, settings, seed=seed):
         verdicts, unseen = outcome.verdicts, ~np.isin(received.ids, outcome.reviews["id"])
-        found = figures(verdicts["score"].to_numpy(), verdicts["flagged"].to_numpy(), wrong, unseen)
+        found = figures(verdicts["score"].to_numpy(), verdicts["flagged"].to_numpy(), rows.bad, unseen)
         reviews = {"reviews": float(len(outcome.reviews)), "noise_rate": outcome.noise_rate or 0.0}
         yield outcome, found | reviews | {"seconds": time.perf_counter() - started}
 
 
 def cell(name: str, poisoning: str, method: str, seed: int) -> dict[str, float]:
-    received, test, right = case(name, poisoning, seed)
+    rows = case(name, poisoning, seed)
     if method.split("_")[0] not in SETTINGS:
-        return checked(received, right, method, seed)
-    each = list(loops(received, right, method, seed))
+        return checked(rows, method, DATASETS[name][2], seed)
+    each = list(loops(rows, method, seed))
     found = {f"loop{loop}.{key}": value for loop, (_, figure) in enumerate(each) for key, value in figure.items()}
-    if poisoning in ("trigger", "blend"):
-        kept = received.select(~each[-1][0].verdicts["flagged"].to_numpy())
-        for key, rows in (("poison_before", received), ("poison_after", kept)):
-            found[key] = poison_success(rows, test, poisoning, seed)
+    if poisoning in BACKDOORS:
+        kept = rows.received.select(~each[-1][0].verdicts["flagged"].to_numpy())
+        for key, images in (("poison_before", rows.received), ("poison_after", kept)):
+            found[key] = poison_success(images, rows.test, poisoning, seed)
     return found
 
 
-def checked(received: Images, right: np.ndarray, method: str, seed: int) -> dict[str, float]:
+def checked(rows: Rows, method: str, train: TrainSettings, seed: int) -> dict[str, float]:
     """A label check's figures. It knows as many rows as LabelTrust's expert has seen in the end, drawn at random."""
+    received, right = rows.received, rows.right
     order = np.random.default_rng([seed, 14]).permutation(len(received))
     is_right = (received.labels == right)[order]
-    rows = [order[is_right & (right[order] == label)][:REFERENCES] for label in range(received.classes)]
-    known = np.concatenate(rows)
+    known = np.concatenate(
+        [order[is_right & (right[order] == label)][:REFERENCES] for label in range(received.classes)]
+    )
     started = time.perf_counter()
-    check = judge(method, Case(images=received, references=known, answers=right[known], train=TRAIN, seed=seed))
+    check = judge(method, Case(images=received, references=known, answers=right[known], train=train, seed=seed))
     unseen = np.ones(len(received), bool)
     unseen[known] = False
-    found = figures(check.suspicion, check.flagged, received.labels != right, unseen)
+    found = figures(check.suspicion, check.flagged, rows.bad, unseen)
     return found | {"seconds": time.perf_counter() - started}
 
 

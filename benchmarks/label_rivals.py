@@ -6,7 +6,8 @@ its last loop, 350 reviews in all; the others are the files of decant.label_chec
 DATASET: 12,000 rows of MNIST, Fashion-MNIST and CIFAR-10, Intel's scenes. POISONING: random labels (9.4 %; 60 %), a
 pair of classes that people confuse (4 called 9, shirt called T-shirt: 2 % of all rows), and for CIFAR-10 what people
 got wrong (40 %). `cifar10n.auroc_gain`, `.precision_gain`: `plus_classifier` less confident learning. `full` adds
-triggers (a patch, a blend; all to one, 9.4 %) and 80 % random labels.
+triggers (a patch on 9.4 % and on 1 % of the rows, a blend; all to one), 1 % and 80 % random labels, a backdoor whose
+labels are right (`clean_label`: here a bad row is one that carries it), and the rivals with a ResNet-18.
 """
 
 from typing import Any
@@ -24,10 +25,15 @@ COMPARED = (
 )
 ALSO_COMPARED = (
     ("mnist12k", "random"),
-    ("mnist12k", "trigger"),
-    ("mnist12k", "blend"),
+    ("mnist12k", "random1"),
     ("mnist12k", "random80"),
+    ("mnist12k", "trigger"),
+    ("mnist12k", "trigger1"),
+    ("mnist12k", "blend"),
+    ("mnist12k", "clean_label"),
     ("fashion12k", "trigger"),
+    ("mnist12k_resnet18", "random"),
+    ("mnist12k_resnet18", "trigger"),
 )
 SHOWN = ("auroc", "precision_at_80", "frr", "trr")
 BY_SCALE = {"small": COMPARED, "full": COMPARED + ALSO_COMPARED}

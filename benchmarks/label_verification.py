@@ -29,7 +29,7 @@ PAPER = {2: (92.52, 72.98, 100.00), 5: (95.30, 41.03, 99.75), 10: (96.29, 32.07,
 
 def run(scale: str, seed: int) -> dict[str, float]:
     be_deterministic()
-    train, test, _ = case("mnist", "clean", seed)
+    train, test, *_ = case("mnist", "clean", seed)
     triggered = load_attacks(POISONINGS["trigger"])[0].trigger(test, np.random.default_rng([seed, 12]))
     assert triggered is not None
     order = np.random.default_rng([seed, 13]).permutation(len(train))

@@ -89,9 +89,21 @@ def test_label_cells_name_methods_and_poisonings_that_exist() -> None:
     for name in ("label-loops", "label-methods"):
         axes = stages[name]["matrix"]
         assert set(axes["dataset"]) <= set(_labels.DATASETS)
-        assert set(axes["poisoning"]) <= set(_labels.POISONINGS)
+        assert set(axes["poisoning"]) <= {*_labels.POISONINGS, "pair", "human"}
         ours = {method for method in axes["method"] if method.split("_")[0] in _labels.SETTINGS}
         assert set(axes["method"]) - ours <= set(label_checks.names())
+
+
+@pytest.mark.parametrize(("poisoning", "share", "wrong"), [("random1", 0.01, 0.01), ("clean_label", 0.02, 0.0)])
+def test_rows_to_be_found_carry_a_wrong_label_or_a_trigger(
+    poisoning: str, share: float, wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = digits()
+    monkeypatch.setattr(_labels, "ingested", lambda *_: (train, test))
+    rows = _labels.case("mnist", poisoning, seed=0)
+    assert rows.bad.sum() == round(share * len(train))
+    assert (rows.received.labels != rows.right).sum() == round(wrong * len(train))
+    assert (rows.right == train.labels).all()
 
 
 def test_rivals_are_compared_with_the_last_loop_that_the_budget_paid_for() -> None:
