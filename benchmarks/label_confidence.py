@@ -27,6 +27,7 @@ from benchmarks._rows import ingested, planted
 from decant.attacks import badnet
 from decant.confidence import ConfidenceCase, fit_and_score
 from decant.images import Images
+from decant.runtime import be_deterministic
 from decant.scorer import TrustScorer
 from decant.settings import TrainSettings, VerifySettings
 from decant.training import predict, train_classifier
@@ -47,6 +48,7 @@ SETS = ("benign_wrong", "triggered_wrong", "right")
 
 
 def run(scale: str, seed: int) -> dict[str, float]:
+    be_deterministic()
     train, test = ingested(scale, "mnist", ROWS[scale])
     attack = badnet.Settings()
     poisoned = planted(train, [{"name": "badnet"}], seed)

@@ -1,8 +1,9 @@
 """LabelTrust beside other label checks: every method on every poisoned dataset, all with as many confirmed rows.
 
-`DATASET.POISONING.METHOD.auroc`, `.precision_at_80` (precision at a recall of 80 %), `.frr`, `.trr`, counted on rows
-that nobody reviewed. METHOD: `plus`, `plus_classifier` (with `verify.classifier`) and `paper` are LabelTrust after
-its last loop, 350 reviews in all; the others are the files of decant.label_checks, which know 350 random rows.
+`DATASET.POISONING.METHOD.auroc`, `.precision_at_80` (precision at a recall of 80 %), `.frr`, `.trr`, all counted on the
+same third of the rows, of which no expert is shown any. METHOD: `plus`, `plus_classifier` (with `verify.classifier`)
+and `paper` are LabelTrust after its last loop, at most 350 reviews in all; the others are the files of
+decant.label_checks, which know the right labels of 35 random rows of every given label.
 DATASET: 12,000 rows of MNIST, Fashion-MNIST and CIFAR-10, Intel's scenes. POISONING: random labels (9.4 %; 60 %), a
 pair of classes that people confuse (4 called 9, shirt called T-shirt: 2 % of all rows), and for CIFAR-10 what people
 got wrong (40 %). `cifar10n.auroc_gain`, `.precision_gain`: `plus_classifier` less confident learning. `full` adds
@@ -13,7 +14,7 @@ labels are right (`clean_label`: here a bad row is one that carries it), and the
 from typing import Any
 
 from benchmarks._cells import definition
-from benchmarks._labels import LOOPS, cells
+from benchmarks._labels import cells, in_the_end
 
 COMPARED = (
     ("mnist12k", "random60"),
@@ -53,11 +54,6 @@ def run(scale: str, seed: int) -> dict[str, float]:
         "cifar10n.auroc_gain": figures[f"{ours}.auroc"] - figures[f"{theirs}.auroc"],
         "cifar10n.precision_gain": figures[f"{ours}.precision_at_80"] - figures[f"{theirs}.precision_at_80"],
     }
-
-
-def in_the_end(found: dict[str, float]) -> str:
-    """What precedes the last loop's figures: where many labels are wrong, the budget may end before the loops."""
-    return next((f"loop{loop}." for loop in range(LOOPS, -1, -1) if f"loop{loop}.frr" in found), "")
 
 
 def table(result: dict[str, Any]) -> str:

@@ -26,8 +26,9 @@ def read_embeddings(path: Path, ids: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         row = int(ids[np.flatnonzero(~np.isfinite(values).all(1))[0]])
         raise TableError(f"{path}: column 'embedding': finite numbers expected, id {row} has others")
-    spread = values.std(0)
-    return ((values - values.mean(0)) / np.where(spread > 0, spread, 1)).astype(np.float32)
+    varies = values.max(0) > values.min(0)
+    spread = np.where(varies, values.std(0), 1)
+    return np.where(varies, (values - values.mean(0)) / spread, 0).astype(np.float32)
 
 
 def _from_npy(path: Path, ids: np.ndarray) -> np.ndarray:

@@ -98,11 +98,16 @@ def by_round(
     *,
     seed: int,
     embeddings: np.ndarray | None = None,
+    withheld: np.ndarray | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome]:
-    """What `verify` would come to without any round, after the first, and so on."""
+    """What `verify` would come to without any round, after the first, and so on.
+
+    withheld: (n,) bool, rows that the expert is never shown. Figures on these are about what was learnt; on all rows
+    that nobody reviewed they are also about which ones were left.
+    """
     rng = np.random.default_rng([seed, 4])
-    reviews = Reviews(images)
+    reviews = Reviews(images, withheld)
     draw_references(reviews, expert, settings.references, rng, settings.budget)
     if not _can_judge(reviews):
         yield _outcome(reviews, None, settings)
@@ -185,6 +190,8 @@ def _why_stop(reviews: Reviews, verdicts: pd.DataFrame, judged: int, settings: V
         return None  # no round is left out
     if left is not None and left < judged:
         return f"the budget of {settings.budget} reviews is spent"
+    if not judged:
+        return None
     unseen = verdicts[~reviews.reviewed]
     wrong = expected_errors(1 - unseen["score"].to_numpy(), ~unseen["flagged"].to_numpy())
     if wrong < settings.stop_below:
@@ -198,7 +205,7 @@ def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySett
     queue["rows"] = queue["round"].map(reviews.sizes).astype("Int64")
     if judgement is not None:
         queue = _explained(queue, reviews.images, judgement)
-    judged = reviews.images.classes if judgement is None else len(judgement.judged)
+    judged = 0 if judgement is None else len(judgement.judged)
     drawn = _drawn_share(reviews)
     return Outcome(
         verdicts=verdicts,

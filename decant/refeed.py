@@ -35,6 +35,8 @@ class Reviews:
     """All that the expert was shown, row by row of `images`. Filled by `draw_references` and `ask`."""
 
     images: Images
+    withheld: np.ndarray | None = None
+    """(n,) bool: rows that the expert is never shown, to measure on; None: no row."""
     answers: np.ndarray = field(init=False)  # (n,) int64: a class, UNCLEAR or UNASKED
     rounds: np.ndarray = field(init=False)  # (n,) int64: 0 for the first draw
     why: np.ndarray = field(init=False)  # (n,) object: the reason for showing the row
@@ -49,6 +51,12 @@ class Reviews:
         self.why = np.full(n, "", object)
         self.waiting = np.zeros(n, bool)
         self.trusted = np.full(n, np.nan)
+
+    @property
+    def free(self) -> np.ndarray:
+        """(n,) bool: rows that may be shown next."""
+        unseen = self.rounds < 0
+        return unseen if self.withheld is None else unseen & ~self.withheld
 
     @property
     def reviewed(self) -> np.ndarray:
@@ -115,13 +123,14 @@ def draw_references(
 
     Rows that wait for an answer are counted as if they would be confirmed. What an earlier first draw showed is part of
     this one, also where its seed was another; what the expert said about other rows is taken in afterwards, so that the
-    draw stays random. A budget that doesn't suffice is spread evenly over the labels.
+    draw stays random, but is at the budget's cost. A budget that doesn't suffice is spread evenly over the labels.
     """
     labels = reviews.images.labels
     _take_in(reviews, expert, first_draw=True)
+    on_file = np.isin(reviews.images.ids, list(expert.on_file()))
     turns = np.bincount(labels[reviews.rounds == 0], minlength=reviews.images.classes)  # that labels have had
     decks = [rng.permutation(np.flatnonzero(labels == label)) for label in range(reviews.images.classes)]
-    decks = [deck[reviews.rounds[deck] < 0] for deck in decks]
+    decks = [deck[reviews.free[deck]] for deck in decks]
     while True:
         hands = []
         for label, deck in enumerate(decks):
@@ -130,11 +139,14 @@ def draw_references(
             hands.append(deck[:missing])
             decks[label] = deck[missing:]
         turn = np.concatenate([had + np.arange(len(hand)) for had, hand in zip(turns, hands, strict=True)])
-        dealt = np.sort(np.argsort(turn, kind="stable")[: reviews.left(budget)])
-        if not len(dealt):
+        order, rows = np.argsort(turn, kind="stable"), np.concatenate(hands)
+        left = reviews.left(budget)
+        if left is not None:
+            new = np.cumsum(~on_file[rows[order]])
+            order = order[new <= left - (on_file & (reviews.rounds < 0)).sum()]
+        if not len(order):
             break
-        rows = np.concatenate(hands)[dealt]
-        reviews.ask(expert, rows, 0, FIRST)
+        reviews.ask(expert, rows[np.sort(order)], 0, FIRST)
     _take_in(reviews, expert, first_draw=False)
 
 
@@ -174,8 +186,10 @@ def chosen_rows(
     suggested, confidence = q.argmax(1), q.max(1)
     agrees = suggested == reviews.images.labels
     refused, disputed = (round(share * per_class) for share in shares)
+    if refused + disputed == per_class > 1:
+        refused -= 1  # something random is in every round
     for label in range(q.shape[1]):
-        free = (suggested == label) & ~reviews.reviewed
+        free = (suggested == label) & reviews.free
         shared = np.flatnonzero(free & agrees)
         least_sure = shared[np.argsort(confidence[shared], kind="stable")][: POOL * refused]
         picked = rng.permutation(least_sure)[:refused]

@@ -200,7 +200,8 @@ def fit(
 ) -> None:
     """AdamW on a OneCycle schedule; `loss` draws a batch and gives its loss."""
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.2)
+    total = max(steps + 1, 6)  # below six, OneCycleLR's warm-up has no length and divides by zero
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=0.2)
     for _ in range(steps):
         value = loss()
         optimizer.zero_grad(set_to_none=True)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from samples import ROOT, digits
 
-from benchmarks import _cells, _labels, label_rivals, unlearning
+from benchmarks import _cells, _labels, unlearning
 from benchmarks.__main__ import bars_of, check, main, names, table
 from benchmarks._rows import entry
 from decant import label_checks
@@ -107,8 +107,9 @@ def test_rows_to_be_found_carry_a_wrong_label_or_a_trigger(
 
 
 def test_rivals_are_compared_with_the_last_loop_that_the_budget_paid_for() -> None:
-    assert label_rivals.in_the_end({"loop0.frr": 0.3, "loop3.frr": 0.1}) == "loop3."
-    assert label_rivals.in_the_end({"frr": 0.2}) == ""
+    assert _labels.in_the_end({"loop0.frr": 0.3, "loop3.frr": 0.1}) == "loop3."
+    assert _labels.in_the_end({"loop0.frr": 0.3, "loop3.frr": 0.1}, 2) == "loop0."
+    assert _labels.in_the_end({"frr": 0.2}) == ""
 
 
 def test_figures_of_a_label_check_are_those_of_the_paper() -> None:

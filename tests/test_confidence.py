@@ -79,6 +79,7 @@ def test_trust_score_is_the_ratio_of_distances_found_by_brute_force() -> None:
 def test_a_prediction_of_a_class_without_rows_has_no_trust() -> None:
     distances = np.array([[1.0, np.inf, 3.0], [1.0, np.inf, 3.0]])
     assert trust_score.trust(distances, np.array([1, 0])).tolist() == pytest.approx([0, 0.75])
+    assert trust_score.trust(np.array([[1.0, np.inf]]), np.array([0])).tolist() == [1], "there is no other class"
 
 
 def test_steep_slope_is_monotone_bounded_and_steeper_for_mistakes() -> None:

@@ -212,6 +212,8 @@ def test_the_next_rows_are_refused_disputed_and_random_ones_that_nobody_saw() ->
         assert len(rows) == {REFUSED: 6, DISPUTED: 2, RANDOM: 2}[why]
         assert (q[rows].argmax(1) == number // 3).all()
         assert why == RANDOM or (agrees[rows] == (why == REFUSED)).all()
+    of_three = [why for rows, why in chosen_rows(q, trust, reviews, 3, rng) for _ in rows]
+    assert of_three == 3 * [REFUSED, DISPUTED, RANDOM], "also a short round has something random"
     refused = chosen[0][0]
     pool = np.flatnonzero((q.argmax(1) == 0) & agrees & (np.arange(n) % 2 == 1))
     assert q[refused].max(1).max() <= np.sort(q[pool].max(1))[29]

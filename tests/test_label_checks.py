@@ -12,11 +12,12 @@ from samples import ROOT, digits
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from decant import confidence, label_checks, networks
+from decant import confidence, crossfit, label_checks, networks
 from decant.attacks import load_attacks
 from decant.crossfit import out_of_fold
 from decant.errors import SettingsError, StageError
 from decant.features import logits_and_features, nearest, spectral_signature, stage_outputs, two_clusters
+from decant.images import Images
 from decant.label_checks import Case, Check, asd, cae, loss, orion
 from decant.settings import TrainSettings
 from decant.training import predict
@@ -117,7 +118,7 @@ def test_unknown_names_and_parameters_are_refused_in_one_line() -> None:
         label_checks.judge("knn", case, k=0)
 
 
-@pytest.mark.parametrize("name", ["asd", "cae", "orion"])
+@pytest.mark.parametrize("name", ["asd", "cae", "labeltrust", "orion"])
 def test_too_few_references_are_refused_by_those_that_need_them(name: str) -> None:
     case, _ = mislabelled()
     poor = dataclasses.replace(case, references=np.arange(3), answers=np.array([4, 4, 7]))
@@ -214,6 +215,29 @@ def test_predictions_out_of_fold_don_t_know_their_own_labels() -> None:
     shuffled = images.with_labels(np.random.default_rng(0).integers(0, 2, 200))
     probabilities = out_of_fold(shuffled, TrainSettings(epochs=20), folds=4, seed=0)
     assert (probabilities.argmax(1) == shuffled.labels).mean() < 0.65
+
+
+def test_a_rare_class_leaves_the_others_their_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = digits()[0].select(np.arange(40)).with_labels(np.array([0] * 20 + [1] * 18 + [2] * 2))
+    trained: list[int] = []
+
+    def train(images: Images, settings: TrainSettings, *, seed: int) -> object:
+        trained.append(len(images))
+        return seed
+
+    monkeypatch.setattr(crossfit, "train_classifier", train)
+    monkeypatch.setattr(crossfit, "predict", lambda model, pixels: np.full((len(pixels), 10), model))
+    assert np.isfinite(crossfit.out_of_fold(images, TrainSettings(), folds=5, seed=0)).all()
+    assert trained == 5 * [32]
+
+
+def test_labels_of_a_class_without_references_do_not_silence_the_others() -> None:
+    case, wrong = mislabelled()
+    known = case.answers != 9
+    poor = dataclasses.replace(case, references=case.references[known], answers=case.answers[known])
+    check = label_checks.judge("labeltrust", poor)
+    judged_rows = poor.others & (case.images.labels != 9)
+    assert roc_auc_score(wrong[judged_rows], check.suspicion[judged_rows]) > 0.8
 
 
 def test_spectral_scores_are_squared_projections_on_numpys_first_singular_vector() -> None:

@@ -92,6 +92,36 @@ def test_a_person_is_asked_no_more_than_the_budget(tmp_path: Path) -> None:
     assert outcome.stopped == "the budget of 47 reviews is spent"
 
 
+def test_answers_on_file_are_at_the_cost_of_the_first_draw(tmp_path: Path) -> None:
+    images, decisions = rows(), tmp_path / "decisions.csv"
+    by_hand = images.ids[:12]
+    decisions.write_text(
+        "id,label\n" + "".join(f"{row},{label}\n" for row, label in zip(by_hand, images.labels, strict=False))
+    )
+    reviews = Reviews(images)
+    draw_references(reviews, FileExpert(decisions, images), 3, np.random.default_rng(0), budget=20)
+    shown = set(images.ids[reviews.rounds >= 0].tolist())
+    assert len(shown) == 20 and shown >= set(by_hand.tolist())
+
+
+def test_withheld_rows_are_never_shown() -> None:
+    images = rows()
+    withheld = np.arange(len(images)) % 3 == 0
+    expert = Oracle(images, NOTHING_WRONG)
+    settings = VerifySettings(**QUICK)  # type: ignore[arg-type]
+    *_, outcome = by_round(images, expert, settings, seed=0, withheld=withheld)
+    assert len(outcome.reviews) == 90
+    assert not set(outcome.reviews["id"]) & set(images.ids[withheld].tolist())
+    assert outcome.verdicts["score"].notna().all(), "but they are judged"
+
+
+def test_nothing_is_expected_of_labels_that_nobody_can_judge() -> None:
+    images = rows().with_labels(np.zeros(300, np.int64))
+    settings = VerifySettings(**{**QUICK, "stop_below": 0.9})  # type: ignore[arg-type]
+    *_, outcome = by_round(images, Oracle(images, NOTHING_WRONG), settings, seed=0)
+    assert outcome.noise_rate is None and outcome.stopped is None
+
+
 # --- a person, who answers between two runs ---------------------------------------------------------------------------
 
 

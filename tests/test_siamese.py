@@ -16,6 +16,7 @@ from decant.siamese import (
     draw_pairs,
     embed,
     episode_loss,
+    fit,
 )
 
 MODES = ("paper", "plus")
@@ -121,6 +122,13 @@ def test_augmentation_may_hide_any_corner() -> None:
         for columns in (slice(0, 2), slice(-2, None)):
             hidden = (seen[:, 0, rows, columns].mean((1, 2)) < 0.6).float().mean()
             assert hidden > 0.003, (rows, columns)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_a_few_steps_are_a_training_too(steps: int) -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    fit([weight], lambda: (weight**2).sum(), rate=0.1, steps=steps, on_step=lambda: None)
+    assert 0 < weight < 1
 
 
 def test_the_global_random_state_is_left_alone() -> None:

@@ -60,4 +60,5 @@ def trust(distances: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     others = distances.copy()
     others[rows, predicted] = np.inf
     other = others.min(1)
-    return np.where(np.isfinite(own), other / (other + own + 1e-12), 0.0)
+    ratio = np.divide(other, other + own + 1e-12, out=np.ones(len(own)), where=np.isfinite(other))  # 1: no other class
+    return np.where(np.isfinite(own), ratio, 0.0)

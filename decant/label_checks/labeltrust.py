@@ -16,7 +16,7 @@ import numpy as np
 
 from decant.expert import Asked
 from decant.images import Images
-from decant.label_checks import Case, Check
+from decant.label_checks import Case, Check, require_references
 from decant.labeltrust import verify
 from decant.settings import Count, Fraction, Positive, Promise, VerifySettings
 
@@ -43,11 +43,12 @@ class References:
 
 
 def judge(case: Case, settings: Settings) -> Check:
+    require_references(case, "labeltrust")
     expert = References(case.images, case.references, case.answers)
     chosen = VerifySettings(
         mode=settings.mode,
-        references=2,  # rows that it would ask for beyond the case's: nobody answers
         rounds=0,
+        budget=len(case.references),  # none beyond the case's, which nobody would answer
         steps=settings.steps,
         passes=settings.passes,
         threshold=settings.threshold,
