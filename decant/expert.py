@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from decant.errors import StageError
+from decant.files import open_csv
 from decant.images import Images
 
 UNCLEAR = -1
@@ -149,8 +150,8 @@ def read_decisions(path: Path) -> list[Decision]:
     """Every line that says something: all but hand-written ones whose label is still blank."""
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(_decisions(path, csv.DictReader(file)))
+    with open_csv(path) as reader:
+        return list(_decisions(path, reader))
 
 
 def _decisions(path: Path, reader: "csv.DictReader[str]") -> Iterator[Decision]:

@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written under a temporary name, then renamed."""
 
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -21,9 +22,29 @@ def replacing(path: Path) -> Iterator[Path]:
         raise StageError(f"{path.parent}: can't write there ({error.strerror}); free it or choose another") from error
     try:
         yield temporary
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            raise StageError(f"{path}: can't be written ({error.strerror}); choose another name") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_csv(path: Path) -> Iterator["csv.DictReader[str]"]:
+    """A CSV in UTF-8, with or without the mark that spreadsheets put before it.
+
+    Raises: StageError, one line, when it is something else.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield csv.DictReader(file)
+    except OSError as error:
+        raise StageError(f"{path}: can't be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise StageError(
+            f"{path}: no CSV in UTF-8 ({error}); save it as one, from a spreadsheet as CSV UTF-8"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

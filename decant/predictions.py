@@ -6,7 +6,6 @@ rows, `file` the path of a picture, whole or from the folder on, or its bare nam
 name or number.
 """
 
-import csv
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import numpy as np
 
 from decant.decode import Decoded, Rules, decode_batches
 from decant.errors import SourceError
+from decant.files import open_csv
 from decant.sources import find_shards, image_folder, open_source
 from decant.sources.base import Split
 
@@ -129,8 +129,7 @@ def with_labels(pictures: Pictures, path: Path, class_names: tuple[str, ...]) ->
     """
     if not path.is_file():
         raise SourceError(f"{path}: no such file; a CSV with the columns id,label or file,label expected")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+    with open_csv(path) as reader:
         columns = reader.fieldnames or []
         key = next((name for name in ("id", "file") if name in columns), None)
         if key is None or "label" not in columns:

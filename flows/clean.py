@@ -89,9 +89,10 @@ def brought_up_to_date(stages: list[Stage]) -> dict[str, State]:
             upstream = [states[name] for name in stage.upstream]
             states[stage.name] = scheduled(stage)(stage, wait_for=upstream, return_state=True)
             while stage.name == ASKING_STAGE and states[stage.name].is_completed() and open_questions():
-                if not paused_for_answers(page):
-                    break
+                answered = paused_for_answers(page)
                 states[stage.name] = scheduled(stage)(stage, wait_for=upstream, return_state=True)
+                if not answered:
+                    break
     return states
 
 

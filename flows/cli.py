@@ -60,7 +60,7 @@ def _report(parser: argparse.ArgumentParser) -> None:
 
 def _review(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expert", default="", metavar="NAME", help="who answers, when there are several of you")
-    parser.add_argument("--port", type=int, default=0, help="of the page on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--port", type=_port, default=0, help="of the page on 127.0.0.1 (default: a free one)")
     parser.add_argument("--open", action="store_true", help="show the page in the browser")
     parser.add_argument("--until-answered", action="store_true", help="end when no row waits for an answer any more")
     parser.add_argument("--for-run", action="store_true", help=argparse.SUPPRESS)  # `decant run` has brought it up
@@ -91,7 +91,7 @@ def _score(parser: argparse.ArgumentParser) -> None:
 def _serve(parser: argparse.ArgumentParser) -> None:
     _scorer(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8421, help="default: 8421; 0 takes a free one")
+    parser.add_argument("--port", type=_port, default=8421, help="default: 8421; 0 takes a free one")
     parser.add_argument("--token", default="", help="that requests must carry; better: the variable DECANT_TOKEN")
     parser.add_argument("--prior", default="uniform", help="uniform (the default) or the share of labels that is right")
 
@@ -120,6 +120,12 @@ def _suspects(parser: argparse.ArgumentParser) -> None:
 def _file(text: str) -> Path:
     """From where the caller stands, before we go to the checkout."""
     return Path(text).expanduser().absolute()
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"a number from 0 to 65535 expected, {text!r} found")
 
 
 def _source(text: str) -> str:

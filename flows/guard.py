@@ -1,4 +1,5 @@
-"""ASGI middleware of `decant serve`: who may ask, and how much may come. Both are settled before a body is read."""
+"""ASGI middleware of `decant serve`: who may ask, how many at a time, and how much may come. All of that is settled
+before a body is read."""
 
 import hmac
 import json
@@ -34,6 +35,24 @@ class Callers:
         if scope["path"] == "/health" or hmac.compare_digest(given, expected):
             return None
         return answer(401, "Authorization: Bearer TOKEN expected", {"WWW-Authenticate": "Bearer"})
+
+
+class Crowd:
+    """Answers 503 to a request that comes while `limit` others with a body are read, decoded or scored."""
+
+    def __init__(self, app: ASGIApp, limit: int):
+        self.app, self.limit, self.inside = app, limit, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return await self.app(scope, receive, send)
+        if self.inside >= self.limit:
+            return await answer(503, "too many requests wait; try again", {"Retry-After": "1"})(scope, receive, send)
+        self.inside += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.inside -= 1
 
 
 class BodyLimit:

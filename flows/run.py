@@ -89,16 +89,18 @@ def without_server(stages: list[Stage], console: Console) -> str:
 
 def done(stage: Stage, page: ReviewPage, console: Console) -> bool:
     """Brings a stage up to date, as often as a person answers its questions. False when it failed."""
+    goes_on = False
     while True:
         try:
             watched(stage, log=lambda line: None, show=lambda percent: None)
         except StageError:
             return False
-        waiting = open_questions() if stage.name == STAGE else 0
+        waiting = open_questions() if stage.name == STAGE and not goes_on else 0
         if waiting and not console.is_terminal:
             console.print(f"{waiting} rows wait for an answer; going on with those on file (decant review)")
-        if not (waiting and console.is_terminal and page.wait()):
+        if not (waiting and console.is_terminal):
             return True
+        goes_on = not page.wait()
 
 
 def explain_failure(board: terminal.Board, trouble: str, console: Console) -> int:

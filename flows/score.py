@@ -44,6 +44,8 @@ def main(arguments: argparse.Namespace) -> int:
     prior = prior_of(arguments.prior)
     if not 0 <= arguments.threshold <= 1:
         raise DecantError(f"--threshold: a trust from 0 to 1 expected, {arguments.threshold:g} found")
+    if arguments.out.is_dir():
+        raise DecantError(f"--out {arguments.out}: a file expected, this is a folder")
     scorer = load_scorer(arguments.scorer)
     pictures = open_pictures(arguments.images, scorer.class_names)
     if arguments.labels is not None:

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from decant.decode import FORMATS, Rules, Undecodable, decode
 from decant.errors import DecantError
 from decant.predictions import NO_LABEL, class_number
 from flows.batcher import Batcher, Busy
-from flows.guard import BodyLimit, Callers, answer
+from flows.guard import BodyLimit, Callers, Crowd, answer
 from flows.score import load_scorer, prior_of
 
 if TYPE_CHECKING:
@@ -144,8 +145,10 @@ def create_app(
     app = FastAPI(title="decant serve", lifespan=lifespan, docs_url=None, redoc_url=None)  # their pages load from afar
     app.state.batcher = batcher
     app.add_middleware(BodyLimit, limit=limits.body)
+    app.add_middleware(Crowd, limit=limits.waiting)
     app.add_middleware(Callers, token=token)  # the last one added is asked first
     app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(Exception, failed)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -190,6 +193,11 @@ async def malformed(_request: Request, error: Exception) -> Response:
     return answer(422, "; ".join(places[:12]))
 
 
+async def failed(_request: Request, _error: Exception) -> Response:
+    """Our own mistake: the traceback is in the server's output."""
+    return answer(500, "something went wrong here, which the server's output tells more of")
+
+
 def check_counts(request: ScoreRequest, limits: Limits) -> None:
     images, labels = len(request.images), len(request.labels)
     if images != labels:
@@ -227,19 +235,30 @@ def item_of(image: str | list[Any], max_pixels: int) -> bytes | np.ndarray:
         if (found := declared_pixels(data)) > max_pixels:
             raise Undecodable(f"{found} pixels declared, at most {max_pixels} are decoded")
         return data
+    return pixels_of(image, max_pixels)
+
+
+def pixels_of(rows: list[Any], max_pixels: int) -> np.ndarray:
+    """(h, w, 1 or 3) uint8 of nested lists. Lengths are looked at first: NumPy would pad a text among them to any size.
+
+    Raises: Undecodable with the reason.
+    """
+    widths = {len(row) if isinstance(row, list) else 0 for row in rows}
+    if len(widths) != 1 or 0 in widths:
+        raise Undecodable("rows of equal length expected")
+    height, width = len(rows), widths.pop()
+    if height * width > max_pixels:
+        raise Undecodable(f"{height * width} pixels found, at most {max_pixels} are taken")
+    values, channels = list(chain.from_iterable(rows)), 1
+    if all(isinstance(value, list) for value in values):
+        depths = {len(value) for value in values}
+        if not (len(depths) == 1 and depths <= {1, 3}):
+            raise Undecodable("every pixel a gray value, or [red, green, blue], expected")
+        values, channels = list(chain.from_iterable(values)), depths.pop()
     try:
-        values = np.array(image)
-    except ValueError as error:
-        raise Undecodable("rows of equal length expected") from error
-    if values.ndim == 2:
-        values = values[..., None]
-    if values.ndim != 3 or values.shape[2] not in (1, 3) or not np.issubdtype(values.dtype, np.integer):
-        raise Undecodable(f"(height, width) or (height, width, 3) whole numbers expected, {values.shape} found")
-    if (found := values.shape[0] * values.shape[1]) > max_pixels:
-        raise Undecodable(f"{found} pixels found, at most {max_pixels} are taken")
-    if not values.size or values.min() < 0 or values.max() > 255:
-        raise Undecodable("whole numbers from 0 to 255 expected")
-    return values.astype(np.uint8)
+        return np.frombuffer(bytes(values), np.uint8).reshape(height, width, channels)
+    except (TypeError, ValueError) as error:
+        raise Undecodable("whole numbers from 0 to 255 expected") from error
 
 
 def declared_pixels(data: bytes) -> int:

@@ -105,6 +105,18 @@ def test_a_bad_decision_is_named_with_its_line(tmp_path: Path, text: str, compla
         FileExpert(decisions(tmp_path, text), labelled([0]))
 
 
+def test_decisions_that_a_spreadsheet_saved_otherwise_are_named(tmp_path: Path) -> None:
+    for spoilt in (
+        "id,label\n100,K\u00e4se\n".encode("latin-1"),
+        "id,label\n".encode("utf-16"),
+        b'id,label\n100,"a\0b"\n',
+    ):
+        path = tmp_path / "decisions.csv"
+        path.write_bytes(spoilt)
+        with pytest.raises(StageError, match=r"decisions\.csv"):
+            FileExpert(path, labelled([0]))
+
+
 # --- which rows are shown --------------------------------------------------------------------------------------------
 
 

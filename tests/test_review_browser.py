@@ -116,6 +116,29 @@ def test_a_whole_group_is_confirmed_and_taken_back_and_the_help_shows_the_keys(r
         page.wait_for_selector("#count:has-text('0 of 3')")
 
 
+def test_a_second_tab_sees_what_the_first_has_answered_and_replaces_nothing(root: Path, chromium: Any) -> None:
+    with review(root) as (_, address):
+        context = chromium.new_context(viewport={"width": 1200, "height": 800})
+        first, second = context.new_page(), context.new_page()
+        first.goto(address)
+        question(first, 11)
+        second.goto(address.partition("#")[0])
+        question(second, 11)
+        second.route("**/api/state", lambda route: route.abort())  # a tab whose timers sleep
+        first.keyboard.press("s")
+        wait_until(lambda: on_file(root) == ["11,dog,"], "the answer to be on file")
+        second.keyboard.press("Enter")
+        second.wait_for_selector("#toast:has-text('row 11 was answered meanwhile: dog')")
+        second.wait_for_selector("#count:has-text('1 of 3')")
+        second.keyboard.press("z")
+        wait_until(lambda: on_file(root) == ["11,dog,", "11,,"], "the other tab's answer to be taken back")
+        second.keyboard.press("/")
+        second.keyboard.press("Enter")  # nothing typed: no class
+        second.keyboard.press("Escape")
+        first.wait_for_selector("#count:has-text('0 of 3')")
+        assert on_file(root) == ["11,dog,", "11,,"]
+
+
 def test_an_address_that_was_used_shows_no_data_to_another_browser(root: Path, chromium: Any) -> None:
     with review(root) as (_, address):
         first = chromium.new_context().new_page()

@@ -84,7 +84,7 @@ class Person:
             return [row["id"] for row in json.load(reply).get("rows", []) if row["mine"] is None]
 
     def answer(self, row: int, label: str) -> None:
-        self._send("answers", {"row": row, "label": label, "answer_id": f"answer-{row:06}"})
+        self._send("answers", {"row": row, "label": label, "before": None, "answer_id": f"answer-{row:06}"})
 
     def _send(self, path: str, body: dict[str, Any]) -> None:
         headers = {"Content-Type": "application/json", "Origin": self._home}
@@ -141,12 +141,15 @@ def test_a_waiting_run_is_resumed_or_cancelled_on_prefects_page(
 ) -> None:
     flow = asking.start("run")
     assert flow.stdout is not None
-    address_in(flow.stdout.readline)
+    person = Person(address_in(flow.stdout.readline))
     wait_until(lambda: newest_run(prefect_server)["state_type"] == "PAUSED", "the flow run to be paused")
+    person.answer(11, "dog")
     api(prefect_server, f"flow_runs/{newest_run(prefect_server)['id']}/{order}", body)
     assert flow.wait(timeout=60) == code, flow.stdout.read()
     assert newest_run(prefect_server)["state_type"] == ("COMPLETED" if trained else "CANCELLED")
     assert (asking.root / "data/train").exists() == trained
+    asked = (asking.root / "data/verify/queue.csv").read_text()
+    assert ("11,cat" in asked) != trained, "who resumes lets it go on with the answers of the pause"
     assert asking.processes() == []
 
 

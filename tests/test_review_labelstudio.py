@@ -91,9 +91,21 @@ def test_files_are_looked_for_where_the_caller_stands(root: Path, monkeypatch: p
     assert votes(root) == {11: {"annotator 1": 1}}
 
 
-def test_rows_that_are_answered_are_not_sent(root: Path) -> None:
-    (root / "data/inputs/decisions.csv").write_text("id,label\n12,dog\n")
+def test_rows_that_are_answered_are_not_sent_but_disputed_ones_are(root: Path) -> None:
+    (root / "data/inputs/decisions.csv").write_text("id,label,expert\n12,dog,\n13,dog,anna\n13,cat,ben\n")
     assert [task["data"]["row"] for task in exported(root)] == [11, 13]
+
+
+def test_an_older_export_does_not_speak_over_newer_answers(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, _ = exported(root)
+    old = [annotated(first, "cat", 1, "2030-01-01T00:00:00Z"), annotated(second, "dog", 1, "2030-01-01T00:00:00Z")]
+    assert imported(root, old) == 0
+    assert imported(root, [annotated(first, "dog", 1, "2030-01-02T01:00:00+02:00")]) == 0
+    with (root / "data/inputs/decisions.csv").open("a") as file:
+        file.write("12,,annotator 1,2030-01-03T00:00:00+00:00,,,,\n")  # taken back on the page
+    assert imported(root, old) == 0
+    assert votes(root) == {11: {"annotator 1": 1}}
+    assert "(2 were there already, or newer ones)" in capsys.readouterr().out
 
 
 def test_the_config_offers_every_class_and_unclear_whatever_they_are_called() -> None:
@@ -123,7 +135,7 @@ def test_there_and_back_keeps_annotators_apart_and_takes_their_newest_word(
     assert "3 answers of 3 annotators" in capsys.readouterr().out
     assert imported(root, [first, second, third]) == 0
     assert (
-        "0 answers of 3 annotators taken into data/inputs/decisions.csv (3 were there already)"
+        "0 answers of 3 annotators taken into data/inputs/decisions.csv (3 were there already, or newer ones)"
         in capsys.readouterr().out
     )
     assert votes(root) == expected
@@ -140,6 +152,14 @@ def test_there_and_back_keeps_annotators_apart_and_takes_their_newest_word(
         ),
         (lambda task: {"row": 11, "label": "cat"}, "Export > JSON, not JSON-MIN"),
         (lambda task: "cat", "a list of tasks expected"),
+        (lambda task: {**task, "annotations": [7]}, "annotations: an object with named fields expected"),
+        (lambda task: {**task, "annotations": {}}, "annotations: a list expected"),
+        (lambda task: {**annotated(task, "cat", 1), "data": [1]}, "data: an object with named fields expected"),
+        (lambda task: annotated(task, "cat", 1, "yesterday"), "'yesterday': a time in ISO 8601 expected"),
+        (
+            lambda task: {**annotated(task, "cat", 1), "data": {**task["data"], "trust": 97}},
+            "trust: a number in 0-1 expected, 97 found",
+        ),
     ],
 )
 def test_an_export_that_can_not_be_read_says_why_and_changes_nothing(
@@ -159,6 +179,11 @@ def test_a_file_that_is_no_export(
         (root / "export.json").write_text(text)
     assert cli.main(["review", "--import-label-studio", "export.json"]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_a_folder_is_no_file_to_export_to(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["review", "--export-label-studio", "data"]) == 2
+    assert "data: can't be written (Is a directory)" in capsys.readouterr().err
 
 
 def test_a_queue_that_names_rows_of_other_data_is_not_exported(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from toy_pipeline import environment
 
 from decant import tables
 from flows import cli
+from flows.review import serving
 from flows.review.app import create_app
 from flows.review.gate import Gate
 
@@ -48,8 +49,10 @@ def token_of(gate: Gate) -> str:
     return gate.address.partition("#")[2]
 
 
-def say(client: TestClient, row: int, label: str | None, answer_id: str = "answer-0001") -> Any:
-    return client.post("/api/answers", json={"row": row, "label": label, "answer_id": answer_id})
+def say(
+    client: TestClient, row: int, label: str | None, answer_id: str = "answer-0001", before: str | None = None
+) -> Any:
+    return client.post("/api/answers", json={"row": row, "label": label, "before": before, "answer_id": answer_id})
 
 
 def on_file(root: Path) -> list[str]:
@@ -87,7 +90,7 @@ def test_the_token_works_once_and_the_cookie_is_for_this_page_alone(root: Path) 
 )
 def test_a_foreign_origin_is_refused_although_it_has_the_cookie(root: Path, origin: str) -> None:
     client = browser(root)
-    answer = {"row": 11, "label": "dog", "answer_id": "answer-0001"}
+    answer = {"row": 11, "label": "dog", "before": None, "answer_id": "answer-0001"}
     assert client.post("/api/answers", json=answer, headers={"Origin": origin}).status_code == 403
     assert on_file(root) == []
     assert client.post("/api/answers", json=answer, headers={"Origin": HOME}).status_code == 200
@@ -117,6 +120,7 @@ def test_the_queue_with_trust_references_and_progress(root: Path) -> None:
     assert (row["id"], row["given"], row["suggested"], row["trust"]) == (11, "cat", "dog", 0.2)
     assert (row["why"], row["like_given"], row["like_suggested"]) == ("label disputed", [14, 16], [15])
     assert found["rows"][1]["trust"] is None
+    assert found["budget"] is None and browser(root, budget=350).get("/api/review").json()["budget"] == 350
     assert (found["progress"]["round_asked"], found["progress"]["asked"], found["progress"]["answered"]) == (3, 5, 2)
 
 
@@ -165,9 +169,12 @@ def test_others_answers_are_not_told_before_ones_own(root: Path) -> None:
     ben = browser(root, "ben")
     assert ben.get("/api/review").json()["rows"][1]["others"] == {}
     assert say(ben, 12, "dog").json()["row"]["others"] == {"anna": "dog"}
-    disputed = say(ben, 12, "2", "answer-0002").json()
+    disputed = say(ben, 12, "2", "answer-0002", before="dog").json()
     assert disputed["row"]["disputed"] and disputed["progress"]["disputed"] == 1
-    assert browser(root, "cleo").get("/api/review").json()["rows"][1]["others"] == {"anna": "dog", "ben": "2"}
+    cleo = browser(root, "cleo")
+    row = cleo.get("/api/review").json()["rows"][1]
+    assert row["disputed"] and row["others"] == {}, "whose voice decides is not led either"
+    assert say(cleo, 12, "dog").json()["row"]["others"] == {"anna": "dog", "ben": "2"}
 
 
 # --- what it takes ---------------------------------------------------------------------------------------------------
@@ -180,24 +187,46 @@ def test_an_answer_its_double_and_its_undo(root: Path) -> None:
     again = say(client, 11, "dog")
     assert again.status_code == 200 and not again.json()["taken"]
     assert on_file(root) == ["11,dog,"]
-    undone = say(client, 11, None, "answer-0002").json()
+    undone = say(client, 11, None, "answer-0002", before="dog").json()
     assert undone["row"]["mine"] is None and undone["progress"]["round_answered"] == 0
     assert on_file(root) == ["11,dog,", "11,,"]
+
+
+def test_a_page_that_knows_of_no_later_answer_replaces_none(root: Path) -> None:
+    first, second = browser(root, "anna"), browser(root, "anna")
+    say(first, 11, "dog")
+    refused = say(second, 11, "cat", "answer-0002")
+    assert refused.status_code == 409 and "row 11 was answered meanwhile: dog" in refused.json()["detail"]
+    assert not say(second, 11, "dog", "answer-0003").json()["taken"], "the same answer is no conflict"
+    say(second, 11, "cat", "answer-0004", before="dog")
+    assert on_file(root) == ["11,dog,anna", "11,cat,anna"]
+
+
+def test_undo_goes_back_over_what_stood_before_also_on_a_page_that_is_new(root: Path) -> None:
+    client = browser(root, "anna")
+    said: list[tuple[int, str | None, str | None]] = [
+        (11, "cat", None), (12, "dog", None), (11, "dog", "cat"), (13, "2", None), (13, None, "2"),
+    ]  # fmt: skip
+    for number, (row, label, before) in enumerate(said):
+        assert say(client, row, label, f"answer-{number:04}", before).json()["taken"]
+    assert browser(root, "anna").get("/api/review").json()["steps"] == [[11, None], [12, None], [11, "cat"]]
+    assert browser(root, "ben").get("/api/review").json()["steps"] == []
 
 
 @pytest.mark.parametrize(
     ("answer", "status"),
     [
-        ({"row": 11, "label": "cow", "answer_id": "answer-0001"}, 422),
-        ({"row": 11, "label": "", "answer_id": "answer-0001"}, 422),
-        ({"row": 99, "label": "dog", "answer_id": "answer-0001"}, 404),
-        ({"row": 11, "label": "dog"}, 422),
-        ({"row": 11, "label": "dog", "answer_id": "../../etc"}, 422),
-        ({"row": 11, "label": "dog", "answer_id": "answer-0001", "expert": "ben"}, 422),
+        ({"label": "cow"}, 422),
+        ({"label": ""}, 422),
+        ({"row": 99}, 404),
+        ({"before": "cow"}, 422),
+        ({"answer_id": "../../etc"}, 422),
+        ({"expert": "ben"}, 422),
     ],
 )
 def test_a_bad_answer_is_refused_and_not_written(root: Path, answer: dict[str, Any], status: int) -> None:
-    assert browser(root).post("/api/answers", json=answer).status_code == status
+    good = {"row": 11, "label": "dog", "before": None, "answer_id": "answer-0001"}
+    assert browser(root).post("/api/answers", json={**good, **answer}).status_code == status
     assert on_file(root) == []
 
 
@@ -209,7 +238,7 @@ def test_the_last_answer_makes_it_done_and_the_stage_at_work_makes_it_wait(root:
     (root / "data/verify/queue.csv").unlink()
     assert client.get("/api/state").json() == {"state": "working", "for_run": True}
     assert client.get("/api/review").json()["state"] == "working"
-    assert say(client, 11, "cat", "answer-9999").status_code == 409
+    assert say(client, 11, "cat", "answer-9999", before="dog").status_code == 409
 
 
 def test_a_slip_in_the_file_is_told_with_its_line(root: Path) -> None:
@@ -235,6 +264,13 @@ def test_the_command_says_why_there_is_nothing_to_review(
     queue.unlink()
     assert cli.main(["review"]) == 2
     assert "no rows to review yet; let the stage `verify` ask: decant run verify" in capsys.readouterr().err
+
+
+def test_a_page_for_the_stage_at_work_waits_for_its_questions(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    (root / "data/verify/queue.csv").unlink()
+    monkeypatch.setattr("flows.review.serving.is_being_written", lambda folder: folder.name == "verify")
+    assert serving.why_nothing(store_in(root)) == ""
 
 
 def test_the_command_refuses_a_port_that_is_taken_and_a_name_that_is_none(

@@ -18,7 +18,7 @@ from decant.errors import DecantError, StageError
 from decant.expert import UNCLEAR, agreed, label_text
 from flows.review.gate import Gate, SameOriginOnly
 from flows.review.pictures import As, Pictures
-from flows.review.store import Closed, NotAsked, Question, Store
+from flows.review.store import Changed, Closed, NotAsked, Question, Store
 
 PAGE = Path(__file__).with_name("page")
 
@@ -33,11 +33,16 @@ class Answer(BaseModel):
     row: int
     label: Annotated[str, Field(min_length=1, max_length=200)] | None
     """A class name or `unclear`; null takes the answer back."""
+    before: Annotated[str, Field(min_length=1, max_length=200)] | None
+    """What the page shows as this expert's answer until now."""
     answer_id: Annotated[str, Field(pattern="^[A-Za-z0-9-]{8,64}$")]
 
 
-def create_app(store: Store, gate: Gate, *, for_run: bool = False, pictures: Pictures | None = None) -> FastAPI:
-    """`for_run`: `decant run` has brought the page up and goes on by itself when all is answered."""
+def create_app(
+    store: Store, gate: Gate, *, for_run: bool = False, budget: int | None = None, pictures: Pictures | None = None
+) -> FastAPI:
+    """`for_run`: `decant run` has brought the page up and goes on by itself when all is answered; `budget`: rows that
+    the expert is shown in all at most."""
     shown = pictures or Pictures(lambda: rows_of(store))
     app = FastAPI(title="Decant: review", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(SameOriginOnly, gate=gate)
@@ -65,15 +70,17 @@ def create_app(store: Store, gate: Gate, *, for_run: bool = False, pictures: Pic
         if found["state"] == "working":
             return found
         rows = [row_of(store, question) for question in store.questions().values()]
-        about = {"expert": store.expert, "classes": store.class_names, "order": store.my_order()}
+        about = {"expert": store.expert, "classes": store.class_names, "steps": store.my_steps(), "budget": budget}
         return {**found, **about, "unclear": label_text(UNCLEAR, store.class_names), "rows": rows}
 
     @app.post("/api/answers", dependencies=locked)
     def answers(given: Answer) -> dict[str, Any]:
         try:
-            taken = store.answer(given.row, given.label, given.answer_id)
+            taken = store.answer(given.row, given.label, given.answer_id, before=given.before)
         except NotAsked as error:
             raise HTTPException(404, f"row {given.row} is not asked for") from error
+        except Changed as now:
+            raise HTTPException(409, f"on another page row {given.row} was answered meanwhile: {now}") from now
         try:
             row = row_of(store, store.questions()[given.row])
         except Closed:  # the answer is on file, and the stage went to work on it at this moment
@@ -119,12 +126,12 @@ def state_of(store: Store, *, for_run: bool) -> dict[str, Any]:
 
 
 def row_of(store: Store, question: Question) -> dict[str, Any]:
-    """A question with what was answered. What others say is told only to who has answered, or looks at a dispute."""
+    """A question with what was answered. What others say is told only to who has answered."""
     votes = store.votes().get(question.id, {})
     disputed = bool(votes) and agreed(votes) is None
     mine = votes.get(store.expert)
     others = {expert: answer for expert, answer in votes.items() if expert != store.expert}
-    told = others if disputed or mine is not None else {}
+    told = others if mine is not None else {}
     return {
         **asdict(question),
         "mine": None if mine is None else label_text(mine, store.class_names),

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from decant.errors import DecantError
-from decant.expert import UNCLEAR, Asked, Decision, label_text, parse_label, read_votes
+from decant.expert import UNCLEAR, Asked, Decision, label_text, parse_label, read_decisions, read_votes
 from decant.files import write_text
 from decant.tables import read_info, read_labels
 from flows.review.pictures import TABLES, Pictures
@@ -41,14 +42,15 @@ def exchange(arguments: argparse.Namespace) -> int:
 
 def export(path: Path) -> str:
     """Writes the open rows of the queue as tasks, and the config beside it; says what to do with them."""
+    must_rest()
     store = Store(read_info(TABLES["verified"]).class_names)
     try:
         questions = store.questions()
     except Closed as closed:
         raise DecantError("no rows to review yet; let the stage `verify` ask: decant run verify") from closed
-    answered = store.votes()
+    settled = store.settled()
     pictures = Pictures(lambda: questions)
-    tasks = [task(question, pictures) for question in questions.values() if question.id not in answered]
+    tasks = [task(question, pictures) for question in questions.values() if question.id not in settled]
     config = path.with_suffix(".xml")
     write_text(path, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
     write_text(config, labelling_config(store.class_names))
@@ -111,33 +113,47 @@ def labelling_config(class_names: tuple[str, ...]) -> str:
 
 
 def take_in(path: Path) -> str:
-    """Appends the export's answers to the file of decisions, all of them or, when one can't be read, none."""
-    if is_being_written(QUEUE.parent):
-        raise DecantError("the stage that reads the answers is at work; try again when it has ended")
+    """Appends the export's answers to the file of decisions, all of them or, when one can't be read, none. What the
+    same person has said since, there or here, stands."""
+    must_rest()
     ids, _, info = read_labels(TABLES["verified"])
     tasks = read_export(path)
     newest: dict[tuple[int, str], Decision] = {}
     for number, found in enumerate(tasks, 1):
         for decision in decisions_of(found, info.class_names, f"{path}, task {found.get('id', number)}"):
             known = newest.get((decision.id, decision.expert))
-            if known is None or decision.at >= known.at:
+            if known is None or moment(decision.at) >= moment(known.at):
                 newest[decision.id, decision.expert] = decision
     strangers = np.setdiff1d([row for row, _ in newest], ids)
     if len(strangers):
         raise DecantError(f"{path}: row {strangers[0]:.0f} is not in {TABLES['verified']}; an export of other data?")
-    votes = read_votes(DECISIONS, info.class_names)
-    fresh = [
-        decision
-        for decision in newest.values()
-        if votes.get(decision.id, {}).get(decision.expert)
-        != parse_label(decision.label, info.class_names, where=str(path))
-    ]
+    read_votes(DECISIONS, info.class_names)  # nothing is added to a file that has a mistake
+    on_file = {(line.id, line.expert): line.at for line in read_decisions(DECISIONS)}
+    fresh = [decision for key, decision in newest.items() if moment(decision.at) > moment(on_file.get(key, ""))]
     append(DECISIONS, sorted(fresh, key=lambda decision: (decision.at, decision.id)))
     experts = len({expert for _, expert in newest})
     return (
         f"{len(fresh)} answers of {experts} annotators taken into {DECISIONS}"
-        f" ({len(newest) - len(fresh)} were there already); next: decant run"
+        f" ({len(newest) - len(fresh)} were there already, or newer ones); next: decant run"
     )
+
+
+def must_rest() -> None:
+    """Raises: DecantError while the stage that asks is at work."""
+    if is_being_written(QUEUE.parent):
+        raise DecantError("the stage that asks and reads the answers is at work; try again when it has ended")
+
+
+def moment(at: str) -> datetime:
+    """Of an ISO 8601 time, in UTC where it says no zone; the beginning of time for a line without one.
+
+    Raises: DecantError.
+    """
+    try:
+        found = datetime.fromisoformat(at) if at else datetime.min
+    except ValueError as error:
+        raise DecantError(f"{at!r}: a time in ISO 8601 expected") from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def read_export(path: Path) -> list[dict[str, Any]]:
@@ -156,30 +172,47 @@ def read_export(path: Path) -> list[dict[str, Any]]:
 
 def decisions_of(found: dict[str, Any], class_names: tuple[str, ...], where: str) -> list[Decision]:
     """One task's answers; annotations that were skipped or left empty say nothing."""
-    row = (found.get("data") or {}).get("row")
+    row = fields(found.get("data"), f"{where}: data").get("row")
     if not isinstance(row, int):
         raise DecantError(f"{where}: no data.row; only tasks of decant review --export-label-studio can be read back")
-    how, decisions = asked(found["data"]), []
-    for annotation in found.get("annotations") or []:
+    how, decisions = asked(found["data"], where), []
+    for annotation in each(found.get("annotations"), f"{where}: annotations"):
         choices = [
             choice
-            for result in annotation.get("result") or []
+            for result in each(annotation.get("result"), f"{where}: result")
             if result.get("from_name") == NAME
-            for choice in result.get("value", {}).get("choices", [])
+            for choice in fields(result.get("value"), f"{where}: value").get("choices") or []
         ]
         if annotation.get("was_cancelled") or not choices:
             continue
         if len(choices) > 1:
-            raise DecantError(f"{where}: one class expected, {' and '.join(choices)} found")
+            raise DecantError(f"{where}: one class expected, {' and '.join(map(str, choices))} found")
         label = label_text(parse_label(str(choices[0]).strip(), class_names, where=where), class_names)
         at = str(annotation.get("updated_at") or annotation.get("created_at") or now())
+        moment(at)
         decisions.append(Decision(row, label, annotator(annotation.get("completed_by")), at, how))
     return decisions
 
 
-def asked(data: dict[str, Any]) -> Asked:
+def each(value: Any, where: str) -> list[dict[str, Any]]:
+    """Raises: DecantError for anything but a list of objects, or nothing."""
+    if not isinstance(value, list | None):
+        raise DecantError(f"{where}: a list expected")
+    return [fields(one, where) for one in value or []]
+
+
+def fields(value: Any, where: str) -> dict[str, Any]:
+    """Raises: DecantError for anything but an object, or nothing."""
+    if not isinstance(value, dict | None):
+        raise DecantError(f"{where}: an object with named fields expected")
+    return value or {}
+
+
+def asked(data: dict[str, Any], where: str) -> Asked:
     """How the task's row was asked about; tasks of an older Decant don't say."""
     number, rows, trust = (data.get(name) for name in ("round", "rows", "trust"))
+    if isinstance(trust, int | float) and not 0 <= trust <= 1:
+        raise DecantError(f"{where}: trust: a number in 0-1 expected, {trust} found")
     return Asked(
         round=number if isinstance(number, int) else None,
         rows=rows if isinstance(rows, int) else None,
@@ -193,6 +226,9 @@ def annotator(completed_by: Any) -> str:
     if isinstance(completed_by, dict):
         full = f"{completed_by.get('first_name') or ''} {completed_by.get('last_name') or ''}".strip()
         return str(
-            full or completed_by.get("email") or completed_by.get("username") or f"annotator {completed_by['id']}"
+            full
+            or completed_by.get("email")
+            or completed_by.get("username")
+            or f"annotator {completed_by.get('id', '')}"
         )
     return "annotator" if completed_by is None else f"annotator {completed_by}"

@@ -15,7 +15,7 @@ from decant.tables import read_info
 from flows.review.app import create_app
 from flows.review.gate import Gate
 from flows.review.pictures import TABLES
-from flows.review.store import Closed, Store
+from flows.review.store import Closed, Store, is_being_written
 from flows.review.waiting import GRACE, verify_settings
 
 LULL = 0.5  # seconds between two looks whether all is answered
@@ -54,11 +54,14 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def why_nothing(store: Store) -> str:
-    """Why there is nothing to answer, empty if there is. A queue that is answered can still be looked at."""
+    """Why there is nothing to answer, empty if there is, or may be soon. A queue that is answered can still be looked
+    at, and a page that waits for the stage at work shows what it asks."""
     try:
         if store.questions():
             return ""
     except Closed as closed:
+        if is_being_written(store.queue_path.parent):
+            return ""
         raise DecantError("no rows to review yet; let the stage `verify` ask: decant run verify") from closed
     if verify_settings().expert == "oracle":
         return (
@@ -81,10 +84,10 @@ def listening(port: int) -> socket.socket:
 
 
 def server_of(store: Store, gate: Gate, *, for_run: bool) -> uvicorn.Server:
+    app = create_app(store, gate, for_run=for_run, budget=verify_settings().budget)
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(store, gate, for_run=for_run), log_level="warning", access_log=False,
-            timeout_graceful_shutdown=2, server_header=False,
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, server_header=False,
         )
     )  # fmt: skip
 

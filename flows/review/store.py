@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, TypeVar, cast
 
 from decant.errors import StageError
@@ -40,6 +41,10 @@ Contents = TypeVar("Contents")
 
 class Closed(Exception):
     """No questions at the moment: the stage that asks them is at work, or has not run yet."""
+
+
+class Changed(Exception):
+    """What the expert's answer is now; they saw another one, on a page that doesn't know of it."""
 
 
 class NotAsked(Exception):
@@ -118,35 +123,53 @@ class Store:
         """Row id to what each expert says. Raises StageError when the file has a mistake."""
         return self._read(self.decisions_path, lambda path: read_votes(path, self.class_names))
 
-    def my_order(self) -> list[int]:
-        """Rows of the queue that this expert has answered, the latest last: what undo takes back."""
-        votes, asked = self.votes(), self.questions()
-        order = dict.fromkeys(
-            line.id for line in reversed(read_decisions(self.decisions_path)) if line.expert == self.expert
-        )
-        return [row for row in reversed(order) if row in asked and self.expert in votes.get(row, {})]
+    def my_steps(self) -> list[tuple[int, str | None]]:
+        """(row of the queue, this expert's answer before it), the latest last: what undo goes back over. What restored
+        the answer before was an undo itself, and leaves no step."""
+        asked = self.questions()
+        steps: list[tuple[int, str | None]] = []
+        standing: dict[int, str | None] = {}
+        for line in read_decisions(self.decisions_path):
+            if line.expert != self.expert or line.id not in asked:
+                continue
+            said, before = self._parsed(line.label or None, line.id), standing.get(line.id)
+            label = None if said is None else label_text(said, self.class_names)
+            if label == before:
+                continue
+            last = next((n for n in reversed(range(len(steps))) if steps[n][0] == line.id), None)
+            if last is not None and steps[last][1] == label:
+                del steps[last]
+            else:
+                steps.append((line.id, before))
+            standing[line.id] = label
+        return steps
 
-    def answer(self, row: int, label: str | None, answer_id: str) -> bool:
+    def answer(self, row: int, label: str | None, answer_id: str, *, before: str | EllipsisType | None = ...) -> bool:
         """Takes an answer, or takes it back (None). False when it was taken before and nothing is left to write.
 
-        Raises: NotAsked, Closed, StageError for a label that is no class.
+        before: the answer that the expert saw when they gave this one; left out, whatever stands is replaced.
+
+        Raises: NotAsked, Closed, Changed where `before` doesn't stand, StageError for a label that is no class.
         """
         with self._lock:
             question = self.questions().get(row)
             if question is None:
                 raise NotAsked(row)
-            said = None if label is None else parse_label(label, self.class_names, where=f"row {row}")
-            standing = self.votes().get(row, {}).get(self.expert)
+            said, standing = self._parsed(label, row), self.votes().get(row, {}).get(self.expert)
             is_new = answer_id not in self._seen and said != standing
+            if is_new and before is not ... and self._parsed(before, row) != standing:
+                raise Changed("taken back" if standing is None else label_text(standing, self.class_names))
             if is_new:
                 text = "" if said is None else label_text(said, self.class_names)
                 append(self.decisions_path, [Decision(row, text, self.expert, now(), question.asked)])
             self._seen.add(answer_id)
             return is_new
 
+    def _parsed(self, label: str | None, row: int) -> int | None:
+        return None if label is None else parse_label(label, self.class_names, where=f"row {row}")
+
     def progress(self) -> Progress:
-        questions, votes = self.questions(), self.votes()
-        settled = {row for row in questions if row in votes and agreed(votes[row]) is not None}
+        questions, votes, settled = self.questions(), self.votes(), self.settled()
         disputed = sum(row in votes and row not in settled for row in questions)
         earlier = self._read(self.reviews_path, read_rounds)
         number = max((question.round for question in questions.values()), default=max(earlier, default=0))
@@ -161,6 +184,11 @@ class Store:
             open=len(questions) - len(settled),
             disputed=disputed,
         )
+
+    def settled(self) -> set[int]:
+        """Rows of the queue with an answer that stands."""
+        votes = self.votes()
+        return {row for row in self.questions() if row in votes and agreed(votes[row]) is not None}
 
     def disputes(self) -> dict[int, dict[str, str]]:
         """Rows of the queue on which the experts disagree: expert to label."""

@@ -22,10 +22,10 @@ export async function get(path) {
 let last = Promise.resolve();
 let onTheWay = 0;
 
-/** Sends one answer; a lost reply is asked for again under the same id, which the server takes only once. */
-export function answer(row, label) {
+/** Sends one answer, and what it replaces, which must still stand; a lost reply is asked for again under the same id, which the server takes only once. */
+export function answer(row, label, before) {
   onTheWay += 1;
-  const sent = last.then(() => insist({ row, label, answer_id: newId() })).finally(() => (onTheWay -= 1));
+  const sent = last.then(() => insist({ row, label, before, answer_id: newId() })).finally(() => (onTheWay -= 1));
   last = sent.catch(() => {});
   return sent;
 }

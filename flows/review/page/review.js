@@ -63,8 +63,11 @@ function say(text) {
 // The server's word -----------------------------------------------------------------------------------------------------
 
 async function load() {
-  await settled(); // answers that are on their way belong to the rows that are about to be replaced
-  const review = await get("/api/review");
+  let review;
+  do {
+    await settled(); // answers that are on their way belong to the rows that are about to be replaced
+    review = await get("/api/review");
+  } while (pending());
   const isNew = review.version !== state.review?.version;
   const stay = isNew ? sessionStorage.getItem("row") : String(current()?.id);
   state.review = review;
@@ -76,8 +79,7 @@ async function load() {
   const last = state.rows.findIndex((row) => String(row.id) === stay);
   state.at = Math.max(0, last);
   if (!isNew) return;
-  const asked = new Set(state.rows.map((row) => row.id));
-  state.history = review.order.filter((id) => asked.has(id)).map((id) => [{ row: id, before: null }]);
+  state.history = review.steps.map(([row, before]) => [{ row, before }]);
   state.looking = false;
   if (last < 0 || state.rows[last].mine !== null) state.at = nextOpen(state.at - 1) ?? state.at;
 }
@@ -95,8 +97,7 @@ async function poll() {
     const sameWords = sameRows && JSON.stringify(now.progress) === JSON.stringify(was.progress);
     if (state.trouble) Object.assign(state, { trouble: null });
     else if (sameWords && now.state === was.state) return;
-    if (!sameRows || now.progress?.disputed !== was.progress?.disputed) await load();
-    else Object.assign(state.review, now);
+    await load(); // somebody has answered, here or on another page
     draw();
   } catch (error) {
     lost(error);
@@ -131,25 +132,33 @@ function give(rows, label, { undoing = false } = {}) {
     const before = row.mine;
     if (before === label) continue;
     row.mine = label;
-    answer(row.id, label).then(
-      (reply) => confirmed(row, label, reply),
+    answer(row.id, label, before).then(
+      (reply) => confirmed(row.id, label, reply),
       (error) => {
         row.mine = before;
         say(`Not saved: ${error.message}`);
         if (!(error instanceof Refused) || error.status === 401) lost(error);
+        else if (error.status === 409) anew();
         draw();
       },
     );
   }
 }
 
-function confirmed(row, label, reply) {
+function confirmed(id, label, reply) {
+  if (reply.version !== state.review.version) return anew(); // other rows are asked about by now
   if (reply.state === "done" && state.review.state === "open") state.looking = false;
-  Object.assign(state.review, { progress: reply.progress, version: reply.version, state: reply.state });
+  Object.assign(state.review, { progress: reply.progress, state: reply.state });
+  const row = state.rows.find((shown) => shown.id === id);
   if (row.mine === label) Object.assign(row, reply.row ?? {});
   const quiet = state.view === "one" && current() !== row && reply.state === "open" && !row.disputed;
   if (quiet) view.head(state);
   else draw();
+}
+
+/** What is shown is not what is on file any more. */
+function anew() {
+  load().then(draw, lost);
 }
 
 function choose(label) {
@@ -298,7 +307,7 @@ part("picker-text").addEventListener("keydown", (event) => {
   if (event.key !== "Enter") return;
   event.preventDefault();
   event.stopPropagation(); // the dialog closes now, and this Enter must not answer the next row
-  pick(part("picker-found").querySelector("[data-pick]"));
+  if (event.target.value.trim()) pick(part("picker-found").querySelector("[data-pick]"));
 });
 
 function pick(button) {

@@ -61,7 +61,7 @@ function kindOf(row) {
 // The head --------------------------------------------------------------------------------------------------------------
 
 export function head(state) {
-  const { progress, expert } = state.review;
+  const { progress, expert, budget } = state.review;
   document.getElementById("expert").textContent = expert ? `, ${expert}` : "";
   const share = progress.round_asked ? progress.round_answered / progress.round_asked : 0;
   const track = document.getElementById("track");
@@ -71,6 +71,7 @@ export function head(state) {
   const parts = [`${progress.round_answered} of ${progress.round_asked}`];
   const rest = [progress.round ? `in round ${progress.round}` : "references"];
   if (progress.asked !== progress.round_asked) rest.push(`${progress.answered} of ${progress.asked} in all`);
+  if (budget !== null) rest.push(`at most ${budget}`);
   if (progress.disputed) rest.push(`${progress.disputed} disputed`);
   if (expert) rest.push(`${progress.mine} by you`);
   document.getElementById("count").replaceChildren(h("b", {}, parts[0]), ` ${rest.join(" · ")}`);
