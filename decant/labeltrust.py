@@ -183,14 +183,16 @@ def _affordable(reviews: Reviews, settings: VerifySettings, classes: int) -> int
     return settings.reviews if left is None else min(settings.reviews, left // classes)
 
 
-def _why_stop(reviews: Reviews, verdicts: pd.DataFrame, judged: int, settings: VerifySettings) -> str | None:
-    """judged: classes that are."""
+def _why_stop(
+    reviews: Reviews, verdicts: pd.DataFrame, judgement: Judgement | None, settings: VerifySettings
+) -> str | None:
+    judged = reviews.images.classes if judgement is None else len(judgement.judged)
     left = reviews.left(settings.budget)
     if (reviews.rounds > 0).sum() >= settings.rounds * settings.reviews * judged:
         return None  # no round is left out
     if left is not None and left < judged:
         return f"the budget of {settings.budget} reviews is spent"
-    if not judged:
+    if judgement is None:
         return None
     unseen = verdicts[~reviews.reviewed]
     wrong = expected_errors(1 - unseen["score"].to_numpy(), ~unseen["flagged"].to_numpy())
@@ -205,7 +207,6 @@ def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySett
     queue["rows"] = queue["round"].map(reviews.sizes).astype("Int64")
     if judgement is not None:
         queue = _explained(queue, reviews.images, judgement)
-    judged = 0 if judgement is None else len(judgement.judged)
     drawn = _drawn_share(reviews)
     return Outcome(
         verdicts=verdicts,
@@ -217,7 +218,7 @@ def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySett
         scorer=None if judgement is None else judgement.scorer,
         reliability=_reliability(reviews) if settings.mode == "plus" else None,
         classifier_weight=None if judgement is None else judgement.classifier_weight,
-        stopped=_why_stop(reviews, verdicts, judged, settings),
+        stopped=_why_stop(reviews, verdicts, judgement, settings),
     )
 
 

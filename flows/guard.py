@@ -1,6 +1,7 @@
 """ASGI middleware of `decant serve`: who may ask, how many at a time, and how much may come. All of that is settled
 before a body is read."""
 
+import asyncio
 import hmac
 import json
 import re
@@ -9,6 +10,7 @@ from fastapi import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+PATIENCE = 30.0  # seconds between two parts of a request
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?", re.IGNORECASE)
 
 
@@ -56,7 +58,8 @@ class Crowd:
 
 
 class BodyLimit:
-    """Answers 413 to a request whose body is larger: by what it declares, else once that much has come."""
+    """Answers 413 to a request whose body is larger: by what it declares, else once that much has come; and 408 to one
+    that stops coming."""
 
     def __init__(self, app: ASGIApp, limit: int):
         self.app, self.limit = app, limit
@@ -68,11 +71,15 @@ class BodyLimit:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self.limit:
             return await answer(413, message)(scope, receive, send)
-        seen = 0
+        seen, more = 0, True
 
         async def counted() -> Message:
-            nonlocal seen
-            part = await receive()
+            nonlocal seen, more
+            try:
+                part = await asyncio.wait_for(receive(), PATIENCE if more else None)
+            except TimeoutError as error:
+                raise HTTPException(408, f"nothing more of the request came in {PATIENCE:.0f} s") from error
+            more = part.get("more_body", False)
             seen += len(part.get("body", b""))
             if seen > self.limit:
                 raise HTTPException(413, message)

@@ -5,7 +5,7 @@
     GET  /classes  names, and how many references each has; classes without references get a trust of null
     GET  /health
 
-Limits: bytes of a request (413), pictures of a request and pixels of a picture (422), requests that wait (503 with
+Limits: bytes of a request (413), pictures of a request and pixels of a picture (422), requests at a time (503 with
 Retry-After). Pictures are decoded as `ingest` decodes them, and never past their header when that declares too many
 pixels. Without a token only this machine is listened to, under its own names (403); with one (DECANT_TOKEN or --token),
 requests must carry it as `Authorization: Bearer TOKEN` (401). Both are seen to before the body is read: `flows.guard`.

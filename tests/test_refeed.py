@@ -120,6 +120,8 @@ def test_nothing_is_expected_of_labels_that_nobody_can_judge() -> None:
     settings = VerifySettings(**{**QUICK, "stop_below": 0.9})  # type: ignore[arg-type]
     *_, outcome = by_round(images, Oracle(images, NOTHING_WRONG), settings, seed=0)
     assert outcome.noise_rate is None and outcome.stopped is None
+    (poor,) = outcomes(budget=10)
+    assert poor.noise_rate is None and poor.stopped == "the budget of 10 reviews is spent"
 
 
 # --- a person, who answers between two runs ---------------------------------------------------------------------------

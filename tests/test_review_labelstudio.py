@@ -96,6 +96,12 @@ def test_rows_that_are_answered_are_not_sent_but_disputed_ones_are(root: Path) -
     assert [task["data"]["row"] for task in exported(root)] == [11, 13]
 
 
+def test_answers_without_a_time_are_taken_once(root: Path) -> None:
+    first, _, _ = exported(root)
+    assert imported(root, [annotated(first, "cat", 1, "")]) == imported(root, [annotated(first, "dog", 1, "")]) == 0
+    assert votes(root) == {11: {"annotator 1": 0}}
+
+
 def test_an_older_export_does_not_speak_over_newer_answers(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second, _ = exported(root)
     old = [annotated(first, "cat", 1, "2030-01-01T00:00:00Z"), annotated(second, "dog", 1, "2030-01-01T00:00:00Z")]
@@ -155,7 +161,18 @@ def test_there_and_back_keeps_annotators_apart_and_takes_their_newest_word(
         (lambda task: {**task, "annotations": [7]}, "annotations: an object with named fields expected"),
         (lambda task: {**task, "annotations": {}}, "annotations: a list expected"),
         (lambda task: {**annotated(task, "cat", 1), "data": [1]}, "data: an object with named fields expected"),
-        (lambda task: annotated(task, "cat", 1, "yesterday"), "'yesterday': a time in ISO 8601 expected"),
+        (
+            lambda task: annotated(task, "cat", 1, "yesterday"),
+            "task 7: a time in ISO 8601 expected, 'yesterday' found",
+        ),
+        (
+            lambda task: {**annotated(task, "cat", 1), "data": {**task["data"], "round": -1}},
+            "task 7: round: a whole number expected, -1 found",
+        ),
+        (
+            lambda task: {**task, "annotations": [{"result": [{"from_name": "label", "value": {"choices": 5}}]}]},
+            "choices: a list expected",
+        ),
         (
             lambda task: {**annotated(task, "cat", 1), "data": {**task["data"], "trust": 97}},
             "trust: a number in 0-1 expected, 97 found",

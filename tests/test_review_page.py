@@ -198,7 +198,9 @@ def test_a_page_that_knows_of_no_later_answer_replaces_none(root: Path) -> None:
     refused = say(second, 11, "cat", "answer-0002")
     assert refused.status_code == 409 and "row 11 was answered meanwhile: dog" in refused.json()["detail"]
     assert not say(second, 11, "dog", "answer-0003").json()["taken"], "the same answer is no conflict"
+    before = second.get("/api/state").json()["answers"]
     say(second, 11, "cat", "answer-0004", before="dog")
+    assert second.get("/api/state").json()["answers"] != before, "so that the first page looks again"
     assert on_file(root) == ["11,dog,anna", "11,cat,anna"]
 
 
@@ -209,7 +211,11 @@ def test_undo_goes_back_over_what_stood_before_also_on_a_page_that_is_new(root: 
     ]  # fmt: skip
     for number, (row, label, before) in enumerate(said):
         assert say(client, row, label, f"answer-{number:04}", before).json()["taken"]
-    assert browser(root, "anna").get("/api/review").json()["steps"] == [[11, None], [12, None], [11, "cat"]]
+    assert browser(root, "anna").get("/api/review").json()["steps"] == [
+        [11, None, "cat"],
+        [12, None, "dog"],
+        [11, "cat", "dog"],
+    ]
     assert browser(root, "ben").get("/api/review").json()["steps"] == []
 
 

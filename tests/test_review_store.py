@@ -107,7 +107,7 @@ def test_what_undo_takes_back_is_known_after_a_restart(root: Path) -> None:
     for row in (13, 11, 12):
         store_in(root).answer(row, "dog", f"answer-{row}")
     store_in(root).answer(11, None, "undo-0001")
-    assert store_in(root).my_steps() == [(13, None), (12, None)]
+    assert store_in(root).my_steps() == [(13, None, "dog"), (12, None, "dog")]
 
 
 def test_while_the_stage_is_at_work_there_is_nothing_to_answer(root: Path) -> None:

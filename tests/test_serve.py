@@ -1,15 +1,16 @@
 """`decant serve`: what it answers, and limits on what comes from outside."""
 
+import asyncio
 import base64
 import io
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 from PIL import Image
 from samples import digits
@@ -17,6 +18,7 @@ from scorers import UNKNOWN_CLASS, scorer_of_nine
 
 from decant.scorer import Judged
 from flows.batcher import Batcher, Busy
+from flows.guard import BodyLimit
 from flows.serve import Limits, address_of, create_app, listening
 from flows.serve import pixels_of as nested
 
@@ -200,6 +202,20 @@ def test_a_crowd_is_turned_away_before_its_bodies_are_read() -> None:
         answer = client.post("/score", content=body())
         assert answer.status_code == 503 and answer.headers["Retry-After"] == "1" and not taken
         assert client.get("/health").status_code == 200
+
+
+def test_a_request_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.guard.PATIENCE", 0.05)
+
+    async def silence() -> None:
+        await asyncio.sleep(10)
+
+    async def application(_scope: object, receive: Callable[[], Awaitable[object]], _send: object) -> None:
+        await receive()
+
+    scope = {"type": "http", "headers": []}
+    with pytest.raises(HTTPException, match="408"):
+        asyncio.run(BodyLimit(application, limit=100)(scope, silence, silence))  # type: ignore[arg-type]
 
 
 def test_a_full_queue_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,8 @@ def state_of(store: Store, *, for_run: bool) -> dict[str, Any]:
     except Closed:
         return {"state": "working", "for_run": for_run}
     word = "open" if progress.open else "done"
-    return {"state": word, "for_run": for_run, "version": version, "progress": asdict(progress)}
+    here = {"version": version, "answers": store.answers}
+    return {"state": word, "for_run": for_run, **here, "progress": asdict(progress)}
 
 
 def row_of(store: Store, question: Question) -> dict[str, Any]:

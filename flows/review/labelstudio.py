@@ -8,7 +8,7 @@ import argparse
 import base64
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,18 @@ def take_in(path: Path) -> str:
     for number, found in enumerate(tasks, 1):
         for decision in decisions_of(found, info.class_names, f"{path}, task {found.get('id', number)}"):
             known = newest.get((decision.id, decision.expert))
-            if known is None or moment(decision.at) >= moment(known.at):
+            if known is None or moment(decision.at, str(path)) >= moment(known.at, str(path)):
                 newest[decision.id, decision.expert] = decision
     strangers = np.setdiff1d([row for row, _ in newest], ids)
     if len(strangers):
         raise DecantError(f"{path}: row {strangers[0]:.0f} is not in {TABLES['verified']}; an export of other data?")
     read_votes(DECISIONS, info.class_names)  # nothing is added to a file that has a mistake
     on_file = {(line.id, line.expert): line.at for line in read_decisions(DECISIONS)}
-    fresh = [decision for key, decision in newest.items() if moment(decision.at) > moment(on_file.get(key, ""))]
+    fresh = [
+        replace(decision, at=decision.at or now())
+        for key, decision in newest.items()
+        if key not in on_file or moment(decision.at, str(path)) > moment(on_file[key], str(DECISIONS))
+    ]
     append(DECISIONS, sorted(fresh, key=lambda decision: (decision.at, decision.id)))
     experts = len({expert for _, expert in newest})
     return (
@@ -144,15 +148,15 @@ def must_rest() -> None:
         raise DecantError("the stage that asks and reads the answers is at work; try again when it has ended")
 
 
-def moment(at: str) -> datetime:
-    """Of an ISO 8601 time, in UTC where it says no zone; the beginning of time for a line without one.
+def moment(at: str, where: str) -> datetime:
+    """Of an ISO 8601 time, in UTC where it says no zone; the beginning of time where there is none.
 
     Raises: DecantError.
     """
     try:
         found = datetime.fromisoformat(at) if at else datetime.min
     except ValueError as error:
-        raise DecantError(f"{at!r}: a time in ISO 8601 expected") from error
+        raise DecantError(f"{where}: a time in ISO 8601 expected, {at!r} found") from error
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
@@ -181,15 +185,15 @@ def decisions_of(found: dict[str, Any], class_names: tuple[str, ...], where: str
             choice
             for result in each(annotation.get("result"), f"{where}: result")
             if result.get("from_name") == NAME
-            for choice in fields(result.get("value"), f"{where}: value").get("choices") or []
+            for choice in texts(fields(result.get("value"), f"{where}: value").get("choices"), f"{where}: choices")
         ]
         if annotation.get("was_cancelled") or not choices:
             continue
         if len(choices) > 1:
-            raise DecantError(f"{where}: one class expected, {' and '.join(map(str, choices))} found")
-        label = label_text(parse_label(str(choices[0]).strip(), class_names, where=where), class_names)
-        at = str(annotation.get("updated_at") or annotation.get("created_at") or now())
-        moment(at)
+            raise DecantError(f"{where}: one class expected, {' and '.join(choices)} found")
+        label = label_text(parse_label(choices[0].strip(), class_names, where=where), class_names)
+        at = str(annotation.get("updated_at") or annotation.get("created_at") or "")
+        moment(at, where)
         decisions.append(Decision(row, label, annotator(annotation.get("completed_by")), at, how))
     return decisions
 
@@ -208,17 +212,25 @@ def fields(value: Any, where: str) -> dict[str, Any]:
     return value or {}
 
 
+def texts(value: Any, where: str) -> list[str]:
+    """Raises: DecantError for anything but a list, or nothing."""
+    if not isinstance(value, list | None):
+        raise DecantError(f"{where}: a list expected")
+    return [str(one) for one in value or []]
+
+
 def asked(data: dict[str, Any], where: str) -> Asked:
-    """How the task's row was asked about; tasks of an older Decant don't say."""
+    """How the task's row was asked about; tasks of an older Decant don't say.
+
+    Raises: DecantError.
+    """
     number, rows, trust = (data.get(name) for name in ("round", "rows", "trust"))
-    if isinstance(trust, int | float) and not 0 <= trust <= 1:
-        raise DecantError(f"{where}: trust: a number in 0-1 expected, {trust} found")
-    return Asked(
-        round=number if isinstance(number, int) else None,
-        rows=rows if isinstance(rows, int) else None,
-        why=str(data.get("why") or ""),
-        trust=float(trust) if isinstance(trust, int | float) else None,
-    )
+    for name, value in (("round", number), ("rows", rows)):
+        if value is not None and not (type(value) is int and value >= 0):
+            raise DecantError(f"{where}: {name}: a whole number expected, {value!r} found")
+    if trust is not None and not (type(trust) in (int, float) and 0 <= trust <= 1):
+        raise DecantError(f"{where}: trust: a number in 0-1 expected, {trust!r} found")
+    return Asked(number, rows, str(data.get("why") or ""), None if trust is None else float(trust))
 
 
 def annotator(completed_by: Any) -> str:

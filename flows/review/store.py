@@ -110,6 +110,11 @@ class Store:
             raise Closed
         return f"{found[0]:x}-{found[1]:x}"
 
+    @property
+    def answers(self) -> str:
+        """Changes with every answer on file, whoever gave it."""
+        return str(_signature(self.decisions_path))
+
     def questions(self) -> dict[int, Question]:
         """The queue by row id, in its order."""
         if is_being_written(self.queue_path.parent):
@@ -123,11 +128,11 @@ class Store:
         """Row id to what each expert says. Raises StageError when the file has a mistake."""
         return self._read(self.decisions_path, lambda path: read_votes(path, self.class_names))
 
-    def my_steps(self) -> list[tuple[int, str | None]]:
-        """(row of the queue, this expert's answer before it), the latest last: what undo goes back over. What restored
-        the answer before was an undo itself, and leaves no step."""
+    def my_steps(self) -> list[tuple[int, str | None, str | None]]:
+        """(row of the queue, this expert's answer before, the one after), the latest last: what undo goes back over.
+        What restored the answer before was an undo itself, and leaves no step."""
         asked = self.questions()
-        steps: list[tuple[int, str | None]] = []
+        steps: list[tuple[int, str | None, str | None]] = []
         standing: dict[int, str | None] = {}
         for line in read_decisions(self.decisions_path):
             if line.expert != self.expert or line.id not in asked:
@@ -140,7 +145,7 @@ class Store:
             if last is not None and steps[last][1] == label:
                 del steps[last]
             else:
-                steps.append((line.id, before))
+                steps.append((line.id, before, label))
             standing[line.id] = label
         return steps
 

@@ -10,7 +10,7 @@ const state = {
   at: 0,
   view: "one",
   seenAs: "verified",
-  history: [], // [{row, before}, …] per step, for undo
+  history: [], // [{row, before, label}, …] per step, for undo
   looking: false, // through rows that are all answered
   trouble: null,
 };
@@ -79,7 +79,7 @@ async function load() {
   const last = state.rows.findIndex((row) => String(row.id) === stay);
   state.at = Math.max(0, last);
   if (!isNew) return;
-  state.history = review.steps.map(([row, before]) => [{ row, before }]);
+  state.history = review.steps.map(([row, before, label]) => [{ row, before, label }]);
   state.looking = false;
   if (last < 0 || state.rows[last].mine !== null) state.at = nextOpen(state.at - 1) ?? state.at;
 }
@@ -93,10 +93,9 @@ async function poll() {
   try {
     const now = await get("/api/state");
     const was = state.review;
-    const sameRows = was && now.version === was.version && (now.state === "working") === (was.state === "working");
-    const sameWords = sameRows && JSON.stringify(now.progress) === JSON.stringify(was.progress);
+    const known = was && ["state", "version", "answers"].every((name) => now[name] === was[name]);
     if (state.trouble) Object.assign(state, { trouble: null });
-    else if (sameWords && now.state === was.state) return;
+    else if (known) return;
     await load(); // somebody has answered, here or on another page
     draw();
   } catch (error) {
@@ -126,7 +125,7 @@ function current() {
 
 /** Gives one row or several a label, shows it at once, and takes it back if the server doesn't take it. */
 function give(rows, label, { undoing = false } = {}) {
-  const step = rows.filter((row) => row.mine !== label).map((row) => ({ row: row.id, before: row.mine }));
+  const step = rows.filter((row) => row.mine !== label).map((row) => ({ row: row.id, before: row.mine, label }));
   if (!undoing && step.length) state.history.push(step);
   for (const row of rows) {
     const before = row.mine;
@@ -148,7 +147,7 @@ function give(rows, label, { undoing = false } = {}) {
 function confirmed(id, label, reply) {
   if (reply.version !== state.review.version) return anew(); // other rows are asked about by now
   if (reply.state === "done" && state.review.state === "open") state.looking = false;
-  Object.assign(state.review, { progress: reply.progress, state: reply.state });
+  Object.assign(state.review, { progress: reply.progress, answers: reply.answers, state: reply.state });
   const row = state.rows.find((shown) => shown.id === id);
   if (row.mine === label) Object.assign(row, reply.row ?? {});
   const quiet = state.view === "one" && current() !== row && reply.state === "open" && !row.disputed;
@@ -187,13 +186,14 @@ async function tellWhenOnFile(rows, label) {
 }
 
 function undo() {
-  const step = state.history.pop();
-  if (!step) return say("Nothing to undo");
+  const last = state.history.pop();
+  if (!last) return say("Nothing to undo");
+  const stands = ({ row: id, label }) => state.rows.find((row) => row.id === id)?.mine === label;
+  const step = last.filter(stands);
+  if (!step.length) return undo(); // it was refused, or another page has changed it since
   for (const { row: id, before } of step) {
-    const at = state.rows.findIndex((row) => row.id === id);
-    if (at < 0) continue;
-    give([state.rows[at]], before, { undoing: true });
-    state.at = at;
+    state.at = state.rows.findIndex((row) => row.id === id);
+    give([current()], before, { undoing: true });
   }
   if (state.review.state === "done") state.review.state = "open";
   draw();
