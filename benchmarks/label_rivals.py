@@ -4,10 +4,10 @@
 same third of the rows, of which no expert is shown any. METHOD: `plus`, `plus_classifier` (with `verify.classifier`)
 and `paper` are LabelTrust after its last loop, at most 350 reviews in all; the others are the files of
 decant.label_checks, which know the right labels of 35 random rows of every given label.
-DATASET: 12,000 rows of MNIST, Fashion-MNIST and CIFAR-10, Intel's scenes. POISONING: random labels (9.4 %; 60 %), a
-pair of classes that people confuse (4 called 9, shirt called T-shirt: 2 % of all rows), and for CIFAR-10 what people
-got wrong (40 %). `cifar10n.auroc_gain`, `.precision_gain`: `plus_classifier` less confident learning. `full` adds
-triggers (a patch on 9.4 % and on 1 % of the rows, a blend; all to one), 1 % and 80 % random labels, a backdoor whose
+DATASET.POISONING: Fashion-MNIST (12,000 rows) and Intel's scenes with 9.4 % random labels, CIFAR-10 (12,000 rows) with
+what people got wrong (40 %). `cifar10n.auroc_gain`, `.precision_gain`: `plus_classifier` less confident learning.
+`full` adds MNIST with 1, 9.4, 60 and 80 % random labels, pairs of classes that people confuse (4 called 9, shirt called
+T-shirt: 2 % of all rows), triggers (a patch on 9.4 % and on 1 % of the rows, a blend; all to one), a backdoor whose
 labels are right (`clean_label`: here a bad row is one that carries it), and the rivals with a ResNet-18.
 """
 
@@ -16,22 +16,18 @@ from typing import Any
 from benchmarks._cells import definition
 from benchmarks._labels import cells, in_the_end
 
-COMPARED = (
-    ("mnist12k", "random60"),
-    ("mnist12k", "pair"),
-    ("fashion12k", "random"),
-    ("fashion12k", "pair"),
-    ("intel", "random"),
-    ("cifar10n", "human"),
-)
+COMPARED = (("fashion12k", "random"), ("intel", "random"), ("cifar10n", "human"))
 ALSO_COMPARED = (
     ("mnist12k", "random"),
     ("mnist12k", "random1"),
+    ("mnist12k", "random60"),
     ("mnist12k", "random80"),
     ("mnist12k", "trigger"),
     ("mnist12k", "trigger1"),
     ("mnist12k", "blend"),
     ("mnist12k", "clean_label"),
+    ("mnist12k", "pair"),
+    ("fashion12k", "pair"),
     ("fashion12k", "trigger"),
     ("mnist12k_resnet18", "random"),
     ("mnist12k_resnet18", "trigger"),
