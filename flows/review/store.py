@@ -31,7 +31,7 @@ from decant.expert import (
     read_decisions,
     read_votes,
 )
-from decant.files import replacing
+from decant.files import open_csv, replacing
 
 QUEUE, REVIEWS = Path("data/verify/queue.csv"), Path("data/verify/reviews.csv")
 DECISIONS = Path("data/inputs/decisions.csv")
@@ -277,8 +277,8 @@ def read_rounds(path: Path) -> list[int]:
     """The round of every row that the expert has answered and `verify` has taken in."""
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return [int(float(row.get("round") or 0)) for row in csv.DictReader(file)]
+    with open_csv(path) as reader:
+        return [int(float(row.get("round") or 0)) for row in reader]
 
 
 # Appending ------------------------------------------------------------------------------------------------------------
