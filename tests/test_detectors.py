@@ -73,12 +73,16 @@ def test_progress_counts_every_pass(backdoored: Scene) -> None:
 
 
 def pairs(
-    rng: np.random.Generator, own: tuple[float, float], other: tuple[float, float], other_features: float = 6.0
+    rng: np.random.Generator,
+    own: tuple[float, float],
+    other: tuple[float, float],
+    other_features: float = 6.0,
+    others: int = 60,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Influence (200,) and features (200, 8) of 140 rows and 60 others: (mean, spread) of either's influence."""
-    influence = np.concatenate([rng.normal(*own, 140), rng.normal(*other, 60)])
+    influence = np.concatenate([rng.normal(*own, 200 - others), rng.normal(*other, others)])
     features = rng.normal(0, 1, (200, 8))
-    features[140:, 0] += other_features
+    features[200 - others :, 0] += other_features
     return influence, features
 
 
@@ -111,6 +115,16 @@ def test_joint_believes_two_groups_only_where_both_views_agree() -> None:
     innocent = pairs(rng, (0.24, 0.06), (0.05, 0.06))  # a point of the larger group, which the poison is not behind
     assert two_groups(*innocent, background, at(0), seed=0).share > MAJORITY
     assert two_groups(np.full(200, 0.2), features=real[1], background=background, of_points=at(0), seed=0) is None
+
+
+def test_half_of_a_class_is_the_cause_only_beyond_doubt() -> None:
+    rng = np.random.default_rng(0)
+    background = rng.normal(0, 0.01, 2000)
+    for apart, doubted in ((6.0, True), (10.0, False)):
+        influence, features = pairs(rng, (0.08, 0.06), (0.24, 0.06), other_features=apart, others=100)
+        groups = two_groups(influence, features, background, at(apart), seed=0)
+        assert groups.speak_for_the_points and groups.are_halves_in_doubt == doubted, groups.figures
+        assert not split_in_two(influence, background, seed=0).is_real
 
 
 def test_a_second_look_asks_the_suspected_rows_themselves(

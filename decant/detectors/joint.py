@@ -16,9 +16,9 @@ starting from k-means of z. Rows that more likely belong to the group of higher 
     share       ≤ 0.45 of the class         it is not the class as such; and the points' own features are on its side
 
 the background being the rows with other labels. Where the group on whose side the points are is by far the larger
-(share above 0.6), they are innocent themselves and would accuse the innocent: nothing is flagged. In all other cases (a
-group too small to be a cluster, or half of its class) `renormalised` decides by influence alone, as it does without
-`detect.same_label`.
+(share above 0.6), they are innocent themselves and would accuse the innocent: nothing is flagged. Two groups of about
+one size must stand apart by 8, which no innocent ones did. In all other cases (a group too small to be a cluster, or
+half of its class and less apart) `renormalised` decides by influence alone, as it does without `detect.same_label`.
 
 **A second look**, where the separation falls short of that but not of 4.3: ten rows of the suspected group are asked
 beside the points. If they are the cause, they carry what the points carry and accuse each other, and what the points
@@ -49,6 +49,7 @@ MIN_SEPARATION = 5.3
 MIN_HEIGHT = 5.0
 MAX_REMAINDER = 0.5
 MINORITY, MAJORITY = 0.45, 0.6
+BEYOND_DOUBT = 8.0  # separation from which on half of a class is believed to be the cause
 NEARLY, ENOUGH = 4.3, 6.0  # separations: from which on a second look is taken, and what it must show
 ASKED = 10  # rows of the suspected group in the second look
 AGREEMENT = 0.75
@@ -78,6 +79,10 @@ class Groups(TwoGroups):
         return clear and self.holds_the_points
 
     @property
+    def are_halves_in_doubt(self) -> bool:
+        return MINORITY < self.share <= MAJORITY and self.separation < BEYOND_DOUBT
+
+    @property
     def deserve_a_second_look(self) -> bool:
         return self.separation >= NEARLY and self.holds_the_points and self.share <= MINORITY
 
@@ -94,7 +99,7 @@ def judge(case: Case, points: Images) -> Detection:
     groups = grouped(case, points, influence, own) if case.settings.same_label else None
     if groups is not None and not groups.speak_for_the_points:
         groups = second_look(case, points, groups, own) if groups.deserve_a_second_look else None
-    if groups is None or MINORITY < groups.share <= MAJORITY:
+    if groups is None or groups.are_halves_in_doubt:
         return replace(renormalised.decide(case, points, influence), measure=MEASURE)
     if groups.share > MAJORITY:
         why = f"{case.said_of(points)} on the side of the larger of two groups of their class ({groups.figures})"
