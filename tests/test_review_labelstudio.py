@@ -158,24 +158,24 @@ def test_there_and_back_keeps_annotators_apart_and_takes_their_newest_word(
         ),
         (lambda task: {"row": 11, "label": "cat"}, "Export > JSON, not JSON-MIN"),
         (lambda task: "cat", "a list of tasks expected"),
-        (lambda task: {**task, "annotations": [7]}, "annotations: an object with named fields expected"),
-        (lambda task: {**task, "annotations": {}}, "annotations: a list expected"),
-        (lambda task: {**annotated(task, "cat", 1), "data": [1]}, "data: an object with named fields expected"),
+        (lambda task: {**task, "annotations": [7]}, "task 1: annotations.0: Input should be a valid dictionary"),
+        (lambda task: {**task, "annotations": {}}, "annotations: Input should be a valid list, {} found"),
+        (lambda task: {**annotated(task, "cat", 1), "data": [1]}, "task 7: data: Input should be a valid dictionary"),
         (
             lambda task: annotated(task, "cat", 1, "yesterday"),
             "task 7: a time in ISO 8601 expected, 'yesterday' found",
         ),
         (
             lambda task: {**annotated(task, "cat", 1), "data": {**task["data"], "round": -1}},
-            "task 7: round: a whole number expected, -1 found",
+            "task 7: data.round: Input should be greater than or equal to 0, -1 found",
         ),
         (
             lambda task: {**task, "annotations": [{"result": [{"from_name": "label", "value": {"choices": 5}}]}]},
-            "choices: a list expected",
+            "annotations.0.result.0.value.choices: Input should be a valid list, 5 found",
         ),
         (
             lambda task: {**annotated(task, "cat", 1), "data": {**task["data"], "trust": 97}},
-            "trust: a number in 0-1 expected, 97 found",
+            "task 7: data.trust: Input should be less than or equal to 1, 97 found",
         ),
     ],
 )

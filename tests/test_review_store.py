@@ -147,6 +147,9 @@ def test_queue_of_an_older_verify_and_one_that_is_none(root: Path) -> None:
     queue.write_text("name\nx\n")
     with pytest.raises(StageError, match=r"queue.csv: not the queue that `verify` writes"):
         store_in(root).questions()
+    queue.write_bytes("id,given\n11,Köter\n".encode("latin-1"))
+    with pytest.raises(StageError, match=r"queue.csv: no CSV in UTF-8"):
+        store_in(root).questions()
 
 
 # --- several experts -------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from decant.errors import DecantError, StageError
 from decant.expert import UNCLEAR, agreed, label_text
 from flows.review.gate import Gate, SameOriginOnly
 from flows.review.pictures import As, Pictures
-from flows.review.store import Changed, Closed, NotAsked, Question, Store
+from flows.review.queue import Question
+from flows.review.store import Changed, Closed, NotAsked, Store
 
 PAGE = Path(__file__).with_name("page")
 

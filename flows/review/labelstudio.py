@@ -8,21 +8,24 @@ import argparse
 import base64
 import io
 import json
+import reprlib
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, BeforeValidator, Field, StrictInt, ValidationError
 
 from decant.errors import DecantError
 from decant.expert import UNCLEAR, Asked, Decision, label_text, parse_label, read_decisions, read_votes
 from decant.files import write_text
 from decant.tables import read_info, read_labels
 from flows.review.pictures import TABLES, Pictures
-from flows.review.store import DECISIONS, QUEUE, Closed, Question, Store, append, is_being_written, now
+from flows.review.queue import QUEUE, Question
+from flows.review.store import DECISIONS, Closed, Store, append, is_being_written, now
 
 SIDE = 256  # pixels at least: smaller pictures are enlarged in whole multiples, which Label Studio can't
 NAME, PICTURE = "label", "image"  # of the control and the object in the labelling config
@@ -109,6 +112,70 @@ def labelling_config(class_names: tuple[str, ...]) -> str:
     return ElementTree.tostring(view, encoding="unicode") + "\n"
 
 
+# An export, as far as it is read -------------------------------------------------------------------------------------
+
+Item = TypeVar("Item")
+Many = Annotated[list[Item], BeforeValidator(lambda value: [] if value is None else value)]
+"""A list; null is an empty one."""
+
+
+class Value(BaseModel):
+    choices: Many[str] = []
+
+
+class Result(BaseModel):
+    from_name: str | None = None
+    value: Value | None = None
+
+
+class Annotator(BaseModel):
+    id: int | str | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+    email: str | None = None
+    username: str | None = None
+
+
+class Annotation(BaseModel):
+    result: Many[Result] = []
+    was_cancelled: bool | None = None
+    updated_at: str | None = None
+    created_at: str | None = None
+    completed_by: int | str | Annotator | None = None
+
+    @property
+    def choices(self) -> list[str]:
+        return [choice for one in self.result if one.from_name == NAME and one.value for choice in one.value.choices]
+
+    @property
+    def annotator(self) -> str:
+        """A name for whoever answered: the export has their id, or more."""
+        who = self.completed_by
+        if not isinstance(who, Annotator):
+            return "annotator" if who is None else f"annotator {who}"
+        full = f"{who.first_name or ''} {who.last_name or ''}".strip()
+        return full or who.email or who.username or f"annotator {who.id}"
+
+
+class Data(BaseModel):
+    """What `task` has written; tasks of an older Decant don't say how the row was asked about."""
+
+    row: StrictInt | None = None
+    round: Annotated[StrictInt, Field(ge=0)] | None = None
+    rows: Annotated[StrictInt, Field(ge=0)] | None = None
+    why: str | None = None
+    trust: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(self.round, self.rows, self.why or "", self.trust)
+
+
+class AnsweredTask(BaseModel):
+    data: Data
+    annotations: Many[Annotation] = []
+
+
 # And back -------------------------------------------------------------------------------------------------------------
 
 
@@ -176,71 +243,23 @@ def read_export(path: Path) -> list[dict[str, Any]]:
 
 def decisions_of(found: dict[str, Any], class_names: tuple[str, ...], where: str) -> list[Decision]:
     """One task's answers; annotations that were skipped or left empty say nothing."""
-    row = fields(found.get("data"), f"{where}: data").get("row")
-    if not isinstance(row, int):
+    try:
+        task = AnsweredTask.model_validate(found)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise DecantError(f"{where}: {place}: {fault['msg']}, {reprlib.repr(fault['input'])} found") from error
+    if task.data.row is None:
         raise DecantError(f"{where}: no data.row; only tasks of decant review --export-label-studio can be read back")
-    how, decisions = asked(found["data"], where), []
-    for annotation in each(found.get("annotations"), f"{where}: annotations"):
-        choices = [
-            choice
-            for result in each(annotation.get("result"), f"{where}: result")
-            if result.get("from_name") == NAME
-            for choice in texts(fields(result.get("value"), f"{where}: value").get("choices"), f"{where}: choices")
-        ]
-        if annotation.get("was_cancelled") or not choices:
+    decisions = []
+    for annotation in task.annotations:
+        choices = annotation.choices
+        if annotation.was_cancelled or not choices:
             continue
         if len(choices) > 1:
             raise DecantError(f"{where}: one class expected, {' and '.join(choices)} found")
         label = label_text(parse_label(choices[0].strip(), class_names, where=where), class_names)
-        at = str(annotation.get("updated_at") or annotation.get("created_at") or "")
+        at = annotation.updated_at or annotation.created_at or ""
         moment(at, where)
-        decisions.append(Decision(row, label, annotator(annotation.get("completed_by")), at, how))
+        decisions.append(Decision(task.data.row, label, annotation.annotator, at, task.data.asked))
     return decisions
-
-
-def each(value: Any, where: str) -> list[dict[str, Any]]:
-    """Raises: DecantError for anything but a list of objects, or nothing."""
-    if not isinstance(value, list | None):
-        raise DecantError(f"{where}: a list expected")
-    return [fields(one, where) for one in value or []]
-
-
-def fields(value: Any, where: str) -> dict[str, Any]:
-    """Raises: DecantError for anything but an object, or nothing."""
-    if not isinstance(value, dict | None):
-        raise DecantError(f"{where}: an object with named fields expected")
-    return value or {}
-
-
-def texts(value: Any, where: str) -> list[str]:
-    """Raises: DecantError for anything but a list, or nothing."""
-    if not isinstance(value, list | None):
-        raise DecantError(f"{where}: a list expected")
-    return [str(one) for one in value or []]
-
-
-def asked(data: dict[str, Any], where: str) -> Asked:
-    """How the task's row was asked about; tasks of an older Decant don't say.
-
-    Raises: DecantError.
-    """
-    number, rows, trust = (data.get(name) for name in ("round", "rows", "trust"))
-    for name, value in (("round", number), ("rows", rows)):
-        if value is not None and not (type(value) is int and value >= 0):
-            raise DecantError(f"{where}: {name}: a whole number expected, {value!r} found")
-    if trust is not None and not (type(trust) in (int, float) and 0 <= trust <= 1):
-        raise DecantError(f"{where}: trust: a number in 0-1 expected, {trust!r} found")
-    return Asked(number, rows, str(data.get("why") or ""), None if trust is None else float(trust))
-
-
-def annotator(completed_by: Any) -> str:
-    """A name for whoever answered: the export has their id, or more."""
-    if isinstance(completed_by, dict):
-        full = f"{completed_by.get('first_name') or ''} {completed_by.get('last_name') or ''}".strip()
-        return str(
-            full
-            or completed_by.get("email")
-            or completed_by.get("username")
-            or f"annotator {completed_by.get('id', '')}"
-        )
-    return "annotator" if completed_by is None else f"annotator {completed_by}"

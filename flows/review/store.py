@@ -19,11 +19,9 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any, TypeVar, cast
 
-from decant.errors import StageError
 from decant.expert import (
     DECISION_COLUMNS,
     UNNAMED,
-    Asked,
     Decision,
     agreed,
     label_text,
@@ -31,9 +29,9 @@ from decant.expert import (
     read_decisions,
     read_votes,
 )
-from decant.files import open_csv, replacing
+from decant.files import replacing
+from flows.review.queue import QUEUE, REVIEWS, Question, read_queue, read_rounds
 
-QUEUE, REVIEWS = Path("data/verify/queue.csv"), Path("data/verify/reviews.csv")
 DECISIONS = Path("data/inputs/decisions.csv")
 AT_WORK = Path(".dvc/tmp/rwlock")  # DVC's list of what running stages read and write
 Contents = TypeVar("Contents")
@@ -49,28 +47,6 @@ class Changed(Exception):
 
 class NotAsked(Exception):
     """The row is not in the queue."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A row of the queue."""
-
-    id: int
-    given: str
-    suggested: str
-    """Blank before the first network, as is trust."""
-    trust: float | None
-    round: int
-    rows: int | None
-    """That the round asks about in all."""
-    why: str
-    like_given: tuple[int, ...]
-    """Ids of the nearest references of the given class."""
-    like_suggested: tuple[int, ...]
-
-    @property
-    def asked(self) -> Asked:
-        return Asked(self.round, self.rows, self.why, self.trust)
 
 
 @dataclass(frozen=True)
@@ -117,12 +93,9 @@ class Store:
 
     def questions(self) -> dict[int, Question]:
         """The queue by row id, in its order."""
-        if is_being_written(self.queue_path.parent):
+        if _signature(self.queue_path) is None or is_being_written(self.queue_path.parent):
             raise Closed
-        try:
-            return self._read(self.queue_path, read_queue)
-        except FileNotFoundError as missing:
-            raise Closed from missing
+        return self._read(self.queue_path, read_queue)
 
     def votes(self) -> dict[int, dict[str, int]]:
         """Row id to what each expert says. Raises StageError when the file has a mistake."""
@@ -241,44 +214,6 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def read_queue(path: Path) -> dict[int, Question]:
-    """Copes with columns that an older `verify` didn't write, and with blank ones."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    try:
-        return {int(row["id"]): _question(row) for row in rows}
-    except (KeyError, ValueError) as error:
-        raise StageError(f"{path}: not the queue that `verify` writes ({error}); run it again: decant run") from error
-
-
-def _question(row: dict[str, str]) -> Question:
-    def text(column: str) -> str:
-        return (row.get(column) or "").strip()
-
-    def ids(column: str) -> tuple[int, ...]:
-        return tuple(int(word) for word in text(column).split())
-
-    return Question(
-        id=int(row["id"]),
-        given=row["given"],
-        suggested=text("suggested"),
-        trust=float(text("trust")) if text("trust") else None,
-        round=int(float(text("round") or 0)),
-        rows=int(float(text("rows"))) if text("rows") else None,
-        why=text("why"),
-        like_given=ids("like_given"),
-        like_suggested=ids("like_suggested"),
-    )
-
-
-def read_rounds(path: Path) -> list[int]:
-    """The round of every row that the expert has answered and `verify` has taken in."""
-    if not path.is_file():
-        return []
-    with open_csv(path) as reader:
-        return [int(float(row.get("round") or 0)) for row in reader]
 
 
 # Appending ------------------------------------------------------------------------------------------------------------
