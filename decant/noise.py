@@ -20,7 +20,7 @@ structures:
 
     free              J as it comes
     by given label    of each given label a share of its own is wrong, whatever the true class
-    uniform           every wrong pair of labels has the same number of rows
+    uniform           the same share of every given label is wrong
 
 Each column J[., g] / J[g] is then the mean of a Dirichlet prior that is worth c answers, the expert's n[., g] are
 added, and structures s and worths c are averaged by the evidence, a Dirichlet-multinomial one:
@@ -90,18 +90,17 @@ def _free(joint: np.ndarray) -> np.ndarray:
 
 
 def _by_given_label(joint: np.ndarray) -> np.ndarray:
-    wrong = joint.sum(0) - np.diag(joint)
-    return _with_wrong(joint, np.broadcast_to(wrong / (len(joint) - 1), joint.shape))
+    return _with_wrong(joint, 1 - np.diag(joint) / joint.sum(0))
 
 
 def _uniform(joint: np.ndarray) -> np.ndarray:
-    wrong = joint.sum() - np.trace(joint)
-    return _with_wrong(joint, np.full(joint.shape, wrong / (len(joint) * (len(joint) - 1))))
+    return _with_wrong(joint, 1 - np.trace(joint) / joint.sum())
 
 
-def _with_wrong(joint: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """The diagonal of `joint`, and `wrong` beside it."""
-    return np.where(np.eye(len(joint), dtype=bool), joint, wrong)
+def _with_wrong(joint: np.ndarray, share: np.ndarray | float) -> np.ndarray:
+    """J with that share of each given label wrong, and equally often for each of the other classes."""
+    is_right = np.eye(len(joint), dtype=bool)
+    return joint.sum(0) * np.where(is_right, 1 - share, share / (len(joint) - 1))
 
 
 STRUCTURES: tuple[Structure, ...] = (_free, _by_given_label, _uniform)

@@ -169,9 +169,11 @@ def test_a_share_of_one_label_is_wrong_whatever_the_true_class() -> None:
     assert np.abs(model.transition - transition).max() < 0.04
 
 
-def test_structures_spread_the_wrong_rows_over_a_label_or_over_all_pairs() -> None:
+def test_structures_say_what_share_of_a_label_is_wrong_also_of_a_rare_one() -> None:
     """5,000, 5,000 and 100 rows given each label; 250, 500 and 5 of them wrong, by hand."""
     joint = np.array([[4750, 400, 1], [200, 4500, 4], [50, 100, 95]], float)
     by_given = np.array([[4750, 250, 2.5], [125, 4500, 2.5], [125, 250, 95]])
     np.testing.assert_allclose(noise._by_given_label(joint), by_given)
-    np.testing.assert_allclose(noise._uniform(joint), np.where(np.eye(3) > 0, joint, 755 / 6))
+    share = 755 / 10_100
+    right, wrong = joint.sum(0) * (1 - share), joint.sum(0) * share / 2
+    np.testing.assert_allclose(noise._uniform(joint), np.where(np.eye(3) > 0, right, wrong))
