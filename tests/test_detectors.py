@@ -79,7 +79,7 @@ def pairs(
     other_features: float = 6.0,
     others: int = 60,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Influence (200,) and features (200, 8) of 140 rows and 60 others: (mean, spread) of either's influence."""
+    """Influence (200,) and features (200, 8) of rows and `others`: (mean, spread) of either's influence."""
     influence = np.concatenate([rng.normal(*own, 200 - others), rng.normal(*other, others)])
     features = rng.normal(0, 1, (200, 8))
     features[200 - others :, 0] += other_features

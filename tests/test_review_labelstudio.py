@@ -102,6 +102,14 @@ def test_answers_without_a_time_are_taken_once(root: Path) -> None:
     assert votes(root) == {11: {"annotator 1": 0}}
 
 
+def test_a_class_that_is_a_number_may_come_back_as_one(root: Path) -> None:
+    task, *_ = exported(root)
+    answered = annotated(task, "2", 1)
+    answered["annotations"][0]["result"][0]["value"]["choices"] = [2]
+    assert imported(root, [answered]) == 0
+    assert votes(root) == {11: {"annotator 1": 2}}
+
+
 def test_an_older_export_does_not_speak_over_newer_answers(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second, _ = exported(root)
     old = [annotated(first, "cat", 1, "2030-01-01T00:00:00Z"), annotated(second, "dog", 1, "2030-01-01T00:00:00Z")]

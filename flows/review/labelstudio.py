@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, Field, StrictInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
 
 from decant.errors import DecantError
 from decant.expert import UNCLEAR, Asked, Decision, label_text, parse_label, read_decisions, read_votes
@@ -120,6 +120,7 @@ Many = Annotated[list[Item], BeforeValidator(lambda value: [] if value is None e
 
 
 class Value(BaseModel):
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # a class may be called 2
     choices: Many[str] = []
 
 
