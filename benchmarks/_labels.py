@@ -75,8 +75,14 @@ SETTINGS = {
     "plus": VerifySettings(threshold="far=0.001", passes=2, rounds=LOOPS, budget=BUDGET),
     "paper": VerifySettings(mode="paper", rounds=LOOPS, steps=1000, budget=BUDGET),
 }
+VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "erring": {},  # another expert
+    "random": {"choice": "random"},
+    "classifier": {"classifier": True},
+    "pretrain": {"pretrain": 2000},
+}
 ERRORS = 0.05
-PRETRAINING = 2000  # steps
 HELD_OUT = 1 / 3
 
 
@@ -160,13 +166,7 @@ def loops(
     kind, _, variant = method.partition("_")
     truth = pd.DataFrame({"id": received.ids, "attack": "planted", "original_label": rows.right})
     expert = ErringExpert(received, truth, seed) if variant == "erring" else Oracle(received, truth)
-    settings = SETTINGS[kind]
-    if variant == "random":
-        settings = replace(settings, choice="random")
-    if variant == "classifier":
-        settings = replace(settings, classifier=True)
-    if variant == "pretrain":
-        settings = replace(settings, pretrain=PRETRAINING)
+    settings = replace(SETTINGS[kind], **VARIANTS[variant])
     started = time.perf_counter()
     for outcome in by_round(received, expert, settings, seed=seed, withheld=withheld):
         counted = ~np.isin(received.ids, outcome.reviews["id"]) if withheld is None else withheld

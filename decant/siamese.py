@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.training import as_float
+from decant.training import as_float, one_cycle
 
 FEATURES = 64
 EMBED_BATCH = {"cpu": 64, "cuda": 4096}
@@ -200,8 +200,7 @@ def fit(
 ) -> None:
     """AdamW on a OneCycle schedule; `loss` draws a batch and gives its loss."""
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-3)
-    total = max(steps + 1, 6)  # below six, OneCycleLR's warm-up has no length and divides by zero
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=0.2)
+    schedule = one_cycle(optimizer, rate, steps)
     for _ in range(steps):
         value = loss()
         optimizer.zero_grad(set_to_none=True)

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 
 from decant.images import Images
 from decant.networks import Architecture, build
@@ -135,8 +137,7 @@ def train_classifier(
         nesterov=settings.momentum > 0,
     )
     batches = epochs_of_batches(len(images), settings.batch_size, settings.epochs, generator)
-    steps = max(len(batches) + 1, 6)  # below six, OneCycleLR's warm-up has no length and divides by zero
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps, pct_start=0.2)
+    schedule = one_cycle(optimizer, settings.lr, len(batches))
     for step, indices in enumerate(batches):
         rows, progress = indices.to(dev), step / len(batches)
         inputs = as_float(x[rows])
@@ -153,6 +154,12 @@ def train_classifier(
         schedule.step()
         on_step()
     return model.eval()
+
+
+def one_cycle(optimizer: Optimizer, rate: float, steps: int) -> OneCycleLR:
+    """Up to `rate` in the first fifth of so many steps, then down to almost nothing."""
+    total = max(steps + 1, 6)  # below six the warm-up has no length, and OneCycleLR divides by zero
+    return OneCycleLR(optimizer, rate, total_steps=total, pct_start=0.2)
 
 
 def architecture_of(images: Images, settings: TrainSettings) -> Architecture:
