@@ -38,7 +38,7 @@ def responsive(draw_wide: Markup, draw_narrow: Markup) -> Markup:
 # Accuracy and poison success along the steps
 # ---------------------------------------------------------------------------------------------------------------------
 
-SERIES = (("accuracy", "blue", "clean accuracy"), ("poison_success", "orange", "poison success"))
+SERIES = (("accuracy", "blue", "accuracy"), ("poison_success", "orange", "poison success"))
 
 
 def steps_chart(steps: Sequence[Step]) -> Markup:
@@ -72,7 +72,7 @@ def _steps(steps: Sequence[Step], width: int) -> Markup:
     parts += [line for line, _ in drawn] + [marks for _, marks in drawn]
     parts += [_step_label(x, bottom + 18, step, wide) for x, step in zip(xs, steps, strict=True)]
     description = "; ".join(
-        f"{s.name}: clean accuracy {percent(s.accuracy)}, poison success {percent(s.poison_success)}" for s in steps
+        f"{s.name}: accuracy {percent(s.accuracy)}, poison success {percent(s.poison_success)}" for s in steps
     )
     return _svg(width, bottom + (56 if wide else 72), parts, "Accuracy and poison success along the steps", description)
 

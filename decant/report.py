@@ -202,18 +202,19 @@ def headline(evidence: Evidence) -> Markup:
     deeds = _deeds(evidence.counts)
     if before.get("accuracy") is None or after.get("accuracy") is None:
         return Markup("Decant returns this data {}.").format(deeds or "as it was: it found nothing to change")
-    received = Markup("As received, this data trains a model that {}").format(_behaviour(before))
+    of = "clean images" if evidence.known else "the test images, by the labels that came with them"
+    received = Markup("As received, this data trains a model that {}").format(_behaviour(before, of))
     if not deeds:
         return Markup("{}; Decant found nothing to change.").format(received)
-    return Markup("{}; {}, it trains one that {}.").format(received, deeds, _behaviour(after, again=True))
+    return Markup("{}; {}, it trains one that {}.").format(received, deeds, _behaviour(after))
 
 
-def _behaviour(step: Mapping[str, Any], *, again: bool = False) -> Markup:
-    clean, marked = ("", "") if again else (" of clean images", " of marked ones")
-    words = Markup('is right on <b class="blue">{}</b>{}').format(percent(step["accuracy"]), clean)
+def _behaviour(step: Mapping[str, Any], of: str = "") -> Markup:
+    """of: the images that the accuracy is about; empty where that was said before."""
+    words = Markup('is right on <b class="blue">{}</b>{}').format(percent(step["accuracy"]), of and f" of {of}")
     if step.get("poison_success") is None:
         return words
-    obeys = " and obeys on" if again else " and obeys the attacker’s trigger on"
+    obeys, marked = (" and obeys the attacker’s trigger on", " of marked ones") if of else (" and obeys on", "")
     return words + Markup('{} <b class="orange">{}</b>{}').format(obeys, percent(step["poison_success"]), marked)
 
 

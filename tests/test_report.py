@@ -209,6 +209,16 @@ def test_headline_and_figures_come_from_the_metrics(page: Path) -> None:
     assert "asked about 2 of 30 rows" in text
 
 
+def test_accuracy_on_unchecked_labels_is_called_that(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, known=False)
+    write_json(arguments["metrics"], {key: {"accuracy": 0.25, "rows": 30} for key in ("as_received", "cleaned")})
+    report.run(report=ReportSettings(), out=tmp_path, **arguments)
+    text = Reader((tmp_path / "index.html").read_text()).text.replace("\u00a0", " ")
+    assert "is right on 25.0 % of the test images, by the labels that came with them" in text
+    assert "where one is wrong, a model that is right counts as mistaken" in text
+    assert "clean images" not in text and "nobody touched" not in text
+
+
 def test_truth_is_marked_only_where_it_is_known(page: Path, tmp_path: Path) -> None:
     known, unknown = page.read_text(), make_report(tmp_path, known=False).read_text()
     labels, influence = known.split('id="labels"')[1].split('id="influence"')

@@ -15,6 +15,7 @@ from reviewing import QUEUE, pictures_in, pictures_of, review_files, store_in
 from toy_pipeline import environment
 
 from decant import tables
+from decant.files import write_json
 from flows import cli
 from flows.review import serving
 from flows.review.app import create_app
@@ -144,6 +145,13 @@ def test_pictures_as_verify_sees_them_and_as_received(root: Path) -> None:
         assert np.asarray(Image.open(io.BytesIO(shown.content))).tolist() == [[brightness] * 6] * 6
     assert client.get("/api/rows/10/verified.png").status_code == 404, "a row that the page has no business with"
     assert client.get("/api/rows/11/truth.png").status_code == 422
+
+
+def test_page_knows_whether_any_pixel_was_purified(root: Path) -> None:
+    client = browser(root)
+    for summary, purified in (({"purified": 0}, False), ({"purified": 3}, True)):
+        write_json(root / "data/purify_2/summary.json", summary)
+        assert client.get("/api/review").json()["purified"] is purified
 
 
 def test_a_row_group_is_read_once_for_all_its_rows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,7 @@ def create_app(
             return found
         rows = [row_of(store, question) for question in store.questions().values()]
         about = {"expert": store.expert, "classes": store.class_names, "steps": store.my_steps(), "budget": budget}
+        about |= {"purified": shown.purified}
         return {**found, **about, "unclear": label_text(UNCLEAR, store.class_names), "rows": rows}
 
     @app.post("/api/answers", dependencies=locked)

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from decant.files import read_json
 from decant.tables import read_image_group
 
 As = Literal["verified", "received"]
@@ -32,6 +33,12 @@ class Pictures:
         self._kept: OrderedDict[tuple[As, float, int], np.ndarray] = OrderedDict()  # the float: when it was written
         self._bytes = 0
         self._lock = threading.Lock()
+
+    @property
+    def purified(self) -> bool:
+        """Whether the label check sees other pixels than were received, in any row; True where nobody wrote it down."""
+        summary = self._tables["verified"].with_name("summary.json")
+        return not summary.is_file() or read_json(summary).get("purified") != 0
 
     def png(self, row: int, seen_as: As) -> bytes | None:
         """None for a row that the page has no business with, or that the table doesn't have.

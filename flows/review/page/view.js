@@ -76,6 +76,7 @@ export function head(state) {
   if (expert) rest.push(`${progress.mine} by you`);
   document.getElementById("count").replaceChildren(h("b", {}, parts[0]), ` ${rest.join(" · ")}`);
   for (const name of ["one", "grid"]) press(name, state.view === name);
+  document.getElementById("seen-as").hidden = !state.review.purified; // else both are the same
   for (const name of ["verified", "received"]) press(name, state.seenAs === name);
 }
 
