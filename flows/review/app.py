@@ -71,9 +71,9 @@ def create_app(
         if found["state"] == "working":
             return found
         rows = [row_of(store, question) for question in store.questions().values()]
-        about = {"expert": store.expert, "classes": store.class_names, "steps": store.my_steps(), "budget": budget}
-        about |= {"purified": shown.purified}
-        return {**found, **about, "unclear": label_text(UNCLEAR, store.class_names), "rows": rows}
+        asked = {"expert": store.expert, "steps": store.my_steps(), "budget": budget}
+        about = {"classes": store.class_names, "purified": shown.purified}
+        return {**found, **asked, **about, "unclear": label_text(UNCLEAR, store.class_names), "rows": rows}
 
     @app.post("/api/answers", dependencies=locked)
     def answers(given: Answer) -> dict[str, Any]:
