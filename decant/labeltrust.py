@@ -13,8 +13,9 @@ network that trained on the other half, so that no row vouches for itself; a row
 The expert decides about the rows that they saw. A label-consistent backdoor row has the right label and must pass.
 
 Cost: `pretrain` + `steps` + 2 x (`passes` + `rounds`) x `steps` training steps, the last of these up to three times as
-long on many rows (`decant.learner`); 2,874 digits of 16 x 16 took 23 s on one CPU core. Expected there, with 8 % wrong
-labels and after purification: precision .99, recall .95-.97; of 6,000 clean MNIST rows at most 6 are dropped.
+long on many rows (`decant.learner`), and with `classifier` five trainings of one (`decant.crossfit`); 2,874 digits of
+16 x 16 took 23 s on one CPU core. Expected there, with 8 % wrong labels and after purification: precision .99, recall
+.95-.97; of 6,000 clean MNIST rows at most 6 are dropped.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ import pandas as pd
 import torch
 
 from decant import label_verdicts
-from decant.crossfit import out_of_fold
+from decant.crossfit import out_of_fold, out_of_fold_steps
 from decant.expert import Expert
 from decant.images import Images
 from decant.learner import Judgement, Learner, judged_classes, longer, trains_itself
@@ -37,7 +38,7 @@ from decant.scorer import TrustScorer
 from decant.settings import TrainSettings, VerifySettings
 from decant.training import to_device
 
-FOLDS = 5  # of the classifier's cross-fitting
+CLASSIFIER, FOLDS = TrainSettings(), 5  # of `verify.classifier`, cross-fitted
 LOOKALIKES = 4  # references of a class shown beside a row that waits for the expert
 
 
@@ -64,11 +65,14 @@ class Outcome:
     """Why the rounds that are left are left out; None: none is."""
 
 
-def steps_of(settings: VerifySettings, rows: int) -> int:
+def steps_of(settings: VerifySettings, images: Images) -> int:
     """Training steps of one `verify`, for a progress bar's total."""
+    first = settings.pretrain + settings.steps
+    if settings.classifier:
+        first += out_of_fold_steps(images.labels, CLASSIFIER, FOLDS)
     if not trains_itself(settings):
-        return settings.pretrain + settings.steps * (1 + settings.rounds)
-    return settings.pretrain + settings.steps + 2 * longer(settings, rows) * (settings.passes + settings.rounds)
+        return first + settings.steps * settings.rounds
+    return first + 2 * longer(settings, len(images)) * (settings.passes + settings.rounds)
 
 
 def verify(
@@ -115,7 +119,7 @@ def by_round(
     x = to_device(images.pixels) if embeddings is None else torch.from_numpy(embeddings).to(device())
     shape = images.shape if embeddings is None else embeddings.shape[1:]
     start = pretrained(x, shape, steps=settings.pretrain, seed=seed, on_step=on_step) if settings.pretrain else None
-    opinion = _classifier_opinion(reviews, seed) if settings.classifier else None
+    opinion = _classifier_opinion(reviews, seed, on_step) if settings.classifier else None
     learner = Learner(x, shape, reviews, settings, start, opinion, on_step)
     judgement = learner.from_references(seed)
     for number in range(settings.passes if trains_itself(settings) else 0):
@@ -127,15 +131,17 @@ def by_round(
             break
         if not _ask_round(reviews, expert, judgement, settings, number, rng):
             continue
-        judgement = learner.once_more(judgement, seed + number)
+        if not reviews.waiting.any():  # else the judgement that chose the rows stands until they are answered
+            judgement = learner.once_more(judgement, seed + number)
         outcome = _outcome(reviews, judgement, settings)
         yield outcome
 
 
-def _classifier_opinion(reviews: Reviews, seed: int) -> np.ndarray:
+def _classifier_opinion(reviews: Reviews, seed: int, on_step: Callable[[], None]) -> np.ndarray:
     """(n, classes) log-probabilities, out of fold, of a classifier trained on the labels as far as they are known."""
     labels = np.where(reviews.answers >= 0, reviews.answers, reviews.images.labels)
-    return np.log(out_of_fold(reviews.images.with_labels(labels), TrainSettings(), folds=FOLDS, seed=seed) + 1e-12)
+    known = reviews.images.with_labels(labels)
+    return np.log(out_of_fold(known, CLASSIFIER, folds=FOLDS, seed=seed, on_step=on_step) + 1e-12)
 
 
 def _ask_round(
@@ -146,8 +152,8 @@ def _ask_round(
     number: int,
     rng: np.random.Generator,
 ) -> bool:
-    """Shows the rows of a round, or those that are missing of one that was answered in part, in a file. False where no
-    row is missing, or none is left that could be shown."""
+    """Shows the rows of a round, or those that are missing of one that was answered before, in a file. False where no
+    row is left that could be shown."""
     classes, trust = len(judgement.judged), judgement.trust(reviews.images.labels)
     missing = reviews.missing(number, settings.reviews * classes)
     if (reviews.why == EARLIER).any():
@@ -155,10 +161,9 @@ def _ask_round(
             missing, _possible(reviews, judgement, number * settings.reviews) - int((reviews.rounds > 0).sum())
         )
     if missing <= 0:
-        return False
+        return True
     shares = SHARES if settings.choice == "active" else (0, 0)
     per_class = min(_affordable(reviews, settings, classes), -(-missing // classes))
-    before = reviews.rounds == number
     for rows, why in chosen_rows(judgement.q, trust, reviews, per_class, rng, shares):
         rows = rows[:missing]
         missing -= len(rows)
@@ -168,7 +173,7 @@ def _ask_round(
             reviews.trusted[judged] = trust[judged]
     asked = reviews.rounds == number
     reviews.sizes[number] = max(int(asked.sum()), reviews.sizes.get(number, 0))
-    return bool((asked & ~before).any())
+    return bool(asked.any())
 
 
 def _possible(reviews: Reviews, judgement: Judgement, per_class: int) -> int:

@@ -55,9 +55,9 @@ def epochs_of_batches(n: int, batch_size: int, epochs: int, generator: torch.Gen
     return [batch for batch in batches if len(batch) > 1]
 
 
-def steps_of(images: Images, settings: TrainSettings) -> int:
-    """Optimiser steps of one `train_classifier` (for a progress bar's total)."""
-    batches, rest = divmod(len(images), settings.batch_size)
+def steps_of(rows: int, settings: TrainSettings) -> int:
+    """Optimiser steps of one `train_classifier` on so many rows (for a progress bar's total)."""
+    batches, rest = divmod(rows, settings.batch_size)
     return settings.epochs * (batches + (rest > 1))
 
 

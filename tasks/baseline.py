@@ -20,7 +20,7 @@ def run(*, seed: int, train: TrainSettings, original: Path, received: Path, out:
     be_deterministic()
     rows, originals = read_images(received), read_images(original)
     models = {"received": rows} if untouched(rows, originals) else {"received": rows, "oracle": originals}
-    progress = Progress("baseline", sum(steps_of(images, train) for images in models.values()))
+    progress = Progress("baseline", sum(steps_of(len(images), train) for images in models.values()))
     for name, images in models.items():
         model = train_classifier(images, train, seed=seed, on_step=progress.step)
         networks.save(out / f"{name}.safetensors", model, architecture_of(images, train))

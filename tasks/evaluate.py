@@ -41,7 +41,7 @@ def run(
     be_deterministic()
     received = read_images(simulate_dir / "train.parquet")
     purified = read_images(purify_dir / "train.parquet")
-    progress = Progress("evaluate", steps_of(purified, train))
+    progress = Progress("evaluate", steps_of(len(purified), train))
     purified_model = train_classifier(purified, train, seed=seed, on_step=progress.step)
     networks.save(out / "purified.safetensors", purified_model, architecture_of(purified, train))
     trained = {

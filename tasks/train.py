@@ -13,7 +13,7 @@ from decant.training import architecture_of, steps_of, train_classifier
 def run(*, seed: int, train: TrainSettings, images: Path, out: Path) -> dict[str, Any]:
     be_deterministic()
     rows = read_images(images)
-    progress = Progress("train", steps_of(rows, train))
+    progress = Progress("train", steps_of(len(rows), train))
     model = train_classifier(rows, train, seed=seed, on_step=progress.step)
     networks.save(out / "model.safetensors", model, architecture_of(rows, train))
     return {"rows_in": len(rows), "rows_out": len(rows), "note": f"trained {train.network} on {len(rows)} rows"}

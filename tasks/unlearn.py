@@ -38,7 +38,7 @@ def run(
         reason = "switched off" if not unlearn.enabled else "nothing was flagged"
         return {**summary, "note": f"{reason}: the trained model stays as it is"}
     be_deterministic()
-    progress = Progress("unlearn", steps_of(kept, train))
+    progress = Progress("unlearn", steps_of(len(kept), train))
     trained = networks.load(model)[0].to(device())
     task = Task(model=trained, kept=kept, flagged=flagged, train=train, seed=seed, on_step=progress.step)
     affected = read_images(detect_dir / "affected.parquet")

@@ -15,7 +15,7 @@ from decant.refeed import DISPUTED, FIRST
 from decant.settings import VerifySettings
 from decant.tables import apply_verdicts
 
-QUICK = VerifySettings(steps=60, rounds=1)
+QUICK = VerifySettings(steps=40, rounds=1)
 NOTHING_WRONG = pd.DataFrame({"id": [], "original_label": []})
 
 
@@ -94,7 +94,7 @@ def test_relabelling_restores_labels_and_the_same_seed_gives_the_same_scores(
     noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome
 ) -> None:
     images, truth, _ = noisy
-    settings = VerifySettings(steps=60, rounds=1, action="relabel", relabel_above=0.9)
+    settings = VerifySettings(steps=40, rounds=1, action="relabel", relabel_above=0.9)
     again = judge(images, truth, settings)
     pd.testing.assert_frame_equal(again.reviews, outcome.reviews)
     others = outcome.verdicts.columns.drop("action")
@@ -141,7 +141,7 @@ def test_without_any_answer_every_row_is_kept_and_the_first_questions_wait(tmp_p
 def test_a_person_answering_the_queue_ends_where_the_oracle_ends(tmp_path: Path) -> None:
     """Two rounds of answering the CSV, then nothing is open and the verdicts are as good."""
     images, truth, wrong = mislabelled(some_digits(400), 0.1)
-    settings = VerifySettings(steps=60, rounds=1, references=4, reviews=2)
+    settings = VerifySettings(steps=30, rounds=1, references=4, reviews=2)
     oracle, decisions = Oracle(images, truth), tmp_path / "decisions.csv"
     decisions.write_text("id,label\n", encoding="utf-8")
     for _ in range(8):

@@ -11,7 +11,7 @@ from samples import digits
 from benchmarks._labels import SETTINGS
 from decant.expert import DECISION_COLUMNS, FileExpert, Oracle
 from decant.images import Images
-from decant.labeltrust import Outcome, by_round
+from decant.labeltrust import Outcome, by_round, steps_of
 from decant.refeed import DISPUTED, FIRST, RANDOM, REFUSED, Reviews, draw_references
 from decant.settings import VerifySettings
 
@@ -177,6 +177,29 @@ def test_a_person_is_asked_as_many_rows_as_the_oracle_and_it_is_known_why(tmp_pa
     assert outcome.reliability is not None and outcome.reliability["rows"] == drawn.sum() > 0
 
 
+def test_a_persons_last_run_learns_as_much_as_the_oracles(tmp_path: Path) -> None:
+    person, steps = Person(tmp_path, of_classes((0, 60), (1, 60), (6, 60)), replace(PERSONS, steps=2)), []
+    person.until_nothing_is_open()
+    for expert in (Oracle(person.images, NOTHING_WRONG), FileExpert(person.path, person.images)):
+        steps.append(0)
+
+        def step() -> None:
+            steps[-1] += 1
+
+        *_, outcome = by_round(person.images, expert, person.settings, seed=0, on_step=step)
+        assert len(outcome.reviews) == 39 and outcome.queue.empty
+    assert steps == [steps_of(person.settings, person.images)] * 2
+
+
+def test_a_round_that_waits_for_answers_is_not_learnt_from(tmp_path: Path) -> None:
+    person, steps = Person(tmp_path, of_classes((0, 60), (1, 60), (6, 60)), replace(PERSONS, steps=2)), []
+    person.says(person.run().queue)
+    expert = FileExpert(person.path, person.images)
+    *_, outcome = by_round(person.images, expert, person.settings, seed=0, on_step=lambda: steps.append(0))
+    assert len(outcome.queue) == 15
+    assert len(steps) == steps_of(replace(person.settings, rounds=0), person.images)
+
+
 def test_answers_keep_their_worth_under_another_seed(tmp_path: Path) -> None:
     person = Person(tmp_path, of_classes((0, 60), (1, 60), (6, 60)), PERSONS)
     before = person.until_nothing_is_open()
@@ -201,7 +224,7 @@ def test_a_round_that_was_answered_but_for_one_row_asks_for_one(tmp_path: Path) 
 def test_a_class_that_runs_out_of_rows_ends_its_rounds_for_a_person_as_for_the_oracle(tmp_path: Path) -> None:
     """Four rows of class 6, three of which are references; of ones and zeros there are enough."""
     images = of_classes((0, 60), (1, 60), (6, 4))
-    oracle, settings = Oracle(images, NOTHING_WRONG), replace(PERSONS, steps=40)
+    oracle, settings = Oracle(images, NOTHING_WRONG), replace(PERSONS, steps=15)
     outcomes = list(by_round(images, oracle, settings, seed=0))
     assert asked(outcomes[-1]) == [9, 11, 10]
     assert asked(Person(tmp_path, images, settings).until_nothing_is_open()) == [9, 11, 10]

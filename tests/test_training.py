@@ -50,7 +50,7 @@ def test_steps_are_counted_as_taken() -> None:
     for rows in (65, 64, 130):  # a last batch of one row is dropped
         few, taken = train.select(np.arange(rows)), []
         training.train_classifier(few, SETTINGS, seed=0, on_step=lambda taken=taken: taken.append(1))
-        assert len(taken) == training.steps_of(few, SETTINGS)
+        assert len(taken) == training.steps_of(len(few), SETTINGS)
 
 
 def test_shift_moves_each_image_as_a_whole() -> None:
