@@ -3,14 +3,15 @@
 An expert is asked row by row and pays with a person's time for each, so every stage counts what it asked.
 
 * `Oracle` plays the expert in experiments: it knows a simulation's truth and answers for the rows that it is shown.
-* `FileExpert` is one person or several, through a CSV that DVC tracks: ``id,label,expert,at,round,rows,why,trust``. A
-  row without an answer is not waited for: it goes to the queue of rows to answer next, and so does one about which the
-  experts disagree.
+* `FileExpert` is one person or several, through a CSV that DVC tracks:
+  ``id,label,expert,at,round,rows,why,trust,picture``. A row without an answer is not waited for: it goes to the queue
+  of rows to answer next, and so does one about which the experts disagree.
 
 The CSV is a log. Of what an expert says about a row the last line counts, and a line with a time (``at``) but a blank
 label takes their answer back: this is how the review page appends. A line without a time was written by hand; there
 ``id,label`` is enough, a blank label is a row not answered yet, and two that contradict each other are a mistake. How a
-row came to be asked about (`Asked`) stands beside the answer, so that a later run knows it, too.
+row came to be asked about (`Asked`) stands beside the answer, so that a later run knows it, too. An answer is about a
+picture: a line that names another one (``picture``) than its row shows now doesn't count.
 """
 
 import csv
@@ -25,11 +26,11 @@ import pandas as pd
 
 from decant.errors import StageError
 from decant.files import open_csv
-from decant.images import Images
+from decant.images import NO_LABEL, Images, class_number, is_number
 
 UNCLEAR = -1
 """The answer of an expert who can't tell what a row shows."""
-DECISION_COLUMNS = ("id", "label", "expert", "at", "round", "rows", "why", "trust")
+DECISION_COLUMNS = ("id", "label", "expert", "at", "round", "rows", "why", "trust", "picture")
 UNNAMED = ""
 """The expert of lines that name none."""
 
@@ -44,6 +45,8 @@ class Asked:
     why: str = ""
     trust: float | None = None
     """In the given label, before the answer."""
+    picture: str = ""
+    """That the row showed, as `decant.tables.read_digests` names it."""
 
 
 class Expert(Protocol):
@@ -75,16 +78,20 @@ class Oracle:
 class FileExpert:
     """People's decisions from a CSV; a file that is missing or empty answers nothing.
 
+    pictures: what every row shows now (`decant.tables.read_digests`); without, every answer counts.
+
     Raises: StageError when a column is missing, a label is no class, or a hand-written row has two different answers.
     """
 
-    def __init__(self, path: Path, images: Images):
+    def __init__(self, path: Path, images: Images, pictures: Mapping[int, str] | None = None):
         present = set(images.ids.tolist())
-        votes = {row: said for row, said in read_votes(path, images.info.class_names).items() if row in present}
+        votes = read_votes(path, images.info.class_names, pictures)
+        votes = {row: said for row, said in votes.items() if row in present}
         self._answers = {row: answer for row, said in votes.items() if (answer := agreed(said)) is not None}
-        self.disputed = {row: said for row, said in votes.items() if row not in self._answers}
-        """What each expert says of the rows on which they disagree; these count as not answered."""
-        asked = read_asked(path)
+        asked = read_asked(path, pictures)
+        counting, ever = ({line.id for line in read_decisions(path, shown)} for shown in (pictures, None))
+        self.outdated = len((ever - counting) & present)
+        """Rows that were spoken of when they showed another picture, and not since."""
         self._on_file = {row: asked.get(row, Asked()) for row in sorted(present & (votes.keys() | asked.keys()))}
 
     def ask(self, ids: np.ndarray) -> dict[int, int]:
@@ -118,14 +125,18 @@ def agreed(votes: Mapping[str, int]) -> int | None:
     return answer if 2 * count > len(votes) else None
 
 
-def read_votes(path: Path, class_names: tuple[str, ...]) -> dict[int, dict[str, int]]:
+def read_votes(
+    path: Path, class_names: tuple[str, ...], pictures: Mapping[int, str] | None = None
+) -> dict[int, dict[str, int]]:
     """Row id to what each expert says of it: a class or UNCLEAR. Rows without an answer are left out.
+
+    pictures: as in `read_decisions`.
 
     Raises: StageError, as FileExpert does.
     """
     votes: dict[int, dict[str, int]] = {}
     by_hand: dict[tuple[int, str], int] = {}
-    for decision in read_decisions(path):
+    for decision in read_decisions(path, pictures):
         said, key = votes.setdefault(decision.id, {}), (decision.id, decision.expert)
         if not decision.label:
             said.pop(decision.expert, None)
@@ -141,17 +152,28 @@ def read_votes(path: Path, class_names: tuple[str, ...]) -> dict[int, dict[str, 
     return {row: said for row, said in votes.items() if said}
 
 
-def read_asked(path: Path) -> dict[int, Asked]:
-    """Row id to how it was asked, by the last line that says so; rows of which none does are left out."""
-    return {decision.id: decision.asked for decision in read_decisions(path) if decision.asked != Asked()}
+def read_asked(path: Path, pictures: Mapping[int, str] | None = None) -> dict[int, Asked]:
+    """Row id to how it was asked, by the last line that says so; rows of which none does are left out.
+
+    pictures: as in `read_decisions`.
+    """
+    return {line.id: line.asked for line in read_decisions(path, pictures) if line.asked != Asked()}
 
 
-def read_decisions(path: Path) -> list[Decision]:
-    """Every line that says something: all but hand-written ones whose label is still blank."""
+def read_decisions(path: Path, pictures: Mapping[int, str] | None = None) -> list[Decision]:
+    """Every line that says something: all but hand-written ones whose label is still blank.
+
+    pictures: what rows show now, by id. A line that names another picture than its row's is left out: the data have
+    changed since.
+    """
     if not path.is_file():
         return []
     with open_csv(path) as reader:
-        return list(_decisions(path, reader))
+        lines = list(_decisions(path, reader))
+    return [
+        line for line in lines
+        if pictures is None or not line.asked.picture or line.asked.picture == pictures.get(line.id)
+    ]  # fmt: skip
 
 
 def _decisions(path: Path, reader: "csv.DictReader[str]") -> Iterator[Decision]:
@@ -168,15 +190,15 @@ def _decisions(path: Path, reader: "csv.DictReader[str]") -> Iterator[Decision]:
             )
         if not (label or at):
             continue
-        if not row_id.isdecimal():
+        if not is_number(row_id):
             raise StageError(f"{path}, line {reader.line_num}: a row's id expected, {row['id']!r} found")
         how = _asked(*asked, where=f"{path}, line {reader.line_num}")
         yield Decision(int(row_id), label, expert, at, how, reader.line_num)
 
 
-def _asked(number: str, rows: str, why: str, trust: str, *, where: str) -> Asked:
+def _asked(number: str, rows: str, why: str, trust: str, picture: str, *, where: str) -> Asked:
     for column, text in (("round", number), ("rows", rows)):
-        if text and not text.isdecimal():
+        if text and not is_number(text):
             raise StageError(f"{where}: {column}: a whole number or nothing expected, {text!r} found")
     try:
         value = float(trust) if trust else None
@@ -184,7 +206,7 @@ def _asked(number: str, rows: str, why: str, trust: str, *, where: str) -> Asked
         value = np.nan
     if value is not None and not 0 <= value <= 1:
         raise StageError(f"{where}: trust: a number in 0-1 or nothing expected, {trust!r} found")
-    return Asked(int(number) if number else None, int(rows) if rows else None, why, value)
+    return Asked(int(number) if number else None, int(rows) if rows else None, why, value, picture)
 
 
 def parse_label(text: str, class_names: tuple[str, ...], *, where: str) -> int:
@@ -192,12 +214,10 @@ def parse_label(text: str, class_names: tuple[str, ...], *, where: str) -> int:
 
     Raises: StageError that begins with `where`.
     """
-    if text in class_names:
-        return class_names.index(text)
-    if text.lower() == "unclear":
+    if text not in class_names and text.lower() == "unclear":
         return UNCLEAR
-    if text.isdecimal() and int(text) < len(class_names):
-        return int(text)
+    if (label := class_number(text, class_names)) != NO_LABEL:
+        return label
     some = ", ".join(class_names[:12]) + (", ..." if len(class_names) > 12 else "")
     raise StageError(f"{where}: one of {some} or 'unclear' expected, {text!r} found")
 

@@ -12,6 +12,8 @@ from decant.errors import TableError
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"decant"
+NO_LABEL = -1
+DIGITS = 18  # of a number in text at most; `int` refuses thousands of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,27 @@ def concat_images(parts: list[Images]) -> Images:
         labels=np.concatenate([p.labels for p in parts]),
         info=parts[0].info,
     )
+
+
+def class_number(text: str, class_names: tuple[str, ...]) -> int:
+    """Of a class name, or of a number in text; a name wins where it looks like another class's number. NO_LABEL: of
+    neither."""
+    text = text.strip()
+    if text in class_names:
+        return class_names.index(text)
+    number = int(text) if is_number(text) else NO_LABEL
+    return number if number < len(class_names) else NO_LABEL
+
+
+def is_number(text: str) -> bool:
+    """Whether `int` makes a whole number of 0 or more of it."""
+    return text.isdecimal() and len(text) <= DIGITS
+
+
+def pixel_digests(pixels: np.ndarray) -> np.ndarray:
+    """(n,) uint64, equal for images of equal pixels; a chance of 3e-8 that any two of a million others are equal."""
+    digests = [hashlib.blake2b(image.data, digest_size=8).digest() for image in np.ascontiguousarray(pixels)]
+    return np.frombuffer(b"".join(digests), "<u8")
 
 
 class RowsChecksum:

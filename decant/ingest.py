@@ -4,7 +4,6 @@ Rows are chosen before anything is decoded. They stream through in batches, so m
 row, an id, a label and a 64-bit hash of the pixels.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pandas as pd
 
 from decant.decode import Decoded, Rules, choose_rules, decode_batches
 from decant.errors import SourceError
-from decant.images import DatasetInfo, Images, RowsChecksum
+from decant.images import DatasetInfo, Images, RowsChecksum, pixel_digests
 from decant.runtime import Progress
 from decant.settings import IngestSettings
 from decant.sources.base import Source, Split
@@ -152,12 +151,6 @@ def write_part(
         pd.DataFrame(lines, columns=REJECTED.names),
         checksum.hexdigest(),
     )
-
-
-def pixel_digests(pixels: np.ndarray) -> np.ndarray:
-    """(n,) uint64, equal for images of equal pixels; a chance of 3e-8 that any two of a million others are equal."""
-    digests = [hashlib.blake2b(image.data, digest_size=8).digest() for image in np.ascontiguousarray(pixels)]
-    return np.frombuffer(b"".join(digests), "<u8")
 
 
 def _decoded(part: Part, rules: Rules, rejected: list[tuple[int, str]], progress: Progress) -> Iterator[Decoded]:

@@ -16,12 +16,11 @@ import numpy as np
 from decant.decode import Decoded, Rules, decode_batches
 from decant.errors import SourceError
 from decant.files import open_csv
+from decant.images import NO_LABEL, class_number
 from decant.sources import find_shards, image_folder, open_source
 from decant.sources.base import Split
 
-NO_LABEL = -1
 AMBIGUOUS = -1  # among row numbers: a bare file name that several pictures have
-DIGITS = 18  # of a class number at most; `int` refuses thousands of them
 
 
 @dataclass(frozen=True)
@@ -106,15 +105,6 @@ def _flat(folder: Path) -> Pictures:
     nothing = np.full(len(files), NO_LABEL, np.int64)
     split = Split(np.arange(len(files)), nothing, read, lambda row: image_folder.printable(files[row]))  # type: ignore[arg-type]
     return Pictures((split,), str(folder), nothing, {})
-
-
-def class_number(text: str, class_names: tuple[str, ...]) -> int:
-    """Of a class name, or of a number in text; a name wins where it looks like another class's number."""
-    text = text.strip()
-    if text in class_names:
-        return class_names.index(text)
-    number = int(text) if text.isdecimal() and len(text) <= DIGITS else NO_LABEL
-    return number if number < len(class_names) else NO_LABEL
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from decant.errors import TableError
 from decant.files import replacing
-from decant.images import METADATA_KEY, DatasetInfo, Images
+from decant.images import METADATA_KEY, DatasetInfo, Images, pixel_digests
 
 ROW_GROUP_BYTES = 32 * 2**20
 ACTIONS = ("keep", "drop", "relabel", "purify")  # purify: the row stays, with other pixels
@@ -234,6 +234,15 @@ def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, DatasetInfo]:
     file, info = _images_file(path)
     table = file.read(columns=["id", "label"])
     return table.column("id").to_numpy(), _label_values(table, info, path), info
+
+
+def read_digests(path: Path) -> dict[int, str]:
+    """Id to a digest of the row's picture, 16 hexadecimal digits: the picture's name, whatever its id."""
+    return {
+        int(row): f"{digest:016x}"
+        for images in iter_images(path)
+        for row, digest in zip(images.ids, pixel_digests(images.pixels).tolist(), strict=True)
+    }
 
 
 def read_info(path: Path) -> DatasetInfo:

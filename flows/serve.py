@@ -36,7 +36,7 @@ from starlette.responses import Response
 
 from decant.decode import FORMATS, Rules, Undecodable, decode
 from decant.errors import DecantError
-from decant.predictions import NO_LABEL, class_number
+from decant.images import NO_LABEL, class_number
 from flows.batcher import Batcher, Busy
 from flows.guard import BodyLimit, Callers, Crowd, answer
 from flows.score import load_scorer, prior_of

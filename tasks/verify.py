@@ -21,20 +21,29 @@ from decant.promises import parsed, resolution
 from decant.refeed import Reviews
 from decant.runtime import Progress, be_deterministic
 from decant.settings import VerifySettings
-from decant.tables import apply_verdicts, read_images, read_truth, write_images, write_verdicts
+from decant.tables import apply_verdicts, read_digests, read_images, read_truth, write_images, write_verdicts
 
-QUEUE = ["id", "given", "suggested", "trust", "label", "round", "rows", "why", "like_given", "like_suggested"]
+HOW_ASKED = ["round", "rows", "why", "picture"]
+QUEUE = ["id", "given", "suggested", "trust", "label", *HOW_ASKED, "like_given", "like_suggested"]
 
 
-def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisions: Path, out: Path) -> dict[str, Any]:
+def run(
+    *, seed: int, verify: VerifySettings, images: Path, received: Path, truth: Path, decisions: Path, out: Path
+) -> dict[str, Any]:
     rows = read_images(images)
-    outcome, nothing_planted = switched_off(rows), False
+    outcome, nothing_planted, outdated = switched_off(rows), False, 0
+    pictures: dict[int, str] = {}
     if verify.enabled:
         be_deterministic()
-        known = read_truth(truth) if verify.expert == "oracle" else None
-        expert = FileExpert(decisions, rows) if known is None else Oracle(rows, known)
-        nothing_planted = known is not None and known.empty
-        progress = Progress("verify", steps_of(verify, len(rows)))
+        expert: Oracle | FileExpert
+        if verify.expert == "oracle":
+            known = read_truth(truth)
+            expert, nothing_planted = Oracle(rows, known), known.empty
+        else:
+            pictures = read_digests(received)
+            expert = FileExpert(decisions, rows, pictures)
+            outdated = expert.outdated
+        progress = Progress("verify", steps_of(verify, rows))
         features = read_embeddings(Path(verify.embeddings), rows.ids) if verify.embeddings else None
         outcome = verify_labels(rows, expert, verify, seed=seed, embeddings=features, on_step=progress.step)
     kept = apply_verdicts(rows, outcome.verdicts)
@@ -43,7 +52,8 @@ def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisio
     if outcome.scorer is not None:
         outcome.scorer.save(out / "scorer.safetensors")
     write_csv(out / "reviews.csv", outcome.reviews)
-    write_csv(out / "queue.csv", outcome.queue.rename(columns={"answer": "label"}).reindex(columns=QUEUE))
+    queue = outcome.queue.assign(picture=outcome.queue["id"].map(pictures))
+    write_csv(out / "queue.csv", queue.rename(columns={"answer": "label"}).reindex(columns=QUEUE))
     summary = {
         "rows_in": len(rows),
         "rows_out": len(kept),
@@ -59,6 +69,8 @@ def run(*, seed: int, verify: VerifySettings, images: Path, truth: Path, decisio
         "classifier_weight": outcome.classifier_weight,
     }
     said = note(summary, verify, decisions, nothing_planted=nothing_planted)
+    if outdated:
+        said += f". The answers about {outdated} rows don't count: the data have changed, and they show other pictures"
     if outcome.noise_rate is not None and verify.embeddings:
         said += ". It compared embeddings, so there is no scorer for other pictures"
     if outcome.classifier_weight == 0:

@@ -79,6 +79,15 @@ def test_the_last_line_that_says_how_a_row_was_asked_counts(tmp_path: Path) -> N
     assert expert.ask(np.array([100, 101])) == {100: 1}
 
 
+def test_an_answer_counts_for_the_picture_that_it_was_about(tmp_path: Path) -> None:
+    """A picture was added before the others, so that ids moved on by one; the first line was written by hand."""
+    lines = ["id,label,picture", "100,cat,", "101,dog,aa", "102,dog,bb", "103,cow of other data,cc"]
+    path, images = decisions(tmp_path, "\n".join(lines)), labelled([0, 0, 1])
+    expert = FileExpert(path, images, {100: "new", 101: "new too", 102: "bb"})
+    assert expert.ask(images.ids) == {100: 0, 102: 1}
+    assert sorted(expert.on_file()) == [100, 102] and expert.outdated == 1
+
+
 @pytest.mark.parametrize("text", [None, "", "id,label\n"])
 def test_no_decisions_yet_is_no_error(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "decisions.csv" if text is None else decisions(tmp_path, text)
@@ -92,6 +101,8 @@ def test_no_decisions_yet_is_no_error(tmp_path: Path, text: str | None) -> None:
         ("id,label\n100,cow\n", "line 2: one of cat, dog, 2 or 'unclear' expected, 'cow' found"),
         ("id,label\n100,7\n", "line 2: .*'7' found"),
         ("id,label\nx,cat\n", "line 2: a row's id expected, 'x' found"),
+        (f"id,label\n100,{'7' * 5000}\n", "line 2: one of cat"),
+        (f"id,label\n{'7' * 5000},cat\n", "line 2: a row's id expected"),
         ("id,label\n100,cat\n100,dog\n", "line 3: id 100 is answered a second time"),
         ("id,label,round\n100,cat,first\n", "line 2: round: a whole number or nothing expected, 'first' found"),
         ("id,label,rows\n100,cat,-1\n", "line 2: rows: .*'-1' found"),

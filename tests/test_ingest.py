@@ -17,8 +17,8 @@ from PIL import Image
 
 from decant import ingest as library
 from decant.errors import SourceError
-from decant.images import rows_checksum
-from decant.ingest import pick, pixel_digests, shares
+from decant.images import pixel_digests, rows_checksum
+from decant.ingest import pick, shares
 from decant.settings import IngestSettings
 from decant.sources import fingerprint
 from decant.tables import read_images, read_rejected

@@ -15,7 +15,7 @@ from decant.errors import StageError
 from decant.expert import UNCLEAR, Asked, Decision, FileExpert, agreed, label_text, parse_label, read_asked, read_votes
 from flows.review.store import Closed, NotAsked, append, is_being_written
 
-HEADER = "id,label,expert,at,round,rows,why,trust\n"
+HEADER = "id,label,expert,at,round,rows,why,trust,picture\n"
 
 
 @pytest.fixture
@@ -152,6 +152,19 @@ def test_queue_of_an_older_verify_and_one_that_is_none(root: Path) -> None:
         store_in(root).questions()
 
 
+def test_an_answer_about_another_picture_than_the_row_shows_now_does_not_count(root: Path) -> None:
+    queue = root / "data/verify/queue.csv"
+    named = QUEUE.replace(",why,", ",why,picture,").replace("label disputed,", "label disputed,picture-of-then,")
+    queue.write_text(named)
+    store = store_in(root)
+    assert store.answer(11, "dog", "answer-1")
+    assert store.votes() == {11: {"": 1}} and store.progress().open == 2
+    queue.write_text(named.replace("picture-of-then", "picture-of-now"))
+    assert store.votes() == {} and store.my_steps() == [] and store.progress().open == 3
+    assert store.answer(11, "dog", "answer-2"), "the same word about another picture"
+    assert store.votes() == {11: {"": 1}}
+
+
 # --- several experts -------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +176,7 @@ def test_experts_who_disagree_leave_a_row_open_until_a_majority_or_all_agree(roo
     assert verdicts(root) == {}
     assert anna.disputes() == {11: {"anna": "cat", "ben": "dog"}}
     assert (anna.progress().open, anna.progress().disputed, anna.progress().mine) == (3, 1, 1)
-    assert FileExpert(root / "data/inputs/decisions.csv", pictures_of()).disputed == {11: {"anna": 0, "ben": 1}}
+    assert FileExpert(root / "data/inputs/decisions.csv", pictures_of()).ask(pictures_of().ids) == {}
     cleo.answer(11, "dog", "cleo-0001")
     assert verdicts(root) == {11: 1}, "two of three"
     cleo.answer(11, None, "cleo-0002")
@@ -197,11 +210,18 @@ def test_two_hand_written_lines_of_two_experts_are_a_dispute_and_of_one_a_mistak
     [
         (None, HEADER),
         ("", HEADER),
-        ("id,label\n10,cat", HEADER + "10,cat,,,,,,\n"),
-        ('label,remark,id\ncat,"a, b",10\n', 'label,remark,id,expert,at,round,rows,why,trust\ncat,"a, b",10,,,,,,\n'),
-        ("\ufeffid,label\r\n10,cat\r\n", HEADER + "10,cat,,,,,,\n"),
-        ("id,label,expert,at\n10,cat,anna,2030-01-01", HEADER + "10,cat,anna,2030-01-01,,,,\n"),
-        (HEADER + "10,cat,anna,2030-01-01,1,3,,\n11,ca", HEADER + "10,cat,anna,2030-01-01,1,3,,\n11,ca,,,,,,\n"),
+        ("id,label\n10,cat", HEADER + "10,cat,,,,,,,\n"),
+        (
+            'label,remark,id\ncat,"a, b",10\n',
+            'label,remark,id,expert,at,round,rows,why,trust,picture\ncat,"a, b",10,,,,,,,\n',
+        ),
+        ("\ufeffid,label\r\n10,cat\r\n", HEADER + "10,cat,,,,,,,\n"),
+        ("id,label,expert,at\n10,cat,anna,2030-01-01", HEADER + "10,cat,anna,2030-01-01,,,,,\n"),
+        (HEADER + "10,cat,anna,2030-01-01,1,3,,,\n11,ca", HEADER + "10,cat,anna,2030-01-01,1,3,,,\n11,ca,,,,,,,\n"),
+        (
+            'id,label,remark\n10,cat,"a\x85b\u2028c, d"\n',
+            'id,label,remark,expert,at,round,rows,why,trust,picture\n10,cat,"a\x85b\u2028c, d",,,,,,,\n',
+        ),
     ],
 )
 def test_an_append_keeps_what_people_wrote(tmp_path: Path, before: str | None, after: str) -> None:
@@ -209,12 +229,14 @@ def test_an_append_keeps_what_people_wrote(tmp_path: Path, before: str | None, a
     if before is not None:
         path.parent.mkdir()
         path.write_text(before, newline="")
-    append(path, [Decision(12, "dog", "ben", "2030-01-02", Asked(1, 40, "label disputed", 0.25))])
+    append(path, [Decision(12, "dog", "ben", "2030-01-02", Asked(1, 40, "label disputed", 0.25, "c0ffee"))])
     text = path.read_text()
     assert text.startswith(after)
-    added = dict(zip(text.splitlines()[0].split(","), text.splitlines()[-1].split(","), strict=True))
+    first, *_, last = text.removesuffix("\n").split("\n")
+    added = dict(zip(first.split(","), last.split(","), strict=True))
     said = {"id": "12", "label": "dog", "expert": "ben", "at": "2030-01-02", "remark": ""}
-    assert {**added, "remark": ""} == {**said, "round": "1", "rows": "40", "why": "label disputed", "trust": "0.25"}
+    said |= {"round": "1", "rows": "40", "why": "label disputed", "trust": "0.25", "picture": "c0ffee"}
+    assert {**added, "remark": ""} == said
 
 
 def test_pages_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
@@ -241,7 +263,7 @@ def test_an_append_waits_for_another_page_that_is_writing(tmp_path: Path) -> Non
     assert path.read_text() == "id,label\n"
     os.close(holder)
     writer.join()
-    assert path.read_text() == HEADER + "11,cat,anna,2030-01-01,,,,\n"
+    assert path.read_text() == HEADER + "11,cat,anna,2030-01-01,,,,,\n"
 
 
 def _write_many(path: Path, expert: str) -> None:

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from xml.etree import ElementTree
 
-import numpy as np
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
 
 from decant.errors import DecantError
 from decant.expert import UNCLEAR, Asked, Decision, label_text, parse_label, read_decisions, read_votes
 from decant.files import write_text
-from decant.tables import read_info, read_labels
+from decant.tables import read_digests, read_info
 from flows.review.pictures import TABLES, Pictures
 from flows.review.queue import QUEUE, Question
 from flows.review.store import DECISIONS, Closed, Store, append, is_being_written, now
@@ -166,10 +165,11 @@ class Data(BaseModel):
     rows: Annotated[StrictInt, Field(ge=0)] | None = None
     why: str | None = None
     trust: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
+    picture: str | None = None
 
     @property
     def asked(self) -> Asked:
-        return Asked(self.round, self.rows, self.why or "", self.trust)
+        return Asked(self.round, self.rows, self.why or "", self.trust, self.picture or "")
 
 
 class AnsweredTask(BaseModel):
@@ -184,7 +184,7 @@ def take_in(path: Path) -> str:
     """Appends the export's answers to the file of decisions, all of them or, when one can't be read, none. What the
     same person has said since, there or here, stands."""
     must_rest()
-    ids, _, info = read_labels(TABLES["verified"])
+    info, pictures = read_info(TABLES["received"]), read_digests(TABLES["received"])
     tasks = read_export(path)
     newest: dict[tuple[int, str], Decision] = {}
     for number, found in enumerate(tasks, 1):
@@ -192,11 +192,12 @@ def take_in(path: Path) -> str:
             known = newest.get((decision.id, decision.expert))
             if known is None or moment(decision.at, str(path)) >= moment(known.at, str(path)):
                 newest[decision.id, decision.expert] = decision
-    strangers = np.setdiff1d([row for row, _ in newest], ids)
-    if len(strangers):
-        raise DecantError(f"{path}: row {strangers[0]:.0f} is not in {TABLES['verified']}; an export of other data?")
-    read_votes(DECISIONS, info.class_names)  # nothing is added to a file that has a mistake
-    on_file = {(line.id, line.expert): line.at for line in read_decisions(DECISIONS)}
+    for (row, _), decision in newest.items():
+        if row not in pictures or decision.asked.picture not in ("", pictures[row]):
+            raise DecantError(f"{path}: row {row} is not in {TABLES['received']}, or shows another picture there; an "
+                              "export of other data?")  # fmt: skip
+    read_votes(DECISIONS, info.class_names, pictures)  # nothing is added to a file that has a mistake
+    on_file = {(line.id, line.expert): line.at for line in read_decisions(DECISIONS, pictures)}
     fresh = [
         replace(decision, at=decision.at or now())
         for key, decision in newest.items()

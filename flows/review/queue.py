@@ -23,13 +23,15 @@ class Question:
     rows: int | None
     """That the round asks about in all."""
     why: str
+    picture: str
+    """That it is, as received; answers carry its name."""
     like_given: tuple[int, ...]
     """Ids of the nearest references of the given class."""
     like_suggested: tuple[int, ...]
 
     @property
     def asked(self) -> Asked:
-        return Asked(self.round, self.rows, self.why, self.trust)
+        return Asked(self.round, self.rows, self.why, self.trust, self.picture)
 
 
 def read_queue(path: Path) -> dict[int, Question]:
@@ -57,6 +59,7 @@ def _question(row: dict[str, str]) -> Question:
         round=int(float(text("round") or 0)),
         rows=int(float(text("rows"))) if text("rows") else None,
         why=text("why"),
+        picture=text("picture"),
         like_given=ids("like_given"),
         like_suggested=ids("like_suggested"),
     )

@@ -8,6 +8,7 @@ ended, and would record as taken in what the stage never read.
 
 import csv
 import fcntl
+import io
 import json
 import os
 import threading
@@ -98,8 +99,16 @@ class Store:
         return self._read(self.queue_path, read_queue)
 
     def votes(self) -> dict[int, dict[str, int]]:
-        """Row id to what each expert says. Raises StageError when the file has a mistake."""
-        return self._read(self.decisions_path, lambda path: read_votes(path, self.class_names))
+        """Row of the queue to what each expert says. Raises StageError when the file has a mistake."""
+        return self._read(
+            self.decisions_path,
+            lambda path: read_votes(path, self.class_names, self._pictures()),
+            self.queue_path,
+        )
+
+    def _pictures(self) -> dict[int, str]:
+        """What the rows of the queue show: an answer about another picture was given before the data changed."""
+        return {row: question.picture for row, question in self.questions().items()}
 
     def my_steps(self) -> list[tuple[int, str | None, str | None]]:
         """(row of the queue, this expert's answer before, the one after), the latest last: what undo goes back over.
@@ -107,7 +116,7 @@ class Store:
         asked = self.questions()
         steps: list[tuple[int, str | None, str | None]] = []
         standing: dict[int, str | None] = {}
-        for line in read_decisions(self.decisions_path):
+        for line in read_decisions(self.decisions_path, self._pictures()):
             if line.expert != self.expert or line.id not in asked:
                 continue
             said, before = self._parsed(line.label or None, line.id), standing.get(line.id)
@@ -177,9 +186,9 @@ class Store:
             if row in votes and agreed(votes[row]) is None
         }
 
-    def _read(self, path: Path, read: Callable[[Path], Contents]) -> Contents:
-        """A file's contents, read again only when it changed."""
-        signature = _signature(path)
+    def _read(self, path: Path, read: Callable[[Path], Contents], *others: Path) -> Contents:
+        """A file's contents, read again only when it has changed, or one of the others."""
+        signature = [_signature(file) for file in (path, *others)]
         if path not in self._cached or self._cached[path][0] != signature:
             self._cached[path] = (signature, read(path))
         return cast(Contents, self._cached[path][1])
@@ -249,7 +258,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _with_columns(path: Path) -> list[str]:
     """The file's columns, after those that are missing were added, and a last line without an end was ended."""
     text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
-    header, *lines = list(csv.reader(text.splitlines(keepends=True))) or [[]]
+    header, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
     columns = header + [name for name in DECISION_COLUMNS if name not in header]
     if columns == header and text.endswith("\n"):
         return columns
