@@ -1,5 +1,5 @@
-"""ASGI middleware of `decant serve`: who may ask, how many at a time, and how much may come. All of that is settled
-before a body is read."""
+"""ASGI middleware of `decant serve`: who may ask, how many at a time, and how much may come (this also of the review
+page). All of that is settled before a body is read."""
 
 import asyncio
 import hmac
@@ -67,7 +67,7 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        message = f"at most {self.limit} bytes in a request; send fewer images at a time"
+        message = f"at most {self.limit} bytes in a request"
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self.limit:
             return await answer(413, message)(scope, receive, send)

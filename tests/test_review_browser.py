@@ -140,6 +140,45 @@ def test_a_second_tab_sees_what_the_first_has_answered_and_replaces_nothing(root
         wait_until(lambda: on_file(root) == ["11,dog,", "11,,"], "the first tab's answer to be taken back")
 
 
+def test_a_button_chosen_by_tab_keeps_the_focus_from_row_to_row(root: Path, chromium: Any) -> None:
+    """Else a second Enter would mean "the label is right", of a row that nobody has looked at."""
+    with review(root) as (_, address):
+        page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
+        page.goto(address)
+        question(page, 11)
+        assert page.inner_text("#spoken") == "row 11: is this really cat?"
+        page.keyboard.press("ArrowRight")  # the last input was a key: the focus shows
+        page.keyboard.press("ArrowLeft")
+        assert page.locator(".strip [aria-current=true] button").get_attribute("aria-label") == "row 11"
+        page.focus("[data-do=unclear]")
+        page.keyboard.press("Enter")
+        question(page, 13)
+        assert page.evaluate("document.activeElement.dataset.do") == "unclear"
+        page.keyboard.press("Enter")
+        question(page, 12)
+        wait_until(lambda: on_file(root) == ["11,unclear,", "13,unclear,"], "both answers")
+        page.keyboard.press("ArrowLeft")
+        question(page, 13)
+        page.focus("[data-do=take]")
+        page.keyboard.press("Enter")
+        question(page, 12)  # of which Decant suggests nothing
+        assert page.evaluate("document.activeElement.className") == "question"
+
+
+def test_answers_that_did_not_reach_the_program_are_named(root: Path, chromium: Any) -> None:
+    with review(root) as (process, address):
+        page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
+        page.goto(address)
+        question(page, 11)
+        page.keyboard.press("Enter")
+        wait_until(lambda: on_file(root) == ["11,cat,"], "the answer to be on file")
+        process.terminate()
+        process.wait(timeout=60)
+        page.keyboard.press("u")
+        page.wait_for_selector("text=Your last answer is not on file (row 13), all others are.")
+        assert on_file(root) == ["11,cat,"]
+
+
 def test_an_address_that_was_used_shows_no_data_to_another_browser(root: Path, chromium: Any) -> None:
     with review(root) as (_, address):
         first = chromium.new_context().new_page()

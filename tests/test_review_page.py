@@ -18,7 +18,7 @@ from decant import tables
 from decant.files import write_json
 from flows import cli
 from flows.review import serving
-from flows.review.app import create_app
+from flows.review.app import BODY_BYTES, create_app
 from flows.review.gate import Gate
 
 PORT = 8123
@@ -70,6 +70,11 @@ def test_without_the_cookie_the_api_tells_and_takes_nothing(root: Path) -> None:
         assert client.get(path).status_code == 401, path
     assert say(client, 11, "dog").status_code == 401
     assert on_file(root) == []
+
+
+def test_a_body_beyond_any_answer_is_refused_unread(root: Path) -> None:
+    for path in ("/api/answers", "/api/session"):
+        assert stranger(root).post(path, content=b"x" * (BODY_BYTES + 1)).status_code == 413, path
 
 
 def test_the_token_works_once_and_the_cookie_is_for_this_page_alone(root: Path) -> None:

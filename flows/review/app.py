@@ -16,12 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from decant.errors import DecantError, StageError
 from decant.expert import UNCLEAR, agreed, label_text
+from flows.guard import BodyLimit
 from flows.review.gate import Gate, SameOriginOnly
 from flows.review.pictures import As, Pictures
 from flows.review.queue import Question
 from flows.review.store import Changed, Closed, NotAsked, Store
 
 PAGE = Path(__file__).with_name("page")
+BODY_BYTES = 2**16
 
 
 class Token(BaseModel):
@@ -46,6 +48,7 @@ def create_app(
     the expert is shown in all at most."""
     shown = pictures or Pictures(lambda: rows_of(store))
     app = FastAPI(title="Decant: review", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(BodyLimit, limit=BODY_BYTES)
     app.add_middleware(SameOriginOnly, gate=gate)
     tell_refusals(app)
 

@@ -12,6 +12,7 @@ const state = {
   seenAs: "verified",
   history: [], // [{row, before, label}, …] per step, for undo
   looking: false, // through rows that are all answered
+  lost: [], // rows whose answers did not reach the program
   trouble: null,
 };
 const part = (name) => document.getElementById(name);
@@ -19,6 +20,19 @@ const part = (name) => document.getElementById(name);
 // Drawing ---------------------------------------------------------------------------------------------------------------
 
 function draw() {
+  const held = document.activeElement?.closest("[data-do]");
+  redraw();
+  if (held && !held.isConnected) (sameControl(held) ?? document.querySelector(".question"))?.focus();
+}
+
+/** What a key pressed next should mean is what it would have meant before: the same button, of the row that came. */
+function sameControl(held) {
+  const { do: action, label, at } = held.dataset;
+  const same = [...document.querySelectorAll(`[data-do="${action}"]`)].filter((button) => button.checkVisibility());
+  return same.find((button) => button.dataset.label === label && button.dataset.at === at) ?? null;
+}
+
+function redraw() {
   const notice = noticed();
   const shown = notice ? "notice" : state.view;
   for (const name of ["one", "grid", "notice"]) part(name).hidden = name !== shown;
@@ -28,6 +42,7 @@ function draw() {
   if (notice) part("notice").replaceChildren(...notice.filter(Boolean));
   else if (shown === "one") part("one").replaceChildren(...view.one(state).filter(Boolean));
   else drawGrid();
+  part("spoken").textContent = shown === "one" ? view.spoken(current()) : "";
   remember();
 }
 
@@ -44,7 +59,7 @@ function drawGrid() {
 /** What stands in the rows' place, or null. */
 function noticed() {
   const { review, trouble } = state;
-  if (trouble) return view.refused(trouble.title, trouble.text);
+  if (trouble) return view.refused(trouble.title, trouble.text ?? onFile());
   if (!review) return view.refused("One moment …", "");
   if (review.state === "working") return view.working(review.for_run);
   if (state.looking && state.rows.length) return null;
@@ -94,7 +109,7 @@ async function poll() {
     const now = await get("/api/state");
     const was = state.review;
     const known = was && ["state", "version", "answers"].every((name) => now[name] === was[name]);
-    if (state.trouble) Object.assign(state, { trouble: null });
+    if (state.trouble) Object.assign(state, { trouble: null, lost: [] });
     else if (known) return;
     await load(); // somebody has answered, here or on another page
     draw();
@@ -112,9 +127,17 @@ function lost(error) {
   } else if (isDone) {
     return; // it has ended, as it should; what is shown stays true
   } else {
-    state.trouble = { title: "The page's program has ended", text: "Every answer that you gave is on file. Start decant review again, and open the address that it prints." };
+    state.trouble = { title: "The page's program has ended" };
   }
   draw();
+}
+
+/** Which of the answers the program has written down; those that are on their way may still be lost. */
+function onFile() {
+  const count = state.lost.length + pending();
+  const which = state.lost.length ? ` (row${state.lost.length === 1 ? "" : "s"} ${state.lost.join(", ")})` : "";
+  const said = count ? `Your last ${count === 1 ? "answer is" : `${count} answers are`} not on file${which}, all others are.` : "Every answer that you gave is on file.";
+  return `${said} Start decant review again, and open the address that it prints.`;
 }
 
 // Answering -------------------------------------------------------------------------------------------------------------
@@ -136,6 +159,7 @@ function give(rows, label, { undoing = false } = {}) {
       (error) => {
         row.mine = before;
         say(`Not saved: ${error.message}`);
+        if (!(error instanceof Refused)) state.lost.push(row.id);
         if (!(error instanceof Refused) || error.status === 401) lost(error);
         else if (error.status === 409) anew();
         draw();
@@ -263,7 +287,10 @@ document.addEventListener("keydown", (event) => {
   if (elsewhere || (event.ctrlKey && event.key !== "z")) return;
   if (!state.rows.length || state.trouble || state.review.state === "working") return;
   const onButton = event.target.closest?.("button") && event.target.matches(":focus-visible");
-  if (event.key === "Enter" && !event.shiftKey && onButton) return; // a button chosen by Tab is pressed
+  if (event.key === "Enter" && !event.shiftKey && onButton) {
+    if (event.repeat) event.preventDefault();
+    return; // a button chosen by Tab is pressed, once
+  }
   const name = state.review.classes.find((_, position) => view.keyOf(position, state.review.classes) === event.key);
   const action = KEYS[event.key] ?? KEYS[event.key.toLowerCase()] ?? (name === undefined ? null : () => choose(name));
   if (!action) return;

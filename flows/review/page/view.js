@@ -99,8 +99,13 @@ export function one(state) {
 function question(row) {
   return [
     h("p.claim", {}, row.why ? row.why[0].toUpperCase() + row.why.slice(1) : "\u00a0"),
-    h("h2.question", {}, "Is this really ", h("b.blue", {}, row.given), "?"),
+    h("h2.question", { tabindex: "-1" }, "Is this really ", h("b.blue", {}, row.given), "?"),
   ];
+}
+
+/** What a screen reader says of a row that has come up. */
+export function spoken(row) {
+  return `row ${row.id}: is this really ${row.given}?${row.mine === null ? "" : ` You said ${row.mine}.`}`;
 }
 
 function trust(row) {
@@ -171,7 +176,7 @@ function strip(state) {
   if (near.length < 2) return null;
   const thumb = (row, offset) =>
     h(
-      row.mine === null ? "li" : "li.done", { "aria-current": first + offset === state.at },
+      row.mine === null ? "li" : "li.done", { "aria-current": first + offset === state.at ? "true" : null },
       h("button", { type: "button", "data-do": "go", "data-at": first + offset, "aria-label": `row ${row.id}` }, picture(row.id, state, () => 56, "")),
       row.mine !== null && h(`i.dot.${kindOf(row)}`),
     );
@@ -208,7 +213,8 @@ export function touchGrid(state) {
   state.rows.forEach((row, at) => {
     const found = document.getElementById(`card-${at}`);
     found.classList.toggle("done", row.mine !== null);
-    found.toggleAttribute("aria-current", at === state.at);
+    if (at === state.at) found.setAttribute("aria-current", "true");
+    else found.removeAttribute("aria-current");
     const answered = row.mine === null ? "" : `, answered ${row.mine}`;
     found.firstChild.setAttribute("aria-label", `row ${row.id}, labelled ${row.given}${answered}`);
     const stage = found.querySelector(".stage");
