@@ -3,6 +3,7 @@
 `mnist.POISONING.x10.*`, `.loopN.*`: LabelTrust on all 60,000 rows of MNIST, of which 9.4 % carry a wrong label, before
 the refeed loop and after each of five loops of 50 reviews: `frr` (right labels refused), `trr` (wrong labels refused),
 `precision` of what is refused, `auroc`, `reviews`, `noise_rate` (estimated); counted on rows that nobody reviewed.
+`plus` has `far=0.001` and two self-training passes, `paper` 0.5 and 1,000 steps (benchmarks/_labels.py).
 Where many labels are wrong the budget of 350 reviews may end before the loops; the last one stands for the rest.
 POISONING: `random` labels and `trigger` (BadNet, all to one); at full scale also `confusable` (every class becomes the
 next) and 30, 60 and 80 % random labels. `paper.*`: the same in paper mode (mean sigmoid, threshold 0.5).

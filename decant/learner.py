@@ -14,11 +14,10 @@ from torch import Tensor
 
 from decant import noise
 from decant.refeed import Reviews
-from decant.scorer import TrustScorer
+from decant.scorer import MIN_REFERENCES, TrustScorer
 from decant.settings import VerifySettings
 from decant.siamese import Pool, Siamese, class_scores, train
 
-MIN_REFERENCES = 2  # of a class, as in the paper: one row makes no same-class pair
 REFERENCE_ROWS = 8  # of a class in an episode of the first network
 MIXED_ROWS = (2, 8)  # of a class in a self-training episode: references, and references or shared rows
 MIN_CONFIDENCE = 0.5  # of a row to join self-training; surer rows alone are too easy to learn much from

@@ -53,13 +53,6 @@ def _above(ordered: np.ndarray, first: int) -> float:
     return float(later[0]) if len(later) else float(np.nextafter(ordered[-1], np.inf))
 
 
-def expected_rates(trust: np.ndarray, threshold: float) -> tuple[float, float]:
-    """(FRR, FAR) that the trusts (n,) lead to expect; 0 where nothing could be refused or accepted wrongly."""
-    accepted = trust >= threshold
-    right, wrong = trust.sum(), (1 - trust).sum()
-    return float(trust[~accepted].sum() / max(right, 1e-12)), float((1 - trust[accepted]).sum() / max(wrong, 1e-12))
-
-
 def expected_errors(trust: np.ndarray, accepted: np.ndarray) -> float:
     """Share of the rows that the trusts (n,) lead to expect to be judged wrongly: accepted though wrong, or refused
     though right. No review, and no better network, can gain more than that."""

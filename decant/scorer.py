@@ -16,7 +16,7 @@ Cost: three networks of 200 steps fitted to 100 references of 28 x 28 take about
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
@@ -34,7 +34,7 @@ from decant.siamese import Siamese, train
 MEMBERS = 3  # networks of the ensemble that `fit` trains: each leaves another third of the references out
 FEW = 20  # references of a class; from here on two networks do, which leave out a half
 EPISODE_ROWS = 8  # of a class in an episode
-MIN_REFERENCES = 2  # of a class, as in the paper
+MIN_REFERENCES = 2  # of a class, as in the paper: one row makes no same-class pair
 BATCH_ROWS = 200  # labels from which on the prior is estimated from the batch
 
 Prior = Literal["batch", "uniform"] | float
@@ -77,16 +77,14 @@ class TrustScorer:
         *,
         settings: VerifySettings,
         seed: int,
-        untrusted: Images | None = None,
         on_step: Callable[[], None] = lambda: None,
     ) -> Self:
         """From rows whose labels are right. Classes with fewer than two of them are not judged.
 
         `plus`: MEMBERS networks of settings.steps steps; each leaves out a third of every class's references (half,
         where a class has two, or all have FEW). The temperature is the likeliest for references under the network that
-        left them out; with `untrusted` rows, whose labels may be wrong, it is that of their noise model, which sees
-        the ensemble as it is used. Where there are many of these, `decant.labeltrust.verify` learns from their
-        pictures, too.
+        left them out. Where there are other rows, too, under labels that may be wrong, `decant.labeltrust.verify` makes
+        a scorer that has learnt from these.
 
         Raises: StageError when fewer than two classes have two references.
         """
@@ -110,8 +108,7 @@ class TrustScorer:
         scores, columns = np.concatenate(ordinary), np.unique(np.concatenate(labels), return_inverse=True)[1]
         temperature = calibration.likeliest_temperature(scores, columns)
         fitted = calibration.fit(scores, np.concatenate(strange), temperature)
-        scorer = cls(mode="plus", networks=tuple(networks), references=references, calibration=fitted)
-        return scorer if untrusted is None else scorer._tempered_by(untrusted)
+        return cls(mode="plus", networks=tuple(networks), references=references, calibration=fitted)
 
     @classmethod
     def of(
@@ -135,15 +132,6 @@ class TrustScorer:
             strange = ensemble.scores(calibration.quarters_moved(references.pixels))
             fitted = calibration.fit(ordinary, strange, temperature)
         return cls(mode=mode, networks=tuple(networks), references=references, calibration=fitted)
-
-    def _tempered_by(self, untrusted: Images) -> Self:
-        rows = untrusted.select(np.isin(untrusted.labels, self.judged))
-        if not len(rows):
-            return self
-        given = np.searchsorted(self.judged, rows.labels)
-        model = noise.fit(self.class_scores(rows.pixels), given, np.zeros((len(self.judged),) * 2))
-        assert self.calibration is not None
-        return replace(self, calibration=replace(self.calibration, temperature=model.temperature))
 
     # What it knows ---------------------------------------------------------------------------------------------------
 

@@ -160,7 +160,7 @@ class VerifySettings:
     the most that any review could gain. 0: all rounds. `plus` only."""
     steps: Positive = 200
     """Training steps of one Siamese network; those that also learn from shared rows take up to 3 times as many, from
-    12,000 rows on."""
+    12,000 rows on. Mode `paper` was measured with 1,000."""
     passes: Count = 1
     """`plus`: self-training passes before the first round: rows whose label the network shares join its training rows;
     two networks, each judges the other's. Every round ends with one more. 0: no self-training at all."""

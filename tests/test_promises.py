@@ -5,13 +5,20 @@ import pytest
 from scipy.stats import binomtest
 
 from decant.errors import SettingsError
-from decant.promises import expected_errors, expected_rates, reliability, resolution, threshold_for, wrong_share
+from decant.promises import expected_errors, reliability, resolution, threshold_for, wrong_share
 from decant.settings import VerifySettings, load
 
 
 @pytest.fixture(scope="module")
 def trust() -> np.ndarray:
     return np.random.default_rng(0).beta(6, 0.5, 4000)
+
+
+def expected_rates(trust: np.ndarray, threshold: float) -> tuple[float, float]:
+    """(FRR, FAR) that the trusts (n,) lead to expect; 0 where nothing could be refused or accepted wrongly."""
+    accepted = trust >= threshold
+    right, wrong = trust.sum(), (1 - trust).sum()
+    return float(trust[~accepted].sum() / max(right, 1e-12)), float((1 - trust[accepted]).sum() / max(wrong, 1e-12))
 
 
 @pytest.mark.parametrize("rate", [0.0005, 0.01, 0.2])

@@ -11,7 +11,7 @@ from safetensors.torch import save as to_bytes
 from samples import digits
 from scorers import UNKNOWN_CLASS, references, scorer_of_nine
 
-from decant import calibration, noise
+from decant import calibration
 from decant.errors import StageError, TableError
 from decant.images import Images
 from decant.scorer import BATCH_ROWS, TrustScorer
@@ -158,27 +158,6 @@ def test_nearest_references_carry_the_label_and_look_most_alike(scorer: TrustSco
 def test_pictures_of_another_shape_are_refused(scorer: TrustScorer) -> None:
     with pytest.raises(StageError, match=r"uint8 \(n, 16, 16, 1\) expected, uint8 \(2, 28, 28, 1\) found"):
         scorer.class_scores(np.zeros((2, 28, 28, 1), np.uint8))
-
-
-def test_untrusted_rows_give_the_temperature_of_their_noise_model() -> None:
-    train, _ = digits()
-    rows = train.select(np.arange(300))
-    labels = rows.labels.copy()
-    labels[:30] = (labels[:30] + 1) % 10
-    scorer = TrustScorer.fit(
-        references(range(10)), settings=VerifySettings(steps=30), seed=0, untrusted=rows.with_labels(labels)
-    )
-    model = noise.fit(scorer.class_scores(rows.pixels), labels, np.zeros((10, 10)))
-    assert scorer.calibration is not None
-    assert scorer.calibration.temperature == model.temperature
-    assert 0.03 < model.noise_rate < 0.25
-
-
-def test_untrusted_rows_of_other_classes_change_nothing() -> None:
-    rows, settings = references(range(3), 4), VerifySettings(steps=2)
-    strange = references(range(9, 10), 4)
-    plain, tempered = (TrustScorer.fit(rows, settings=settings, seed=0, untrusted=found) for found in (None, strange))
-    assert tempered.calibration == plain.calibration
 
 
 def test_networks_trained_elsewhere_make_the_same_scorer(scorer: TrustScorer) -> None:
