@@ -17,6 +17,10 @@ from tasks import purify_1, purify_2
 LSP = {"name": "lsp", "strength": 32, "patch": 4}
 
 
+def some_digits(rows: int = 800) -> Images:
+    return digits()[0].select(np.arange(rows))
+
+
 def run(root: Path, received: Images, probe: Images | None = None, **settings: Any) -> tuple[Images, dict[str, Any]]:
     """(what purify_2 puts out, its summary)."""
     write_images(root / "received.parquet", received)
@@ -53,13 +57,13 @@ def test_auto_leaves_clean_data_exactly_as_it_is(tmp_path: Path) -> None:
 
 
 def test_auto_purifies_what_carries_a_shortcut(tmp_path: Path) -> None:
-    received, _ = poisoned(digits()[0])
+    received, _ = poisoned(some_digits())
     out, summary = run(tmp_path, received)
     assert summary["purified"] == len(received) and (out.pixels != received.pixels).any((1, 2, 3)).all()
 
 
 def test_flagged_rows_alone_are_purified_when_asked(tmp_path: Path) -> None:
-    received, rows = poisoned(digits()[0], strength=48, rate=0.5)
+    received, rows = poisoned(some_digits(), strength=48, rate=0.5)
     out, summary = run(tmp_path, received, rows="flagged")
     changed = (out.pixels != received.pixels).any((1, 2, 3))
     flagged = read_verdicts(tmp_path / "two/verdicts.parquet")["flagged"].to_numpy()
@@ -71,9 +75,9 @@ def test_flagged_rows_alone_are_purified_when_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_clean_rows_to_compare_with_decide_before_anything_is_fitted(tmp_path: Path, spoilt: bool) -> None:
-    train, test = digits()
+    train = some_digits()
     received = poisoned(train, strength=48)[0] if spoilt else train
-    out, summary = run(tmp_path, received, probe=test.select(np.arange(200)))
+    out, summary = run(tmp_path, received, probe=digits()[1].select(np.arange(200)))
     assert bool(summary["purified"]) is spoilt
     assert ((out.pixels == received.pixels).all()) is np.bool_(not spoilt)
     if not spoilt:
@@ -81,12 +85,12 @@ def test_clean_rows_to_compare_with_decide_before_anything_is_fitted(tmp_path: P
 
 
 def test_never_passes_through(tmp_path: Path) -> None:
-    received, _ = poisoned(digits()[0])
+    received, _ = poisoned(some_digits())
     out, summary = run(tmp_path, received, when="never")
     assert (out.pixels == received.pixels).all() and summary["purified"] == 0
 
 
 def test_always_asks_nobody(tmp_path: Path) -> None:
-    few = digits()[0].select(np.arange(300))
+    few = some_digits(300)
     out, summary = run(tmp_path, few, when="always")
     assert summary["purified"] == 300 and (out.pixels != few.pixels).any()
