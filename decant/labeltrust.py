@@ -127,7 +127,8 @@ def by_round(
     outcome = _outcome(reviews, judgement, settings)
     yield outcome
     for number in range(1, settings.rounds + 1):
-        if reviews.waiting.any() or outcome.stopped:
+        on_file = (reviews.rounds >= number).any()  # what was asked before is learnt from, whoever stops now
+        if reviews.waiting.any() or (outcome.stopped and not on_file):
             break
         if not _ask_round(reviews, expert, judgement, settings, number, rng):
             continue

@@ -177,8 +177,12 @@ def test_a_person_is_asked_as_many_rows_as_the_oracle_and_it_is_known_why(tmp_pa
     assert outcome.reliability is not None and outcome.reliability["rows"] == drawn.sum() > 0
 
 
-def test_a_persons_last_run_learns_as_much_as_the_oracles(tmp_path: Path) -> None:
-    person, steps = Person(tmp_path, of_classes((0, 60), (1, 60), (6, 60)), replace(PERSONS, steps=2)), []
+@pytest.mark.parametrize(("budget", "shown", "rounds"), [(None, 39, 2), (30, 30, 2), (24, 24, 1)])
+def test_a_persons_last_run_learns_as_much_as_the_oracles(
+    tmp_path: Path, budget: int | None, shown: int, rounds: int
+) -> None:
+    settings = replace(PERSONS, steps=2, budget=budget)
+    person, steps = Person(tmp_path, of_classes((0, 60), (1, 60), (6, 60)), settings), []
     person.until_nothing_is_open()
     for expert in (Oracle(person.images, NOTHING_WRONG), FileExpert(person.path, person.images)):
         steps.append(0)
@@ -187,8 +191,8 @@ def test_a_persons_last_run_learns_as_much_as_the_oracles(tmp_path: Path) -> Non
             steps[-1] += 1
 
         *_, outcome = by_round(person.images, expert, person.settings, seed=0, on_step=step)
-        assert len(outcome.reviews) == 39 and outcome.queue.empty
-    assert steps == [steps_of(person.settings, person.images)] * 2
+        assert len(outcome.reviews) == shown and outcome.queue.empty
+    assert steps == [steps_of(replace(settings, rounds=rounds), person.images)] * 2
 
 
 def test_a_round_that_waits_for_answers_is_not_learnt_from(tmp_path: Path) -> None:
