@@ -16,7 +16,7 @@ picture: a line that names another one (``picture``) than its row shows now does
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +33,8 @@ UNCLEAR = -1
 DECISION_COLUMNS = ("id", "label", "expert", "at", "round", "rows", "why", "trust", "picture")
 UNNAMED = ""
 """The expert of lines that name none."""
+Shows = Callable[[int], str | None]
+"""What the row with that id shows now; blank where that is not known, None where there is no such row."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,12 @@ class FileExpert:
 
     def __init__(self, path: Path, images: Images, pictures: Mapping[int, str] | None = None):
         present = set(images.ids.tolist())
-        votes = read_votes(path, images.info.class_names, pictures)
+        shows = None if pictures is None else pictures.get
+        votes = read_votes(path, images.info.class_names, shows)
         votes = {row: said for row, said in votes.items() if row in present}
         self._answers = {row: answer for row, said in votes.items() if (answer := agreed(said)) is not None}
-        asked = read_asked(path, pictures)
-        counting, ever = ({line.id for line in read_decisions(path, shown)} for shown in (pictures, None))
+        asked = read_asked(path, shows)
+        counting, ever = ({line.id for line in read_decisions(path, known)} for known in (shows, None))
         self.outdated = len((ever - counting) & present)
         """Rows that were spoken of when they showed another picture, and not since."""
         self._on_file = {row: asked.get(row, Asked()) for row in sorted(present & (votes.keys() | asked.keys()))}
@@ -125,18 +128,16 @@ def agreed(votes: Mapping[str, int]) -> int | None:
     return answer if 2 * count > len(votes) else None
 
 
-def read_votes(
-    path: Path, class_names: tuple[str, ...], pictures: Mapping[int, str] | None = None
-) -> dict[int, dict[str, int]]:
+def read_votes(path: Path, class_names: tuple[str, ...], shows: Shows | None = None) -> dict[int, dict[str, int]]:
     """Row id to what each expert says of it: a class or UNCLEAR. Rows without an answer are left out.
 
-    pictures: as in `read_decisions`.
+    shows: as in `read_decisions`.
 
     Raises: StageError, as FileExpert does.
     """
     votes: dict[int, dict[str, int]] = {}
     by_hand: dict[tuple[int, str], int] = {}
-    for decision in read_decisions(path, pictures):
+    for decision in read_decisions(path, shows):
         said, key = votes.setdefault(decision.id, {}), (decision.id, decision.expert)
         if not decision.label:
             said.pop(decision.expert, None)
@@ -152,28 +153,27 @@ def read_votes(
     return {row: said for row, said in votes.items() if said}
 
 
-def read_asked(path: Path, pictures: Mapping[int, str] | None = None) -> dict[int, Asked]:
+def read_asked(path: Path, shows: Shows | None = None) -> dict[int, Asked]:
     """Row id to how it was asked, by the last line that says so; rows of which none does are left out.
 
-    pictures: as in `read_decisions`.
+    shows: as in `read_decisions`.
     """
-    return {line.id: line.asked for line in read_decisions(path, pictures) if line.asked != Asked()}
+    return {line.id: line.asked for line in read_decisions(path, shows) if line.asked != Asked()}
 
 
-def read_decisions(path: Path, pictures: Mapping[int, str] | None = None) -> list[Decision]:
+def read_decisions(path: Path, shows: Shows | None = None) -> list[Decision]:
     """Every line that says something: all but hand-written ones whose label is still blank.
 
-    pictures: what rows show now, by id. A line that names another picture than its row's is left out: the data have
-    changed since.
+    shows: a line that names another picture than its row shows now is left out: the data have changed since. Without
+    it, every line counts.
     """
     if not path.is_file():
         return []
     with open_csv(path) as reader:
         lines = list(_decisions(path, reader))
-    return [
-        line for line in lines
-        if pictures is None or not line.asked.picture or line.asked.picture == pictures.get(line.id)
-    ]  # fmt: skip
+    if shows is None:
+        return lines
+    return [line for line in lines if not line.asked.picture or shows(line.id) in ("", line.asked.picture)]
 
 
 def _decisions(path: Path, reader: "csv.DictReader[str]") -> Iterator[Decision]:

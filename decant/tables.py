@@ -237,9 +237,10 @@ def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, DatasetInfo]:
 
 
 def read_digests(path: Path) -> dict[int, str]:
-    """Id to a digest of the row's picture, 16 hexadecimal digits: the picture's name, whatever its id."""
+    """Id to a name of the row's picture by its pixels, whatever its id: p and a digest of 16 hexadecimal digits (a
+    spreadsheet takes some of these for numbers and rounds them)."""
     return {
-        int(row): f"{digest:016x}"
+        int(row): f"p{digest:016x}"
         for images in iter_images(path)
         for row, digest in zip(images.ids, pixel_digests(images.pixels).tolist(), strict=True)
     }

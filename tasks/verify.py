@@ -70,7 +70,8 @@ def run(
     }
     said = note(summary, verify, decisions, nothing_planted=nothing_planted)
     if outdated:
-        said += f". The answers about {outdated} rows don't count: the data have changed, and they show other pictures"
+        said += f". The answers about {outdated} rows don't count, as these show other pixels now than they did then "
+        said += f"(to keep them all the same, empty the column picture of {decisions})"
     if outcome.noise_rate is not None and verify.embeddings:
         said += ". It compared embeddings, so there is no scorer for other pictures"
     if outcome.classifier_weight == 0:

@@ -163,6 +163,24 @@ def test_an_answer_about_another_picture_than_the_row_shows_now_does_not_count(r
     assert store.votes() == {} and store.my_steps() == [] and store.progress().open == 3
     assert store.answer(11, "dog", "answer-2"), "the same word about another picture"
     assert store.votes() == {11: {"": 1}}
+    queue.write_text(QUEUE)  # of an older Decant, which named no pictures
+    assert store.votes() == {11: {"": 1}}
+
+
+def test_a_mistake_in_an_answer_about_a_row_outside_the_queue_is_told(root: Path) -> None:
+    (root / "data/inputs/decisions.csv").write_text("id,label,picture\n15,cow,p1\n")
+    with pytest.raises(StageError, match="line 2: one of cat"):
+        store_in(root).progress()
+
+
+def test_git_keeps_the_lines_of_both_sides_also_when_one_has_added_columns(tmp_path: Path) -> None:
+    base, ours, theirs = (tmp_path / name for name in ("base", "ours", "theirs"))
+    for path in (base, ours, theirs):
+        path.write_text("id,label,expert,at\n10,cat,anna,2030-01-01\n11,cat,anna,2030-01-01\n")
+    append(ours, [Decision(12, "dog", "anna", "2030-01-02", Asked(picture="p1"))])
+    theirs.write_text(theirs.read_text() + "10,dog,ben,2030-01-02\n")
+    subprocess.run(["git", "merge-file", "--union", ours, base, theirs], check=True)
+    assert read_votes(ours, CLASSES) == {10: {"anna": 0, "ben": 1}, 11: {"anna": 0}, 12: {"anna": 1}}
 
 
 # --- several experts -------------------------------------------------------------------------------------------------
@@ -210,17 +228,17 @@ def test_two_hand_written_lines_of_two_experts_are_a_dispute_and_of_one_a_mistak
     [
         (None, HEADER),
         ("", HEADER),
-        ("id,label\n10,cat", HEADER + "10,cat,,,,,,,\n"),
+        ("id,label\n10,cat", HEADER + "10,cat\n"),
         (
             'label,remark,id\ncat,"a, b",10\n',
-            'label,remark,id,expert,at,round,rows,why,trust,picture\ncat,"a, b",10,,,,,,,\n',
+            'label,remark,id,expert,at,round,rows,why,trust,picture\ncat,"a, b",10\n',
         ),
-        ("\ufeffid,label\r\n10,cat\r\n", HEADER + "10,cat,,,,,,,\n"),
-        ("id,label,expert,at\n10,cat,anna,2030-01-01", HEADER + "10,cat,anna,2030-01-01,,,,,\n"),
-        (HEADER + "10,cat,anna,2030-01-01,1,3,,,\n11,ca", HEADER + "10,cat,anna,2030-01-01,1,3,,,\n11,ca,,,,,,,\n"),
+        ("\ufeffid,label\r\n10,cat\r\n", HEADER + "10,cat\n"),
+        ("id,label,expert,at\n10,cat,anna,2030-01-01", HEADER + "10,cat,anna,2030-01-01\n"),
+        (HEADER + "10,cat,anna,2030-01-01,1,3,,,\n11,ca", HEADER + "10,cat,anna,2030-01-01,1,3,,,\n11,ca\n"),
         (
             'id,label,remark\n10,cat,"a\x85b\u2028c, d"\n',
-            'id,label,remark,expert,at,round,rows,why,trust,picture\n10,cat,"a\x85b\u2028c, d",,,,,,,\n',
+            'id,label,remark,expert,at,round,rows,why,trust,picture\n10,cat,"a\x85b\u2028c, d"\n',
         ),
     ],
 )

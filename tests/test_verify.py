@@ -119,7 +119,7 @@ def test_answers_stay_with_their_pictures_when_the_data_change(inputs: dict[str,
         write_images(inputs[table], replace(rows.select(moved), ids=rows.ids))
     summary = stage(inputs, expert="file", steps=2)
     assert summary["reviews"] == 0 and summary["queued"] == 40
-    assert "The answers about 40 rows don't count: the data have changed" in summary["note"]
+    assert "The answers about 40 rows don't count, as these show other pixels" in summary["note"]
 
 
 def test_answers_about_rows_that_nobody_drew_are_enough_to_judge_and_the_note_names_no_interval(

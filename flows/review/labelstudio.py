@@ -196,8 +196,8 @@ def take_in(path: Path) -> str:
         if row not in pictures or decision.asked.picture not in ("", pictures[row]):
             raise DecantError(f"{path}: row {row} is not in {TABLES['received']}, or shows another picture there; an "
                               "export of other data?")  # fmt: skip
-    read_votes(DECISIONS, info.class_names, pictures)  # nothing is added to a file that has a mistake
-    on_file = {(line.id, line.expert): line.at for line in read_decisions(DECISIONS, pictures)}
+    read_votes(DECISIONS, info.class_names, pictures.get)  # nothing is added to a file that has a mistake
+    on_file = {(line.id, line.expert): line.at for line in read_decisions(DECISIONS, pictures.get)}
     fresh = [
         replace(decision, at=decision.at or now())
         for key, decision in newest.items()

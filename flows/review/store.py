@@ -24,6 +24,7 @@ from decant.expert import (
     DECISION_COLUMNS,
     UNNAMED,
     Decision,
+    Shows,
     agreed,
     label_text,
     parse_label,
@@ -102,13 +103,15 @@ class Store:
         """Row of the queue to what each expert says. Raises StageError when the file has a mistake."""
         return self._read(
             self.decisions_path,
-            lambda path: read_votes(path, self.class_names, self._pictures()),
+            lambda path: read_votes(path, self.class_names, self._shows()),
             self.queue_path,
         )
 
-    def _pictures(self) -> dict[int, str]:
-        """What the rows of the queue show: an answer about another picture was given before the data changed."""
-        return {row: question.picture for row, question in self.questions().items()}
+    def _shows(self) -> Shows:
+        """What the rows of the queue show: an answer about another picture was given before the data changed. Of other
+        rows nothing is known here."""
+        questions = self.questions()
+        return lambda row: questions[row].picture if row in questions else ""
 
     def my_steps(self) -> list[tuple[int, str | None, str | None]]:
         """(row of the queue, this expert's answer before, the one after), the latest last: what undo goes back over.
@@ -116,7 +119,7 @@ class Store:
         asked = self.questions()
         steps: list[tuple[int, str | None, str | None]] = []
         standing: dict[int, str | None] = {}
-        for line in read_decisions(self.decisions_path, self._pictures()):
+        for line in read_decisions(self.decisions_path, self._shows()):
             if line.expert != self.expert or line.id not in asked:
                 continue
             said, before = self._parsed(line.label or None, line.id), standing.get(line.id)
@@ -256,7 +259,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _with_columns(path: Path) -> list[str]:
-    """The file's columns, after those that are missing were added, and a last line without an end was ended."""
+    """The file's columns, after those that are missing were added at the end of the first line, and a last line without
+    an end was ended. All other lines stay as they are, also for Git, which keeps the lines of both sides."""
     text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     header, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
     columns = header + [name for name in DECISION_COLUMNS if name not in header]
@@ -265,7 +269,7 @@ def _with_columns(path: Path) -> list[str]:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(line + [""] * (len(columns) - len(line)) for line in lines if line)
+        writer.writerows(line for line in lines if line)
         file.flush()
         os.fsync(file.fileno())
     return columns
