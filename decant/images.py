@@ -100,9 +100,9 @@ def concat_images(parts: list[Images]) -> Images:
 def class_number(text: str, class_names: tuple[str, ...]) -> int:
     """Of a class name, or of a number in text; a name wins where it looks like another class's number. NO_LABEL: of
     neither."""
-    text = text.strip()
-    if text in class_names:
-        return class_names.index(text)
+    for name in (text, text := text.strip()):
+        if name in class_names:
+            return class_names.index(name)
     number = int(text) if is_number(text) else NO_LABEL
     return number if number < len(class_names) else NO_LABEL
 

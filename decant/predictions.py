@@ -73,7 +73,11 @@ def open_pictures(name: str, class_names: tuple[str, ...]) -> Pictures:
         return _flat(folder)
     source = open_source(name, test_fraction=0.2, rng=np.random.default_rng(0))
     splits = tuple(split for split in (source.train, source.test) if split is not None)
-    known = np.array([class_number(word, class_names) for word in source.class_names])
+    is_named = set(source.class_names) & set(class_names)  # then a folder called 2 is no class 2, but one of that name
+    known = np.array(
+        [NO_LABEL if is_named and word not in class_names else class_number(word, class_names)
+         for word in source.class_names]
+    )  # fmt: skip
     given = np.concatenate([split.labels for split in splits])
     labels = np.where(given >= 0, known[given], NO_LABEL)
     faults = {int(row): f"no label: {source.class_names[given[row]]!r} is no class of the scorer"

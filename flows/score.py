@@ -51,7 +51,10 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.labels is not None:
         pictures = with_labels(pictures, arguments.labels, scorer.class_names)
     if (pictures.labels < 0).all():
-        raise DecantError(f"{arguments.images}: no picture has a label; give predictions with --labels predictions.csv")
+        if arguments.labels is not None:
+            raise DecantError(f"{arguments.labels}: the label of one picture at least expected, none found")
+        fault = next(iter(pictures.faults.values()), "give predictions with --labels predictions.csv")
+        raise DecantError(f"{arguments.images}: no picture has a label; {fault.removeprefix('no label: ')}")
     scored = score(scorer, pictures, prior, arguments.threshold)
     write_text(arguments.out, as_csv(scored))
     console = Console(highlight=False)

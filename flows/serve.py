@@ -91,12 +91,10 @@ def main(arguments: argparse.Namespace) -> int:
     with listening(arguments.host, arguments.port) as listener:
         address = address_of(listener)
         Console(highlight=False).print(f"scoring predictions on {address}; Ctrl-C ends it", soft_wrap=True)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
-                limit_concurrency=4 * Limits().waiting,
-            )
-        )  # fmt: skip
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5
+        )
+        server = uvicorn.Server(config)
         with suppress(KeyboardInterrupt):  # how it is left
             server.run(sockets=[listener])
     return 0

@@ -10,6 +10,8 @@ from PIL import Image
 from samples import ROOT, digits
 from scorers import UNKNOWN_CLASS, scorer_of_nine
 
+from decant.images import NO_LABEL
+from decant.predictions import open_pictures
 from decant.tables import write_images
 from flows import cli
 
@@ -100,6 +102,33 @@ def test_class_folders_are_labels_and_pictures_are_resized_and_turned_gray(tmp_p
     assert len(found) == ROWS and np.median(near) < 0.1
 
 
+@pytest.mark.parametrize(
+    ("class_names", "labels"),
+    [
+        (("1", "7", "9"), [NO_LABEL, 0, NO_LABEL, NO_LABEL]),  # a folder called 2 is not the third class
+        (("cat", "dog", "cow"), [0, 1, 2, NO_LABEL]),  # of no name in common: numbers
+        ((" x", "2"), [NO_LABEL, NO_LABEL, 1, 0]),
+    ],
+)
+def test_folders_are_classes_by_name_or_where_none_is_by_number(
+    tmp_path: Path, class_names: tuple[str, ...], labels: list[int]
+) -> None:
+    for name in ("0", "1", "2", " x"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "picture.png")
+    found = open_pictures(str(tmp_path), class_names)
+    by_folder = {found.file_of(row).split("/")[0]: int(found.labels[row]) for row in range(4)}
+    assert [by_folder[name] for name in ("0", "1", "2", " x")] == labels
+
+
+def test_folders_of_other_classes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "picture.png")
+    assert cli.main(["score", str(tmp_path), "--scorer", "scorer.safetensors"]) == 2
+    assert "no picture has a label; 'cat' is no class of the scorer" in capsys.readouterr().err
+
+
 def plain_lines() -> list[str]:
     _, test = digits()
     return ["file,label", *(f"{row:02}.png,{test.labels[row]}" for row in range(ROWS))]
@@ -118,7 +147,7 @@ def test_predictions_by_id_name_the_rows_they_are_for() -> None:
         (["file,label", "00.png,1", "99.png,1"], "p.csv, line 3: file of a picture expected, '99.png' found"),
         (["file,label", "00.png,1", "00.png,2"], "p.csv, line 3: file 00.png has another label further up"),
         (["name,label", "00.png,1"], "p.csv: columns id,label or file,label expected, name, label found"),
-        (["file,label"], "pictures: no picture has a label"),
+        (["file,label"], "p.csv: the label of one picture at least expected, none found"),
     ],
 )
 def test_wrong_predictions_get_one_line_and_exit_code_2(
