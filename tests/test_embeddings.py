@@ -117,7 +117,8 @@ def test_the_stage_writes_no_scorer_and_says_so(tmp_path: Path) -> None:
     np.save(tmp_path / "e.npy", images.pixels.reshape(200, -1))
     settings = VerifySettings(steps=2, rounds=1, embeddings=str(tmp_path / "e.npy"))
     paths = {name: tmp_path / f"{name}.parquet" for name in ("images", "truth")}
-    summary = run(seed=0, verify=settings, **paths, decisions=tmp_path / "none.csv", out=tmp_path / "out")
+    paths |= {"received": paths["images"], "decisions": tmp_path / "none.csv", "out": tmp_path / "out"}
+    summary = run(seed=0, verify=settings, **paths)
     assert "no scorer for other pictures" in summary["note"]
     assert not (tmp_path / "out/scorer.safetensors").exists()
     assert summary["rows_in"] == 200
