@@ -20,6 +20,7 @@ from flows import cli
 from flows.review import serving
 from flows.review.app import BODY_BYTES, create_app
 from flows.review.gate import Gate
+from flows.review.store import Closed, Store
 
 PORT = 8123
 HOME = f"http://127.0.0.1:{PORT}"
@@ -258,6 +259,18 @@ def test_the_last_answer_makes_it_done_and_the_stage_at_work_makes_it_wait(root:
     assert client.get("/api/state").json() == {"state": "working", "for_run": True}
     assert client.get("/api/review").json()["state"] == "working"
     assert say(client, 11, "cat", "answer-9999", before="dog").status_code == 409
+
+
+def test_a_stage_that_goes_to_work_between_two_looks_makes_the_page_wait(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = browser(root)
+
+    def closed(store: Store) -> None:
+        raise Closed
+
+    monkeypatch.setattr(Store, "my_steps", closed)
+    assert client.get("/api/review").json()["state"] == "working"
 
 
 def test_a_slip_in_the_file_is_told_with_its_line(root: Path) -> None:

@@ -73,8 +73,11 @@ def create_app(
         found = state_of(store, for_run=for_run)
         if found["state"] == "working":
             return found
-        rows = [row_of(store, question) for question in store.questions().values()]
-        asked = {"expert": store.expert, "steps": store.my_steps(), "budget": budget}
+        try:
+            rows = [row_of(store, question) for question in store.questions().values()]
+            asked = {"expert": store.expert, "steps": store.my_steps(), "budget": budget}
+        except Closed:  # the stage went to work at this moment
+            return {"state": "working", "for_run": for_run}
         about = {"classes": store.class_names, "purified": shown.purified}
         return {**found, **asked, **about, "unclear": label_text(UNCLEAR, store.class_names), "rows": rows}
 
