@@ -59,6 +59,14 @@ def question(page: Any, row: int) -> None:
     page.wait_for_selector(f"figcaption:has-text('row {row}')")
 
 
+def first_question(chromium: Any, address: str) -> Any:
+    """A page of a new browser, once it shows row 11."""
+    page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
+    page.goto(address)
+    question(page, 11)
+    return page
+
+
 def test_keys_answer_rows_and_a_reloaded_page_goes_on(root: Path, chromium: Any) -> None:
     """The queue, by the given label: 11 and 13 (cat), then 12 (dog)."""
     with review(root, "--expert", "anna", "--until-answered") as (process, address):
@@ -101,9 +109,7 @@ def test_keys_answer_rows_and_a_reloaded_page_goes_on(root: Path, chromium: Any)
 
 def test_a_whole_group_is_confirmed_and_taken_back_and_the_help_shows_the_keys(root: Path, chromium: Any) -> None:
     with review(root) as (_, address):
-        page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
-        page.goto(address)
-        question(page, 11)
+        page = first_question(chromium, address)
         page.keyboard.press("?")
         assert page.locator("#help").is_visible() and "take the suggestion" in page.inner_text("#help")
         page.keyboard.press("s")  # no answer while the help is open
@@ -143,9 +149,7 @@ def test_a_second_tab_sees_what_the_first_has_answered_and_replaces_nothing(root
 def test_a_button_chosen_by_tab_keeps_the_focus_from_row_to_row(root: Path, chromium: Any) -> None:
     """Else a second Enter would mean "the label is right", of a row that nobody has looked at."""
     with review(root) as (_, address):
-        page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
-        page.goto(address)
-        question(page, 11)
+        page = first_question(chromium, address)
         assert page.inner_text("#spoken") == "row 11: is this really cat?"
         page.keyboard.press("ArrowRight")  # the last input was a key: the focus shows
         page.keyboard.press("ArrowLeft")
@@ -167,9 +171,7 @@ def test_a_button_chosen_by_tab_keeps_the_focus_from_row_to_row(root: Path, chro
 
 def test_answers_that_did_not_reach_the_program_are_named(root: Path, chromium: Any) -> None:
     with review(root) as (process, address):
-        page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
-        page.goto(address)
-        question(page, 11)
+        page = first_question(chromium, address)
         page.keyboard.press("Enter")
         wait_until(lambda: on_file(root) == ["11,cat,"], "the answer to be on file")
         process.terminate()
@@ -218,9 +220,7 @@ def test_a_class_called_unclear_is_another_answer_than_unclear(root: Path, chrom
     info = DatasetInfo(class_names=("cat", "dog", "unclear"), source="test", checksum="0")
     write_images(root / "data/purify_2/train.parquet", Images(images.ids, images.pixels, images.labels, info))
     with review(root) as (_, address):
-        page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
-        page.goto(address)
-        question(page, 11)
+        page = first_question(chromium, address)
         page.keyboard.press("3")
         question(page, 13)
         page.keyboard.press("u")
