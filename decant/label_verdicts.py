@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from decant.expert import UNCLEAR
+from decant.decisions import UNCLEAR
 from decant.promises import threshold_for
 from decant.refeed import Reviews
 from decant.settings import VerifySettings

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from decant.expert import Asked, Expert
+from decant.decisions import Asked
+from decant.expert import Expert
 from decant.images import Images
 
 UNASKED = -2

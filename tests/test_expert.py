@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decant.errors import StageError
-from decant.expert import UNCLEAR, Asked, FileExpert, Oracle
+from decant.decisions import UNCLEAR, Asked
+from decant.expert import FileExpert, Oracle
 from decant.images import DatasetInfo, Images
 from decant.refeed import DISPUTED, EARLIER, FIRST, RANDOM, REFUSED, Reviews, chosen_rows, draw_references
 
@@ -62,23 +62,6 @@ def test_rows_that_are_blank_missing_or_of_another_dataset_are_not_answered(tmp_
     assert expert.on_file() == {101: Asked()}
 
 
-def test_the_last_line_that_says_how_a_row_was_asked_counts(tmp_path: Path) -> None:
-    lines = [
-        "id,label,expert,at,round,rows,why,trust",
-        "100,cat,anna,2030-01-01,0,,drawn,",
-        "100,dog,ben,2030-01-02,2,50,label disputed,0.4",
-        "100,dog,anna,,,,,",
-        "101,cat,anna,2030-01-01,1,50,likely false refusal,0.9",
-        "101,,anna,2030-01-02,,,,",
-        "102,cat,anna,2030-01-01,,,,",
-        "102,,anna,2030-01-02,,,,",
-    ]
-    expert = FileExpert(decisions(tmp_path, "\n".join(lines)), labelled([0, 0, 1]))
-    disputed, refused = Asked(2, 50, "label disputed", 0.4), Asked(1, 50, "likely false refusal", 0.9)
-    assert expert.on_file() == {100: disputed, 101: refused}, "102: taken back, and nobody had asked"
-    assert expert.ask(np.array([100, 101])) == {100: 1}
-
-
 def test_an_answer_counts_for_the_picture_that_it_was_about(tmp_path: Path) -> None:
     """A picture was added before the others, so that ids moved on by one; the first line was written by hand."""
     lines = ["id,label,picture", "100,cat,", "101,dog,aa", "102,dog,bb", "103,cow of other data,cc"]
@@ -92,40 +75,6 @@ def test_an_answer_counts_for_the_picture_that_it_was_about(tmp_path: Path) -> N
 def test_no_decisions_yet_is_no_error(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "decisions.csv" if text is None else decisions(tmp_path, text)
     assert FileExpert(path, labelled([0])).on_file() == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("id,answer\n100,cat\n", "column 'label' expected, id, answer found"),
-        ("id,label\n100,cow\n", "line 2: one of cat, dog, 2 or 'unclear' expected, 'cow' found"),
-        ("id,label\n100,7\n", "line 2: .*'7' found"),
-        ("id,label\nx,cat\n", "line 2: a row's id expected, 'x' found"),
-        (f"id,label\n100,{'7' * 5000}\n", "line 2: one of cat"),
-        (f"id,label\n{'7' * 5000},cat\n", "line 2: a row's id expected"),
-        ("id,label\n100,cat\n100,dog\n", "line 3: id 100 is answered a second time"),
-        ("id,label,round\n100,cat,first\n", "line 2: round: a whole number or nothing expected, 'first' found"),
-        ("id,label,rows\n100,cat,-1\n", "line 2: rows: .*'-1' found"),
-        ("id,label,trust\n100,cat,90%\n", "line 2: trust: a number in 0-1 or nothing expected, '90%' found"),
-        ("id,label,trust\n100,cat,7\n", "line 2: trust: .*'7' found"),
-        ("id,label\n100,cat,,,dog,0,a line of the queue\n", "line 2: 2 columns expected, more found"),
-    ],
-)
-def test_a_bad_decision_is_named_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
-    with pytest.raises(StageError, match=complaint):
-        FileExpert(decisions(tmp_path, text), labelled([0]))
-
-
-def test_decisions_that_a_spreadsheet_saved_otherwise_are_named(tmp_path: Path) -> None:
-    for spoilt in (
-        "id,label\n100,K\u00e4se\n".encode("latin-1"),
-        "id,label\n".encode("utf-16"),
-        b'id,label\n100,"a\0b"\n',
-    ):
-        path = tmp_path / "decisions.csv"
-        path.write_bytes(spoilt)
-        with pytest.raises(StageError, match=r"decisions\.csv"):
-            FileExpert(path, labelled([0]))
 
 
 # --- which rows are shown --------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 from samples import digits
 
 from benchmarks._labels import SETTINGS
-from decant.expert import DECISION_COLUMNS, FileExpert, Oracle
+from decant.decisions import DECISION_COLUMNS
+from decant.expert import FileExpert, Oracle
 from decant.images import Images
 from decant.labeltrust import Outcome, by_round, steps_of
 from decant.refeed import DISPUTED, FIRST, RANDOM, REFUSED, Reviews, draw_references

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from reviewing import CLASSES, QUEUE, review_files
 
-from decant.expert import UNCLEAR, Asked, read_asked, read_votes
+from decant.decisions import UNCLEAR, Asked, read_decisions
 from flows import cli
 from flows.review.labelstudio import labelling_config
 
@@ -44,7 +44,7 @@ def imported(root: Path, tasks: list[dict[str, Any]]) -> int:
 
 
 def votes(root: Path) -> dict[int, dict[str, int]]:
-    return read_votes(root / "data/inputs/decisions.csv", CLASSES)
+    return read_decisions(root / "data/inputs/decisions.csv").votes(CLASSES)
 
 
 def test_a_task_carries_its_picture_enlarged_and_both_labels_as_predictions(root: Path) -> None:
@@ -64,7 +64,7 @@ def test_how_a_row_was_asked_travels_there_and_back(root: Path) -> None:
     del second["data"]["round"], second["data"]["rows"], second["data"]["trust"]  # a task of an older Decant
     (root / "data/verify/queue.csv").write_text(QUEUE.replace("label disputed", "asked since for another reason"))
     assert imported(root, [annotated(first, "dog", 1), annotated(second, "dog", 1)]) == 0
-    found = read_asked(root / "data/inputs/decisions.csv")
+    found = read_decisions(root / "data/inputs/decisions.csv").asked()
     assert found == {11: Asked(1, 3, "label disputed", 0.2), 12: Asked(why="likely false refusal")}
 
 

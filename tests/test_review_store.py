@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from reviewing import CLASSES, QUEUE, pictures_of, review_files, store_in
 
+from decant.decisions import UNCLEAR, Asked, Decision, read_decisions
 from decant.errors import StageError
-from decant.expert import UNCLEAR, Asked, Decision, FileExpert, agreed, label_text, parse_label, read_asked, read_votes
+from decant.expert import FileExpert
 from flows.review.store import Closed, NotAsked, append, is_being_written
 
 HEADER = "id,label,expert,at,round,rows,why,trust,picture\n"
@@ -52,7 +53,7 @@ def test_how_the_row_was_asked_stands_beside_the_answer(root: Path) -> None:
     for row in (11, 12, 13):
         store_in(root).answer(row, "dog", f"answer-{row}")
     store_in(root).answer(13, None, "undo-0001")
-    assert read_asked(root / "data/inputs/decisions.csv") == {
+    assert read_decisions(root / "data/inputs/decisions.csv").asked() == {
         11: Asked(1, 3, "label disputed", 0.2),
         12: Asked(1, 3, "likely false refusal"),
         13: Asked(1, 3, "drawn at random", 0.9),
@@ -180,7 +181,7 @@ def test_git_keeps_the_lines_of_both_sides_also_when_one_has_added_columns(tmp_p
     append(ours, [Decision(12, "dog", "anna", "2030-01-02", Asked(picture="p1"))])
     theirs.write_text(theirs.read_text() + "10,dog,ben,2030-01-02\n")
     subprocess.run(["git", "merge-file", "--union", ours, base, theirs], check=True)
-    assert read_votes(ours, CLASSES) == {10: {"anna": 0, "ben": 1}, 11: {"anna": 0}, 12: {"anna": 1}}
+    assert read_decisions(ours).votes(CLASSES) == {10: {"anna": 0, "ben": 1}, 11: {"anna": 0}, 12: {"anna": 1}}
 
 
 # --- several experts -------------------------------------------------------------------------------------------------
@@ -201,23 +202,6 @@ def test_experts_who_disagree_leave_a_row_open_until_a_majority_or_all_agree(roo
     anna.answer(11, "dog", "anna-0002")
     assert verdicts(root) == {11: 1}, "both"
     assert anna.disputes() == {}
-
-
-@pytest.mark.parametrize(
-    ("votes", "answer"),
-    [([3], 3), ([3, 3], 3), ([3, 4], None), ([3, 3, 4], 3), ([3, 4, 5], None), ([3, 3, 4, 4], None), ([-1, -1, 2], -1)],
-)
-def test_more_than_half_decide(votes: list[int], answer: int | None) -> None:
-    assert agreed({str(number): vote for number, vote in enumerate(votes)}) == answer
-
-
-def test_two_hand_written_lines_of_two_experts_are_a_dispute_and_of_one_a_mistake(tmp_path: Path) -> None:
-    path = tmp_path / "decisions.csv"
-    path.write_text("id,label,expert\n11,cat,anna\n11,dog,ben\n")
-    assert read_votes(path, CLASSES) == {11: {"anna": 0, "ben": 1}}
-    path.write_text("id,label,expert\n11,cat,anna\n11,dog,anna\n")
-    with pytest.raises(StageError, match="line 3: id 11 is answered a second time, differently; keep one"):
-        read_votes(path, CLASSES)
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -266,7 +250,7 @@ def test_pages_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
         writer.start()
     for writer in writers:
         writer.join()
-    votes = read_votes(path, CLASSES)
+    votes = read_decisions(path).votes(CLASSES)
     assert votes == {row: {"anna": 0, "ben": 0, "cleo": 0} for row in range(30)}
 
 
@@ -287,11 +271,3 @@ def test_an_append_waits_for_another_page_that_is_writing(tmp_path: Path) -> Non
 def _write_many(path: Path, expert: str) -> None:
     for row in range(30):
         append(path, [Decision(row, "cat", expert, "2030-01-01")])
-
-
-@pytest.mark.parametrize(
-    "names", [("cat", "dog"), ("1", "0"), ("unclear", "Unclear"), (" padded", "dog"), ("2", "x", "y")]
-)
-def test_every_answer_is_read_back_whatever_the_classes_are_called(names: tuple[str, ...]) -> None:
-    for answer in (UNCLEAR, *range(len(names))):
-        assert parse_label(label_text(answer, names).strip(), names, where="") == answer

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from decant.expert import Asked
+from decant.decisions import Asked
 from decant.images import Images
 from decant.label_checks import Case, Check, require_references
 from decant.labeltrust import verify

@@ -14,8 +14,8 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 
+from decant.decisions import UNCLEAR, agreed, label_text
 from decant.errors import DecantError, StageError
-from decant.expert import UNCLEAR, agreed, label_text
 from flows.guard import BodyLimit
 from flows.review.gate import Gate, SameOriginOnly
 from flows.review.pictures import As, Pictures
@@ -70,14 +70,12 @@ def create_app(
 
     @app.get("/api/review", dependencies=locked)
     def review() -> dict[str, Any]:
-        found = state_of(store, for_run=for_run)
-        if found["state"] == "working":
-            return found
         try:
+            found = open_state(store, for_run=for_run)
             rows = [row_of(store, question) for question in store.questions().values()]
             asked = {"expert": store.expert, "steps": store.my_steps(), "budget": budget}
-        except Closed:  # the stage went to work at this moment
-            return {"state": "working", "for_run": for_run}
+        except Closed:
+            return working(for_run=for_run)
         about = {"classes": store.class_names, "purified": shown.purified}
         return {**found, **asked, **about, "unclear": label_text(UNCLEAR, store.class_names), "rows": rows}
 
@@ -126,12 +124,22 @@ def rows_of(store: Store) -> set[int]:
 
 def state_of(store: Store, *, for_run: bool) -> dict[str, Any]:
     try:
-        progress, version = store.progress(), store.version
+        return open_state(store, for_run=for_run)
     except Closed:
-        return {"state": "working", "for_run": for_run}
+        return working(for_run=for_run)
+
+
+def open_state(store: Store, *, for_run: bool) -> dict[str, Any]:
+    """Raises: Closed, also where the stage goes to work at this moment."""
+    progress, version = store.progress(), store.version
     word = "open" if progress.open else "done"
     here = {"version": version, "answers": store.answers}
     return {"state": word, "for_run": for_run, **here, "progress": asdict(progress)}
+
+
+def working(*, for_run: bool) -> dict[str, Any]:
+    """The stage is at work, or has not asked anything yet."""
+    return {"state": "working", "for_run": for_run}
 
 
 def row_of(store: Store, question: Question) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from xml.etree import ElementTree
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
 
+from decant.decisions import UNCLEAR, Asked, Decision, label_text, parse_label, read_decisions
 from decant.errors import DecantError
-from decant.expert import UNCLEAR, Asked, Decision, label_text, parse_label, read_decisions, read_votes
 from decant.files import write_text
 from decant.tables import read_digests, read_info
 from flows.review.pictures import TABLES, Pictures
@@ -196,8 +196,9 @@ def take_in(path: Path) -> str:
         if row not in pictures or decision.asked.picture not in ("", pictures[row]):
             raise DecantError(f"{path}: row {row} is not in {TABLES['received']}, or shows another picture there; an "
                               "export of other data?")  # fmt: skip
-    read_votes(DECISIONS, info.class_names, pictures.get)  # nothing is added to a file that has a mistake
-    on_file = {(line.id, line.expert): line.at for line in read_decisions(DECISIONS, pictures.get)}
+    earlier = read_decisions(DECISIONS).about(pictures.get)
+    earlier.votes(info.class_names)  # nothing is added to a file that has a mistake
+    on_file = {(line.id, line.expert): line.at for line in earlier.lines}
     fresh = [
         replace(decision, at=decision.at or now())
         for key, decision in newest.items()

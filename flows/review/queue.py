@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from decant.decisions import Asked
 from decant.errors import StageError
-from decant.expert import Asked
 from decant.files import open_csv
 
 QUEUE, REVIEWS = Path("data/verify/queue.csv"), Path("data/verify/reviews.csv")

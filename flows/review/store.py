@@ -20,16 +20,15 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any, TypeVar, cast
 
-from decant.expert import (
+from decant.decisions import (
     DECISION_COLUMNS,
     UNNAMED,
     Decision,
-    Shows,
+    Decisions,
     agreed,
     label_text,
     parse_label,
     read_decisions,
-    read_votes,
 )
 from decant.files import replacing
 from flows.review.queue import QUEUE, REVIEWS, Question, read_queue, read_rounds
@@ -103,15 +102,14 @@ class Store:
         """Row of the queue to what each expert says. Raises StageError when the file has a mistake."""
         return self._read(
             self.decisions_path,
-            lambda path: read_votes(path, self.class_names, self._shows()),
+            lambda path: self._decisions(path).votes(self.class_names),
             self.queue_path,
         )
 
-    def _shows(self) -> Shows:
-        """What the rows of the queue show: an answer about another picture was given before the data changed. Of other
-        rows nothing is known here."""
+    def _decisions(self, path: Path) -> Decisions:
+        """What counts for the pictures that the queue shows; what rows outside of it show is not known here."""
         questions = self.questions()
-        return lambda row: questions[row].picture if row in questions else ""
+        return read_decisions(path).about(lambda row: questions[row].picture if row in questions else "")
 
     def my_steps(self) -> list[tuple[int, str | None, str | None]]:
         """(row of the queue, this expert's answer before, the one after), the latest last: what undo goes back over.
@@ -119,7 +117,7 @@ class Store:
         asked = self.questions()
         steps: list[tuple[int, str | None, str | None]] = []
         standing: dict[int, str | None] = {}
-        for line in read_decisions(self.decisions_path, self._shows()):
+        for line in self._decisions(self.decisions_path).lines:
             if line.expert != self.expert or line.id not in asked:
                 continue
             said, before = self._parsed(line.label or None, line.id), standing.get(line.id)
