@@ -10,7 +10,7 @@ demo: $(ENV)
 	$(BIN)/decant run
 
 test: $(ENV)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: $(ENV)
 	$(BIN)/ruff check .

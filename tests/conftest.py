@@ -1,4 +1,7 @@
-"""Shared by all tests: one thread each (`make test` runs two at once), no network, and the repository as their root."""
+"""Shared by all tests: one thread each, no network, and the repository as their root.
+
+`make test` runs three at once: on two cores, as several wait for a server or a browser.
+"""
 
 import os
 import tempfile

@@ -1,5 +1,6 @@
 """LabelTrust on real digits: wrong labels are found, right ones left alone, and the expert has the last word."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def noisy() -> tuple[Images, pd.DataFrame, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def outcome(noisy: tuple[Images, pd.DataFrame, np.ndarray]) -> Outcome:
-    return judge(noisy[0], noisy[1])
+    return judge(noisy[0], noisy[1], replace(QUICK, action="relabel", relabel_above=0.9))
 
 
 def test_wrong_labels_are_found_and_right_ones_kept(
@@ -83,28 +84,21 @@ def test_the_expert_has_the_last_word(noisy: tuple[Images, pd.DataFrame, np.ndar
 
 
 def test_clean_data_is_left_nearly_as_it_was() -> None:
-    images, truth, _ = mislabelled(some_digits(1000), 0.0)
+    images, truth, _ = mislabelled(some_digits(600), 0.0)
     outcome = judge(images, truth)
     assert outcome.verdicts["flagged"].mean() <= 0.01
     assert outcome.noise_rate is not None
     assert outcome.noise_rate < 0.01
 
 
-def test_relabelling_restores_labels_and_the_same_seed_gives_the_same_scores(
-    noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome
-) -> None:
-    images, truth, _ = noisy
-    settings = VerifySettings(steps=40, rounds=1, action="relabel", relabel_above=0.9)
-    again = judge(images, truth, settings)
-    pd.testing.assert_frame_equal(again.reviews, outcome.reviews)
-    others = outcome.verdicts.columns.drop("action")
-    pd.testing.assert_frame_equal(again.verdicts[others], outcome.verdicts[others], check_exact=True)
-    counts = again.verdicts["action"].value_counts()
+def test_relabelling_restores_labels(noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome) -> None:
+    images, verdicts = noisy[0], outcome.verdicts
+    counts = verdicts["action"].value_counts()
     assert counts["relabel"] > counts["drop"]
     assert counts["drop"] > 0  # where it is less sure what the row is
-    mended = apply_verdicts(images, again.verdicts)
-    originals = pd.Series(some_digits(1000).labels, index=images.ids)
-    relabelled = again.verdicts.loc[again.verdicts["action"] == "relabel", "id"].to_numpy()
+    mended = apply_verdicts(images, verdicts)
+    originals = pd.Series(some_digits(len(images)).labels, index=images.ids)
+    relabelled = verdicts.loc[verdicts["action"] == "relabel", "id"].to_numpy()
     assert (mended.labels == originals.loc[mended.ids].to_numpy())[np.isin(mended.ids, relabelled)].mean() > 0.9
 
 
@@ -112,7 +106,7 @@ def test_a_higher_threshold_refuses_more() -> None:
     images, truth, _ = mislabelled(some_digits(400), 0.1)
     kept = []
     for threshold in (0.01, 0.5, 0.99):
-        settings = VerifySettings(mode="paper", steps=60, rounds=0, threshold=threshold)
+        settings = VerifySettings(mode="paper", steps=20, rounds=0, threshold=threshold)
         kept.append((~judge(images, truth, settings).verdicts["flagged"]).sum())
     assert kept == sorted(kept, reverse=True)
     assert kept[0] > kept[2]
@@ -120,7 +114,7 @@ def test_a_higher_threshold_refuses_more() -> None:
 
 def test_paper_mode_tells_wrong_from_right() -> None:
     images, truth, wrong = mislabelled(some_digits(600), 0.1)
-    settings = VerifySettings(mode="paper", steps=300, references=20, rounds=0)
+    settings = VerifySettings(mode="paper", steps=150, references=20, rounds=0)
     outcome = judge(images, truth, settings)
     score = outcome.verdicts["score"].to_numpy()
     unseen = ~np.isin(images.ids, outcome.reviews["id"])
@@ -141,7 +135,7 @@ def test_without_any_answer_every_row_is_kept_and_the_first_questions_wait(tmp_p
 def test_a_person_answering_the_queue_ends_where_the_oracle_ends(tmp_path: Path) -> None:
     """Two rounds of answering the CSV, then nothing is open and the verdicts are as good."""
     images, truth, wrong = mislabelled(some_digits(400), 0.1)
-    settings = VerifySettings(steps=30, rounds=1, references=4, reviews=2)
+    settings = VerifySettings(steps=15, rounds=1, references=4, reviews=2)
     oracle, decisions = Oracle(images, truth), tmp_path / "decisions.csv"
     decisions.write_text("id,label\n", encoding="utf-8")
     for _ in range(8):
@@ -210,7 +204,7 @@ def test_the_queue_has_no_opinion_of_a_row_whose_class_is_not_judged(tmp_path: P
 
 
 def test_a_classifier_helps_where_few_steps_leave_the_network_weak() -> None:
-    images, truth, wrong = mislabelled(some_digits(1000), 0.3)
+    images, truth, wrong = mislabelled(some_digits(600), 0.3)
     found = []
     for classifier in (False, True):
         settings = VerifySettings(steps=5, references=5, rounds=0, classifier=classifier)
@@ -226,11 +220,11 @@ def test_a_classifier_helps_where_few_steps_leave_the_network_weak() -> None:
 
 def test_a_classifier_that_learnt_a_trigger_is_not_heard() -> None:
     """It predicts the attacker's label of every triggered row, also of those that it did not train on."""
-    images = some_digits(1000)
+    images = some_digits(600)
     attack = badnet.Settings(mode="dirty", victim=None, target=0, rate=0.1, size=6)
-    poisoned = badnet.poison(images, attack, np.random.default_rng(0), np.zeros(1000, bool))
+    poisoned = badnet.poison(images, attack, np.random.default_rng(0), np.zeros(len(images), bool))
     truth = pd.DataFrame({"id": images.ids, "attack": "badnet", "original_label": images.labels})
-    settings = VerifySettings(steps=60, rounds=0, classifier=True)
+    settings = VerifySettings(steps=40, rounds=0, classifier=True)
     outcome = judge(poisoned.images, truth, settings)
     assert outcome.classifier_weight == 0
     assert outcome.verdicts["flagged"].to_numpy()[poisoned.rows].mean() > 0.9

@@ -21,13 +21,13 @@ CLEANING = ("purify_1", "verify", "detect", "unlearn")  # each says in its note 
 
 
 def run_pipeline(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any]) -> Path:
-    """dvc.yaml's commands, in its order and in this process, on 600 digits with few training steps."""
+    """dvc.yaml's commands, in its order and in this process, on 400 digits with few training steps."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     quick: dict[str, dict[str, Any]] = {
-        "ingest": {"limit": 600},
-        "train": {"epochs": 3},
-        "purify_1": {"epochs": 2},
-        "purify_2": {"epochs": 2},
+        "ingest": {"limit": 400},
+        "train": {"epochs": 2},
+        "purify_1": {"epochs": 1},
+        "purify_2": {"epochs": 1},
         "purify": {"when": "always"},
         "verify": {"steps": 10, "rounds": 1, "references": 3, "reviews": 2},
     }

@@ -21,14 +21,16 @@ def some_digits(rows: int = 800) -> Images:
     return digits()[0].select(np.arange(rows))
 
 
-def run(root: Path, received: Images, probe: Images | None = None, **settings: Any) -> tuple[Images, dict[str, Any]]:
+def run(
+    root: Path, received: Images, probe: Images | None = None, epochs: int = 4, **settings: Any
+) -> tuple[Images, dict[str, Any]]:
     """(what purify_2 puts out, its summary)."""
     write_images(root / "received.parquet", received)
     write_images(root / "probe.parquet", received.select(np.arange(0)) if probe is None else probe)
     purify = PurifySettings(**settings)
     # With 2 epochs the reconstruction is so poor that what is taken off is the picture: clean data looks suspicious.
-    first = PurifyStageSettings(kld_limit=0.25, epochs=4)
-    second = PurifyStageSettings(kld_limit=0.75, epochs=4)
+    first = PurifyStageSettings(kld_limit=0.25, epochs=epochs)
+    second = PurifyStageSettings(kld_limit=0.75, epochs=epochs)
     common = {"seed": 0, "purify": purify}
     summary = purify_1.run(
         **common, purify_1=first, images=root / "received.parquet", probe=root / "probe.parquet", out=root / "one"
@@ -57,13 +59,13 @@ def test_auto_leaves_clean_data_exactly_as_it_is(tmp_path: Path) -> None:
 
 
 def test_auto_purifies_what_carries_a_shortcut(tmp_path: Path) -> None:
-    received, _ = poisoned(some_digits())
+    received, _ = poisoned(some_digits(600))
     out, summary = run(tmp_path, received)
     assert summary["purified"] == len(received) and (out.pixels != received.pixels).any((1, 2, 3)).all()
 
 
 def test_flagged_rows_alone_are_purified_when_asked(tmp_path: Path) -> None:
-    received, rows = poisoned(some_digits(), strength=48, rate=0.5)
+    received, rows = poisoned(some_digits(600), strength=48, rate=0.5)
     out, summary = run(tmp_path, received, rows="flagged")
     changed = (out.pixels != received.pixels).any((1, 2, 3))
     flagged = read_verdicts(tmp_path / "two/verdicts.parquet")["flagged"].to_numpy()
@@ -77,7 +79,7 @@ def test_flagged_rows_alone_are_purified_when_asked(tmp_path: Path) -> None:
 def test_clean_rows_to_compare_with_decide_before_anything_is_fitted(tmp_path: Path, spoilt: bool) -> None:
     train = some_digits()
     received = poisoned(train, strength=48)[0] if spoilt else train
-    out, summary = run(tmp_path, received, probe=digits()[1].select(np.arange(200)))
+    out, summary = run(tmp_path, received, probe=digits()[1].select(np.arange(200)), epochs=1)
     assert bool(summary["purified"]) is spoilt
     assert ((out.pixels == received.pixels).all()) is np.bool_(not spoilt)
     if not spoilt:
@@ -92,5 +94,5 @@ def test_never_passes_through(tmp_path: Path) -> None:
 
 def test_always_asks_nobody(tmp_path: Path) -> None:
     few = some_digits(300)
-    out, summary = run(tmp_path, few, when="always")
+    out, summary = run(tmp_path, few, when="always", epochs=1)
     assert summary["purified"] == 300 and (out.pixels != few.pixels).any()

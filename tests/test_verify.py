@@ -37,7 +37,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
 
 
 def stage(inputs: dict[str, Path], **settings: Any) -> dict[str, Any]:
-    quick = {"steps": 40, "rounds": 1, "references": 4, "reviews": 2, **settings}
+    quick = {"steps": 30, "rounds": 1, "references": 4, "reviews": 2, **settings}
     return run(seed=0, verify=VerifySettings(**quick), **inputs)
 
 
@@ -67,9 +67,9 @@ def test_every_row_has_a_verdict_and_the_counts_agree(inputs: dict[str, Path]) -
 
 
 def test_two_runs_write_the_same_bytes(inputs: dict[str, Path]) -> None:
-    first_summary = stage(inputs, steps=10)
+    first_summary = stage(inputs, steps=5)
     first = files(inputs["out"])
-    assert stage(inputs, steps=10) == first_summary
+    assert stage(inputs, steps=5) == first_summary
     assert files(inputs["out"]) == first
 
 
@@ -99,7 +99,7 @@ def test_a_filled_in_queue_is_a_file_of_decisions(inputs: dict[str, Path]) -> No
     queue = pd.read_csv(inputs["out"] / "queue.csv")
     originals = digits()[0].labels
     queue.assign(label=originals[queue["id"]]).to_csv(inputs["decisions"], index=False)
-    summary = stage(inputs, expert="file")
+    summary = stage(inputs, expert="file", steps=5)
     assert summary["reviews"] == len(queue)
     assert summary["noise_rate"] is not None
     answers = pd.read_csv(inputs["out"] / "reviews.csv").set_index("id")["answer"]
@@ -130,7 +130,7 @@ def test_answers_about_rows_that_nobody_drew_are_enough_to_judge_and_the_note_na
     others = np.setdiff1d(np.arange(ROWS), drawn)
     rows = pd.DataFrame({"id": others, "label": digits()[0].labels[others]})
     rows.groupby("label").head(3).to_csv(inputs["decisions"], index=False)
-    summary = stage(inputs, expert="file", rounds=0)
+    summary = stage(inputs, expert="file", rounds=0, steps=5)
     assert summary["reviews"] == 30 and summary["noise_interval"] is None
     assert "of the labels looked wrong" in summary["note"] and "drawn at random alone" not in summary["note"]
 
@@ -138,4 +138,4 @@ def test_answers_about_rows_that_nobody_drew_are_enough_to_judge_and_the_note_na
 def test_an_oracle_without_a_simulation_warns_that_it_knows_nothing(inputs: dict[str, Path]) -> None:
     nothing = pd.DataFrame({name: [] for name in TRUTH.names}).astype({"id": "int64", "original_label": "int32"})
     write_truth(inputs["truth"], nothing.astype({"attack": "str"}))
-    assert "set verify.expert to person" in stage(inputs)["note"]
+    assert "set verify.expert to person" in stage(inputs, steps=2)["note"]
