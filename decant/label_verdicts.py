@@ -36,7 +36,7 @@ def verdicts(
         suggested = judgement.suggestion(labels)
         certainty = judgement.belief[np.arange(n), suggested]
         threshold = threshold_for(trust[is_judged & ~reviews.reviewed], settings.threshold)
-        reasons = _reasons(names[labels], names[suggested], trust, trust < threshold)
+        reasons = _reasons(names[labels], names[suggested], trust, certainty, trust < threshold)
         reasons[~is_judged] = [f"not judged: fewer than 2 references of {name}" for name in names[labels[~is_judged]]]
     refuted = (reviews.answers >= 0) & ~reviews.confirmed
     unclear = reviews.answers == UNCLEAR
@@ -48,8 +48,7 @@ def verdicts(
     reasons[refuted] = "the expert saw a " + names[reviews.answers[refuted]] + ", not a " + names[labels[refuted]]
     reasons[unclear] = "the expert could not tell what it shows"
     relabel = flagged & ~unclear & (certainty >= settings.relabel_above) & (settings.action == "relabel")
-    suggestions = pd.array(suggested, dtype="Int32")
-    suggestions[~flagged | unclear] = pd.NA
+    none = ~flagged | unclear
     frame = pd.DataFrame(
         {
             "id": images.ids,
@@ -57,22 +56,25 @@ def verdicts(
             "score": (1 - trust).astype(np.float32),
             "flagged": flagged,
             "action": np.select([relabel, flagged], ["relabel", "drop"], "keep"),
-            "suggested_label": suggestions,
+            "suggested_label": pd.Series(suggested, dtype="Int32").mask(none),
+            "suggested_trust": np.where(none, np.nan, certainty).astype(np.float32),
             "reason": reasons,
         }
     )
     return frame, threshold
 
 
-def _reasons(given: np.ndarray, suggested: np.ndarray, trust: np.ndarray, refused: np.ndarray) -> np.ndarray:
-    """One sentence per row; names as (n,) objects."""
-    rows = zip(given, suggested, trust, refused, strict=True)
+def _reasons(
+    given: np.ndarray, suggested: np.ndarray, trust: np.ndarray, certainty: np.ndarray, refused: np.ndarray
+) -> np.ndarray:
+    """One sentence per row; names as (n,) objects, the trust in either."""
+    rows = zip(given, suggested, trust, certainty, refused, strict=True)
     return np.array(
         [
-            f"looks like a {other} (trust of the given {name}: {value:.2f})"
-            if bad
+            f"looks like a {other} (trust {sure:.2f}), not a {name} (trust {value:.2f})"
+            if is_refused
             else f"trust of the given {name}: {value:.2f}"
-            for name, other, value, bad in rows
+            for name, other, value, sure, is_refused in rows
         ],
         object,
     )

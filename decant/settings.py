@@ -175,6 +175,7 @@ class VerifySettings:
     action: Literal["drop", "relabel"] = "drop"
     """What happens to a row whose label is refuted; `relabel` only above `relabel_above`, else it is dropped."""
     relabel_above: Fraction = 0.95
+    """Trust in the suggested class from which on a row is relabelled."""
     embeddings: str | None = None
     """Features of the rows to compare instead of their pixels: a Parquet file (columns `id` and `embedding`, a list of
     numbers) or .npy (row i belongs to id i). Then no scorer is written, as other pictures have no embedding here."""

@@ -2,7 +2,8 @@
 
 * **Images** ``id int64 | image fixed_shape_tensor<uint8>(height, width, channel) | label int32``.
   An id is given once, at ingest, and never renumbered.
-* **Verdicts** ``id | stage | score | flagged | action | suggested_label | reason``. Higher scores are more suspicious.
+* **Verdicts** ``id | stage | score | flagged | action | suggested_label | suggested_trust | reason``. Higher scores are
+  more suspicious. What a stage suggests and how far it trusts that may be null, and be left out of what is written.
 * **Truth** ``id | attack | original_label``: which rows a simulation poisoned. For measuring only.
 * **Perturbations** ``id | perturbation fixed_shape_tensor<float16>``: what purification took off, in [-1, 1].
 * **Rejected** ``split | row | path | reason``: rows of the source that ingest could not use.
@@ -42,6 +43,7 @@ VERDICTS = pa.schema(
         _required("flagged", pa.bool_()),
         _required("action", pa.string()),
         pa.field("suggested_label", pa.int32()),
+        pa.field("suggested_trust", pa.float32()),
         _REASON,
     ]
 )
@@ -303,10 +305,11 @@ def read_perturbations(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
-    missing = [name for name in schema.names if name not in frame.columns]
+    missing = [field for field in schema if not field.nullable and field.name not in frame]
     if missing:
-        raise TableError(f"{path}: column {missing[0]!r}: {schema.field(missing[0]).type} expected, none given")
-    table = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False).replace_schema_metadata()
+        raise TableError(f"{path}: column {missing[0].name!r}: {missing[0].type} expected, none given")
+    whole = frame.reindex(columns=schema.names)
+    table = pa.Table.from_pandas(whole, schema=schema, preserve_index=False).replace_schema_metadata()
     with TableWriter(path, schema) as writer:
         writer.write(*(column.combine_chunks() for column in table.columns))
 
@@ -332,7 +335,7 @@ def apply_verdicts(images: Images, verdicts: pd.DataFrame) -> Images:
     strangers = np.setdiff1d(verdicts["id"].to_numpy(), images.ids)
     if len(strangers):
         raise TableError(f"verdicts: column 'id': ids of the images expected, {strangers[0]} found")
-    relabel = verdicts[verdicts["action"] == "relabel"]
+    relabel = verdicts[verdicts["action"] == "relabel"].reindex(columns=["id", "suggested_label"])
     if relabel["suggested_label"].isna().any():
         doubtful = int(relabel.loc[relabel["suggested_label"].isna(), "id"].iloc[0])
         raise TableError(f"verdicts: column 'suggested_label': a label expected to relabel id {doubtful}, none found")

@@ -74,7 +74,6 @@ def verdicts_of(rows: Images, found: Detection) -> pd.DataFrame:
             "score": found.scores,
             "flagged": found.flagged,
             "action": np.where(found.flagged, "drop", "keep"),
-            "suggested_label": pd.array([None] * len(rows), dtype="Int32"),
             "reason": words,
         }
     )

@@ -100,7 +100,6 @@ def as_verdicts(ids: np.ndarray, scores: np.ndarray, flagged: np.ndarray, change
             "score": scores.astype(np.float32),
             "flagged": flagged,
             "action": np.where(changes > 0, "purify", "keep"),
-            "suggested_label": pd.array([None] * len(ids), dtype="Int32"),
             "reason": carries + pixels,
         }
     )

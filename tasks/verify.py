@@ -91,7 +91,6 @@ def switched_off(images: Images) -> Outcome:
             "score": np.zeros(len(images), np.float32),
             "flagged": False,
             "action": "keep",
-            "suggested_label": pd.array([pd.NA] * len(images), dtype="Int32"),
             "reason": "switched off",
         }
     )

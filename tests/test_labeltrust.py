@@ -67,8 +67,26 @@ def test_verdicts_say_what_a_row_looks_like(noisy: tuple[Images, pd.DataFrame, n
     found = verdicts[verdicts["flagged"] & verdicts.index.isin(truth["id"])]
     right = truth.set_index("id").loc[found.index, "original_label"]
     assert (found["suggested_label"] == right).mean() > 0.9
-    assert verdicts.loc[~verdicts["flagged"], "suggested_label"].isna().all()
-    assert found["reason"].str.match(r"looks like a \d \(trust of the given \d: 0\.\d\d\)|the expert saw a \d").all()
+    of_kept = verdicts.loc[~verdicts["flagged"], ["suggested_label", "suggested_trust"]]
+    assert of_kept.isna().all(axis=None)
+    sentence = r"looks like a \d \(trust [01]\.\d\d\), not a \d \(trust 0\.\d\d\)|the expert saw a \d"
+    assert found["reason"].str.fullmatch(sentence + ".*").all()
+
+
+def test_a_suggestion_is_as_often_right_as_its_trust_says(
+    noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome
+) -> None:
+    images = noisy[0]
+    refused = outcome.verdicts[outcome.verdicts["flagged"]].set_index("id")
+    right = pd.Series(some_digits(len(images)).labels, index=images.ids)[refused.index]
+    is_right = refused["suggested_label"].to_numpy() == right.to_numpy()
+    trust = refused["suggested_trust"]
+    assert trust.between(0, 1).all() and (trust + (1 - refused["score"]) <= 1 + 1e-5).all()
+    assert is_right.mean() == pytest.approx(trust.mean(), abs=0.1)
+    assert trust[is_right].mean() > trust[~is_right].mean()
+    assert (refused["action"] == "relabel").equals(trust >= 0.9), "as `relabel_above` of this run says"
+    seen = refused.index.isin(outcome.reviews["id"])
+    assert seen.any() and (trust[seen] == 1).all()
 
 
 def test_the_expert_has_the_last_word(noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome) -> None:

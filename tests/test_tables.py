@@ -32,6 +32,7 @@ def verdicts(ids: list[int], actions: list[str], labels: list[int | None] | None
             "flagged": [action != "keep" for action in actions],
             "action": actions,
             "suggested_label": pd.array(labels or [None] * len(ids), "Int32"),
+            "suggested_trust": np.array([np.nan if label is None else 0.75 for label in labels or []] or np.nan, "f4"),
             "reason": "because",
         }
     )
@@ -222,6 +223,14 @@ def test_verdicts_come_back_as_they_were_written(tmp_path: Path) -> None:
     written = verdicts([5, 3, 9], ["keep", "relabel", "drop"], [None, 2, None])
     tables.write_verdicts(tmp_path / "v.parquet", written)
     pd.testing.assert_frame_equal(tables.read_verdicts(tmp_path / "v.parquet"), written, check_dtype=False)
+
+
+def test_a_stage_that_suggests_nothing_leaves_the_suggestion_out(tmp_path: Path) -> None:
+    written = verdicts([5, 3], ["keep", "drop"])
+    tables.write_verdicts(tmp_path / "v.parquet", written.drop(columns=["suggested_label", "suggested_trust"]))
+    pd.testing.assert_frame_equal(tables.read_verdicts(tmp_path / "v.parquet"), written, check_dtype=False)
+    found = apply_verdicts(images(rows=1, first_id=5), written[:1].drop(columns=["suggested_label"]))
+    assert found.ids.tolist() == [5]
 
 
 def test_bad_verdicts_are_not_written(tmp_path: Path) -> None:
