@@ -144,6 +144,8 @@ class VerifySettings:
 
     enabled: bool = True
     mode: Literal["plus", "paper"] = "plus"
+    """`plus`: the score of a row is the probability that its label is wrong, and rows with trusted labels are learnt
+    from, too; `paper`: the method as published, whose score is no probability."""
     references: Annotated[int, Range(2, 100)] = 10
     """Trusted rows per class before the first round (x in the paper)."""
     rounds: Count = 2
@@ -159,11 +161,11 @@ class VerifySettings:
     """No further round once the trusts lead to expect less than this share of the rows to be judged wrongly, which is
     the most that any review could gain. 0: all rounds. `plus` only."""
     steps: Positive = 200
-    """Training steps of one Siamese network; those that also learn from shared rows take up to 3 times as many, from
-    12,000 rows on. Mode `paper` was measured with 1,000."""
+    """Training steps of one Siamese network; those that also learn from rows whose label they agree with take up to
+    3 times as many, from 12,000 rows on. Mode `paper` was measured with 1,000."""
     passes: Count = 1
-    """`plus`: self-training passes before the first round: rows whose label the network shares join its training rows;
-    two networks, each judges the other's. Every round ends with one more. 0: no self-training at all."""
+    """`plus`: self-training passes before the first round: rows whose label the network agrees with join its
+    training rows; two networks, each judges the other's. Every round ends with one more. 0: no self-training at all."""
     classifier: bool = False
     """`plus`: a small classifier trained on the given labels, in five folds, is heard, too: for photographs, and
     where people confuse classes. Not for data with triggers, which it learns: these need the pictures' own opinion."""
@@ -180,8 +182,9 @@ class VerifySettings:
     """Features of the rows to compare instead of their pixels: a Parquet file (columns `id` and `embedding`, a list of
     numbers) or .npy (row i belongs to id i). Then no scorer is written, as other pictures have no embedding here."""
     expert: Literal["oracle", "file", "person"] = "oracle"
-    """`oracle` answers from the simulation's truth; `file` answers from data/inputs/decisions.csv; `person` too, and
-    `decant run` brings up the review page and waits for the rows that have no answer there yet."""
+    """`oracle` answers from the simulation's truth (without a simulation it calls every label right); `file` answers
+    from data/inputs/decisions.csv; `person` too, and `decant run` brings up the review page and waits for the rows that
+    have no answer there yet."""
 
     def __post_init__(self) -> None:
         if self.mode == "paper" and isinstance(self.threshold, str):

@@ -141,7 +141,7 @@ COMMANDS = {
         "flows.run",
         "bring every stage up to date: clean the data, retrain, measure, write the report",
         """  decant run                                       the embedded example, poisoned and cleaned
-  decant run --set ingest.source=~/photos --set simulate.attacks=[] --set verify.expert=person
+  decant run --set ingest.source=~/photos --set 'simulate.attacks=[]' --set verify.expert=person
   decant run --set train.epochs=20 --set verify.threshold=0.9
   decant run verify                                up to the stage `verify`
   decant run --no-server                           without Prefect (also: dvc repro)""",

@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
     if planted := params.planted_in_own_data():
         console.print(
             f"an experiment: {', '.join(planted)} will be planted into this data, to measure what is found again; "
-            "to clean the data as it is: decant run --set simulate.attacks=[]",
+            "to clean the data as it is: decant run --set 'simulate.attacks=[]'",
             style="yellow",
             soft_wrap=True,
         )

@@ -1,6 +1,7 @@
 """All stages on real data, small: no row is lost silently, nothing differs between two runs, off means untouched."""
 
 import inspect
+import re
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -115,6 +116,18 @@ def test_with_all_stages_off_the_data_comes_out_as_it_went_in(tmp_path: Path, mo
     assert "oracle" not in found and "oracle" not in (folder / "data/evaluate/steps.csv").read_text()
     for stage in CLEANING:
         assert "switched off" in read_json(folder / f"data/{stage}/summary.json")["note"]
+
+
+def test_the_examples_of_label_checks_run_where_the_pipeline_ran(
+    poisoned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(poisoned)
+    page = (ROOT / "docs/label-checks.md").read_text(encoding="utf-8")
+    known: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
+        exec(compile(block, "label-checks.md", "exec"), known)
+    assert known["check"].flagged.shape == (len(known["images"]),) and len(known["worst"]) == 20
+    assert known["trust"].shape == (len(known["test"]),)
 
 
 def test_stage_signatures_are_keyword_only_and_typed() -> None:
