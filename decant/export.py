@@ -1,12 +1,10 @@
 """The finished dataset in layouts that other tools open at once.
 
 * **Hugging Face image Parquet**: `image` struct of PNG bytes and path, `label` int64, and the `id` of the row; the
-class names
-  stand in the `huggingface` schema metadata, so `datasets.load_dataset("parquet", data_files=...)` gives Image and
-  ClassLabel.
+  class names stand in the `huggingface` schema metadata, so `datasets.load_dataset("parquet", data_files=...)` gives
+  Image and ClassLabel.
 * **ImageFolder** of PNG files, `<split>/<class>/<id>.png`, for torchvision and everything that reads folders. Such
-readers
-  number the classes in the order of the folders' names, which need not be the order of the labels.
+  readers number the classes in the order of the folders' names, which need not be the order of the labels.
 
 PNG loses nothing: an exported dataset can be ingested again, with the same ids, pixels and labels.
 """
@@ -23,10 +21,10 @@ import pyarrow as pa
 from PIL import Image
 
 from decant.images import Images
-from decant.tables import TableWriter, iter_images, read_labels
+from decant.tables import TableWriter, iter_images, read_labels, read_places
 
 ROWS_PER_GROUP = 1000  # as `datasets` itself writes images: its viewers and streaming readers fetch one group at a time
-AUDIT_COLUMNS = ("id", "stage", "action", "label_received", "label_now", "score", "reason")
+AUDIT_COLUMNS = ("id", "stage", "action", "label_received", "label_now", "score", "reason", "path")
 _UNSAFE = re.compile(r"[^\w .+-]")  # \w knows letters of all scripts
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps for itself
 
@@ -101,10 +99,11 @@ def folder_names(class_names: tuple[str, ...]) -> list[str]:
     return names
 
 
-def audit(verdicts: list[pd.DataFrame], received: Path, cleaned: Path) -> pd.DataFrame:
+def audit(verdicts: list[pd.DataFrame], received: Path, cleaned: Path, places: Path) -> pd.DataFrame:
     """One line for each row and stage where something was flagged or changed, with labels as class names.
 
-    label_received: as the data came in. label_now: in the cleaned dataset; empty for a row that is not in it.
+    label_received: as the data came in. label_now: in the cleaned dataset; empty for a row that is not in it. path:
+    where in the source a person finds the row.
     """
     ids, labels, info = read_labels(received)
     names = pd.Series(info.class_names, dtype="str")
@@ -115,4 +114,5 @@ def audit(verdicts: list[pd.DataFrame], received: Path, cleaned: Path) -> pd.Dat
     lines = lines.sort_values("id", kind="stable")  # within a row, the stages stay in their order
     lines["label_received"] = lines["id"].map(before)
     lines["label_now"] = lines["id"].map(after).fillna("")
+    lines["path"] = lines["id"].map(read_places(places).set_index("id")["path"])
     return lines[list(AUDIT_COLUMNS)].reset_index(drop=True)

@@ -1,7 +1,7 @@
 """From a source's rows to Images tables: which rows, in which split, what is quarantined, what is there twice.
 
 Rows are chosen before anything is decoded. They stream through in batches, so memory holds one row group and, per
-row, an id, a label and a 64-bit hash of the pixels.
+row, an id, its place in the source, a label and a 64-bit hash of the pixels.
 """
 
 import math
@@ -41,6 +41,7 @@ class Outcome:
     """What became of a part."""
 
     ids: np.ndarray  # (n,) int64
+    paths: list[str]  # where a person finds the rows
     labels: np.ndarray  # (n,) int32
     digests: np.ndarray  # (n,) uint64, hash of the pixels
     rejected: pd.DataFrame  # columns of tables.REJECTED
@@ -146,6 +147,7 @@ def write_part(
     lines = [(part.name, row, part.split.path_of(row), reason) for row, reason in sorted(rejected)]
     return Outcome(
         part.split.ids[rows],
+        [part.split.path_of(int(row)) for row in rows],
         part.split.labels[rows].astype(np.int32),
         digests,
         pd.DataFrame(lines, columns=REJECTED.names),

@@ -6,6 +6,7 @@
   more suspicious. What a stage suggests and how far it trusts that may be null, and be left out of what is written.
 * **Truth** ``id | attack | original_label``: which rows a simulation poisoned. For measuring only.
 * **Perturbations** ``id | perturbation fixed_shape_tensor<float16>``: what purification took off, in [-1, 1].
+* **Places** ``id | path``: where in the source a person finds each row that ingest took.
 * **Rejected** ``split | row | path | reason``: rows of the source that ingest could not use.
 
 Files are Parquet with zstd and row groups of about 32 MiB, written under a temporary name and renamed: a file that
@@ -48,6 +49,7 @@ VERDICTS = pa.schema(
     ]
 )
 TRUTH = pa.schema([_ID, _required("attack", pa.string()), _required("original_label", pa.int32())])
+PLACES = pa.schema([_ID, _required("path", pa.string())])
 REJECTED = pa.schema(
     [_required("split", pa.string()), _required("row", pa.int64()), _required("path", pa.string()), _REASON]
 )
@@ -257,7 +259,7 @@ def count_rows(path: Path) -> int:
     return _open(path).metadata.num_rows
 
 
-# Verdicts, Truth, Perturbations ---------------------------------------------------------------------------------------
+# Verdicts, Places, Rejected, Truth, Perturbations ---------------------------------------------------------------------
 
 
 def write_verdicts(path: Path, verdicts: pd.DataFrame) -> None:
@@ -275,6 +277,14 @@ def write_verdicts(path: Path, verdicts: pd.DataFrame) -> None:
 
 def read_verdicts(path: Path) -> pd.DataFrame:
     return _read_frame(path, VERDICTS)
+
+
+def write_places(path: Path, places: pd.DataFrame) -> None:
+    _write_frame(path, places, PLACES)
+
+
+def read_places(path: Path) -> pd.DataFrame:
+    return _read_frame(path, PLACES)
 
 
 def write_rejected(path: Path, rejected: pd.DataFrame) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from decant.errors import DecantError
 from decant.images import Images
-from decant.tables import read_image_row, read_truth, read_verdicts
+from decant.tables import read_image_row, read_places, read_truth, read_verdicts
 
 DATA = Path("data")
 CHAPTERS = {  # stage folder: what its train.parquet holds
@@ -54,7 +55,8 @@ def main(arguments: argparse.Namespace) -> int:
     if not rows:
         raise DecantError(_unknown(row_id))
     received = rows.get("simulate") or next(iter(rows.values()))
-    console.print(f"[bold]row {row_id}[/], from {received.info.source}")
+    places = read_places(DATA / "ingest" / "places.parquet").set_index("id")["path"]
+    console.print(f"[bold]row {row_id}[/], from {escape(places[row_id])}", soft_wrap=True)
     _print_pictures(rows, console)
     console.print(_as_table(steps(row_id, rows)))
     for line in (*_truth(row_id, received), _end(rows)):

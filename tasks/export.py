@@ -20,6 +20,7 @@ def run(
     train: Path,
     test: Path,
     received: Path,
+    places: Path,
     model: Path,
     purify_verdicts: Path,
     verify_verdicts: Path,
@@ -27,7 +28,7 @@ def run(
     out: Path,
 ) -> dict[str, Any]:
     verdicts = [read_verdicts(path) for path in (purify_verdicts, verify_verdicts, detect_verdicts)]
-    lines = audit(verdicts, received, train)
+    lines = audit(verdicts, received, train, places)
     write_text(out / "audit.csv", lines.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     shutil.copyfile(model, out / "model.safetensors")
     files = 0

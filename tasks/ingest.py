@@ -1,7 +1,7 @@
 """ingest: read what the user has into one table of images per split; quarantine what can't be read.
 
-Writes train.parquet, test.parquet, probe.parquet (clean rows to compare with, if any), rejected.parquet (split, row,
-path, reason) and duplicates.csv (id, first_id, same_label).
+Writes train.parquet, test.parquet, probe.parquet (clean rows to compare with, if any), places.parquet (id, path of
+training and test rows), rejected.parquet (split, row, path, reason) and duplicates.csv (id, first_id, same_label).
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from decant.ingest import Outcome, Part, check_outcomes, choose_parts, find_dupl
 from decant.runtime import Progress
 from decant.settings import IngestSettings
 from decant.sources import fingerprint, open_source
-from decant.tables import images_writer, write_rejected
+from decant.tables import images_writer, write_places, write_rejected
 
 FINGERPRINT = Path("data/runs/ingest.source")
 """Digest of the files behind `ingest.source` as they were read; the command line compares. No output of the stage:
@@ -56,6 +56,8 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
     outcomes = [train, test, *([probe] if probe else [])]
     rejected = pd.concat([outcome.rejected for outcome in outcomes], ignore_index=True)
     write_rejected(out / "rejected.parquet", rejected)
+    places = [pd.DataFrame({"id": outcome.ids, "path": outcome.paths}) for outcome in (train, test)]
+    write_places(out / "places.parquet", pd.concat(places, ignore_index=True))
     duplicates = find_duplicates(train, test)
     write_text(out / "duplicates.csv", duplicates.to_csv(index=False, lineterminator="\n"))
     write_text(FINGERPRINT, seen)

@@ -18,7 +18,7 @@ from toy_pipeline import ROOT, STAGES, Toy, environment
 from decant.errors import DecantError
 from decant.files import write_json
 from decant.images import DatasetInfo, Images
-from decant.tables import write_images, write_truth, write_verdicts
+from decant.tables import write_images, write_places, write_truth, write_verdicts
 from flows import cli, explain, params, run, status, table
 
 
@@ -236,6 +236,7 @@ def cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = Images(np.array([10, 11, 12]), pixels, np.array([0, 1, 0], np.int32), info)
     for stage in ("ingest", "simulate", "purify_1", "purify_2"):
         write_images(Path(f"data/{stage}/train.parquet"), images)
+    write_places(Path("data/ingest/places.parquet"), pd.DataFrame({"id": images.ids, "path": "photos/[a] cat.png"}))
     kept = images.select(images.ids != 11)
     for stage in ("verify", "detect"):
         write_images(Path(f"data/{stage}/train.parquet"), kept)
@@ -254,7 +255,7 @@ def cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_explain_tells_a_dropped_row_s_way(cleaned: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "11"]) == 0
     shown = capsys.readouterr().out
-    assert "row 11, from photos" in shown
+    assert "row 11, from photos/[a] cat.png" in shown
     (line,) = (line for line in shown.splitlines() if line.split()[:1] == ["verify"])
     assert all(word in line for word in ("0.93 (trust 0.07)", "flagged, drop"))
     assert "label_noise (its true label: cat)" in shown

@@ -12,7 +12,7 @@ from PIL import Image
 from decant.export import audit, folder_names, write_huggingface, write_image_folder
 from decant.images import DatasetInfo, Images
 from decant.settings import ExportSettings, IngestSettings
-from decant.tables import read_images, write_images, write_verdicts
+from decant.tables import read_images, write_images, write_places, write_verdicts
 from tasks import export as stage
 from tasks import ingest
 
@@ -142,8 +142,10 @@ def history(tmp_path: Path) -> dict[str, Path]:
     cleaned = received.with_labels(np.array([0, 2, 2, 0, 1, 2])).select(np.array([0, 1, 2, 3, 5]))
     for name, images in (("received", received), ("train", cleaned), ("test", received)):
         write_images(tmp_path / f"{name}.parquet", images)
+    write_places(tmp_path / "places", pd.DataFrame({"id": range(6), "path": [f"boots/{row}.jpg" for row in range(6)]}))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     return {
+        "places": tmp_path / "places",
         "received": tmp_path / "received.parquet",
         "train": tmp_path / "train.parquet",
         "test": tmp_path / "test.parquet",
@@ -158,12 +160,14 @@ def test_audit_has_a_line_for_each_flag_and_change_and_no_other(history: dict[st
     (tmp_path / "out").mkdir()
     summary = stage.run(export=ExportSettings(), **history, out=tmp_path / "out")
     lines = pd.read_csv(tmp_path / "out/audit.csv", keep_default_na=False)
-    assert lines.columns.tolist() == ["id", "stage", "action", "label_received", "label_now", "score", "reason"]
+    assert lines.columns.tolist() == [
+        "id", "stage", "action", "label_received", "label_now", "score", "reason", "path",
+    ]  # fmt: skip
     assert lines.to_numpy().tolist() == [
-        [1, "verify", "relabel", "Ankle boot", "猫", 0.25, "verify says so"],
-        [3, "purify_2", "keep", "T-shirt/top", "T-shirt/top", 0.25, "purify_2 says so"],
-        [4, "purify_2", "keep", "Ankle boot", "", 0.25, "purify_2 says so"],
-        [4, "detect", "drop", "Ankle boot", "", 0.25, "detect says so"],
+        [1, "verify", "relabel", "Ankle boot", "猫", 0.25, "verify says so", "boots/1.jpg"],
+        [3, "purify_2", "keep", "T-shirt/top", "T-shirt/top", 0.25, "purify_2 says so", "boots/3.jpg"],
+        [4, "purify_2", "keep", "Ankle boot", "", 0.25, "purify_2 says so", "boots/4.jpg"],
+        [4, "detect", "drop", "Ankle boot", "", 0.25, "detect says so", "boots/4.jpg"],
     ]
     assert (summary["rows_in"], summary["rows_out"], summary["dropped"], summary["relabelled"]) == (6, 5, 1, 1)
     assert "5 of 6 training rows" in summary["note"]
@@ -173,7 +177,7 @@ def test_audit_without_a_single_verdict_is_an_empty_table(tmp_path: Path, histor
     silent = pd.DataFrame(
         {"id": [0], "stage": "verify", "score": 0.0, "flagged": False, "action": "keep", "reason": ""}
     )
-    lines = audit([silent, silent], history["received"], history["train"])
+    lines = audit([silent, silent], history["received"], history["train"], history["places"])
     assert len(lines) == 0 and "label_received" in lines
 
 

@@ -21,7 +21,7 @@ from decant.images import pixel_digests, rows_checksum
 from decant.ingest import pick, shares
 from decant.settings import IngestSettings
 from decant.sources import fingerprint
-from decant.tables import read_images, read_rejected
+from decant.tables import read_images, read_places, read_rejected
 from tasks import ingest as stage
 
 ROOT = Path(__file__).parents[1]
@@ -165,6 +165,18 @@ def test_bad_rows_are_quarantined_with_place_and_reason(ingest: Ingest, tmp_path
     train = read_images(tmp_path / "out/train.parquet")
     assert 3 not in train.ids and 4 in train.ids, "the other rows keep their ids"
     assert "quarantined: 3" in summary["note"]
+
+
+def test_every_row_s_place_leads_to_its_picture(ingest: Ingest, tmp_path: Path) -> None:
+    make_folder(tmp_path / "set", {"a": 8, "b": 9})
+    (tmp_path / "set/a/003.png").write_bytes(b"no picture")
+    ingest(tmp_path / "set", max_rejected=0.1)
+    places = read_places(tmp_path / "out/places.parquet").set_index("id")["path"]
+    assert len(places) == 16
+    for name in ("train", "test"):
+        images = read_images(tmp_path / f"out/{name}.parquet")
+        for row_id, pixels in zip(images.ids, images.pixels, strict=True):
+            np.testing.assert_array_equal(np.asarray(Image.open(places[row_id])), pixels)
 
 
 def test_missing_labels_are_quarantined_even_where_limit_leaves_rows_out(ingest: Ingest, tmp_path: Path) -> None:
