@@ -28,7 +28,7 @@ MOST_TIMES_STEPS, ROWS_PER_TIMES_STEPS = 3, 4_000
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a fitted model makes of every row. Columns of classes without references are 0."""
+    """What a fitted model makes of every row. Columns of classes with fewer than two references are 0."""
 
     q: np.ndarray  # (n, classes): confidence by the picture alone
     belief: np.ndarray  # (n, classes): by picture and given label; `paper`: the same as q

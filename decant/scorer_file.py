@@ -117,9 +117,10 @@ def _references(path: Path, header: Header, tensors: dict[str, Tensor]) -> Image
         for name in ("labels", "ids")
     )
     counts = np.bincount(labels.clip(0, classes), minlength=classes) if n else np.zeros(1)
-    if not n or labels.min() < 0 or labels.max() >= classes or (np.diff(labels) < 0).any() or (counts > 0).sum() < 2:
+    is_sound = n and labels.min() >= 0 and labels.max() < classes and (np.diff(labels) >= 0).all()
+    if not is_sound or (counts == 1).any() or (counts > 1).sum() < 2:
         raise TableError(
-            f"{path}: tensor 'references.labels': ascending classes below {classes} expected, two at least"
+            f"{path}: tensor 'references.labels': ascending classes below {classes} expected, two at least, of two rows"
         )
     info = DatasetInfo(class_names=header.class_names, source=header.source, checksum=header.checksum)
     return Images(ids, pixels.numpy(), labels.astype(np.int32), info)

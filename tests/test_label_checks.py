@@ -17,10 +17,13 @@ from decant import confidence, crossfit, label_checks, networks
 from decant.attacks import load_attacks
 from decant.crossfit import out_of_fold
 from decant.errors import SettingsError, StageError
+from decant.expert import Expert
 from decant.features import logits_and_features, nearest, spectral_signature, stage_outputs, two_clusters
 from decant.images import Images
-from decant.label_checks import Case, Check, asd, cae, loss, orion, spectral
-from decant.settings import TrainSettings
+from decant.label_checks import Case, Check, asd, cae, labeltrust, loss, orion, spectral
+from decant.labeltrust import Outcome, verify
+from decant.refeed import Reviews, draw_references
+from decant.settings import TrainSettings, VerifySettings
 from decant.training import predict, steps_of
 
 ROWS, REFERENCES = 600, 5
@@ -241,6 +244,24 @@ def test_labels_of_a_class_without_references_do_not_silence_the_others() -> Non
     check = label_checks.judge("labeltrust", poor, **QUICK["labeltrust"])
     judged_rows = poor.others & (case.images.labels != 9)
     assert roc_auc_score(wrong[judged_rows], check.suspicion[judged_rows]) > 0.8
+
+
+def test_references_do_not_pass_for_rows_drawn_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which the noise model believes that they tell how many labels are wrong."""
+    case, _ = mislabelled()
+    drawn: list[int] = []
+
+    def reviewed(images: Images, expert: Expert, settings: VerifySettings, *, seed: int) -> Outcome:
+        for number in range(40):
+            reviews = Reviews(images)
+            draw_references(reviews, expert, settings.references, np.random.default_rng(number), settings.budget)
+            assert (np.flatnonzero(reviews.reviewed) == np.sort(case.references)).all()
+            drawn.append(int((reviews.rounds == 0).sum()))
+        return verify(images, expert, dataclasses.replace(settings, steps=2, passes=0), seed=seed)
+
+    monkeypatch.setattr(labeltrust, "verify", reviewed)
+    label_checks.judge("labeltrust", case)
+    assert drawn == 40 * [0]
 
 
 def test_spectral_scores_are_squared_projections_on_numpys_first_singular_vector() -> None:

@@ -1,6 +1,7 @@
 """The review page in a real browser, with the program that `decant review` starts."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reviewing import pictures_of, review_files
+from reviewing import QUEUE, pictures_of, review_files
 from toy_pipeline import environment, wait_until
 
+from decant.decisions import Decision
 from decant.images import DatasetInfo, Images
 from decant.tables import write_images
+from flows.review.store import append
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome found")
@@ -182,7 +185,7 @@ def test_answers_that_did_not_reach_the_program_are_named(root: Path, chromium: 
 
 
 def test_an_address_that_was_used_shows_no_data_to_another_browser(root: Path, chromium: Any) -> None:
-    with review(root) as (_, address):
+    with review(root) as (process, address):
         first = chromium.new_context().new_page()
         first.goto(address)
         question(first, 11)
@@ -190,6 +193,44 @@ def test_an_address_that_was_used_shows_no_data_to_another_browser(root: Path, c
         second.goto(address)
         second.wait_for_selector("text=This page needs its address")
         assert second.locator("img").count() == 0
+        line = process.stdout.readline()  # type: ignore[union-attr]
+        second.goto(line.removeprefix("for another browser: ").strip())  # pasted into the same tab
+        question(second, 11)
+
+
+def test_what_another_expert_says_during_an_answer_is_shown(root: Path, chromium: Any) -> None:
+    with review(root, "--expert", "anna") as (_, address):
+        page = first_question(chromium, address)
+        page.keyboard.press("s")
+        question(page, 13)
+        wait_until(lambda: on_file(root) == ["11,dog,anna"], "the answer to be on file")
+        page.wait_for_selector("#count:has-text('1 of 3')")
+        looks: list[Any] = []
+        page.route(
+            "**/api/state", lambda look: looks.append(look)
+        )  # no look between Ben's answer and the reply to Anna's next one
+        append(root / "data/inputs/decisions.csv", [Decision(11, "cat", "ben", "2030-01-01")])
+        page.keyboard.press("Enter")
+        wait_until(lambda: len(on_file(root)) == 3, "the second answer to be on file")
+        page.wait_for_timeout(300)
+        page.unroute("**/api/state")
+        for look in looks:
+            look.continue_()
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        question(page, 11)
+        page.wait_for_selector(".mark.dispute")
+
+
+def test_a_queue_that_has_become_empty_asks_nothing(root: Path, chromium: Any) -> None:
+    with review(root) as (process, address):
+        page = first_question(chromium, address)
+        queue = root / "data/verify/queue.csv"
+        queue.write_text(QUEUE.splitlines()[0] + "\n")
+        page.wait_for_selector("text=No row waits for an answer")
+        assert page.locator("[data-do=look]").count() == 0
+        process.send_signal(signal.SIGINT)
+        assert "no row waits" in process.communicate(timeout=60)[0]
 
 
 def test_the_page_asks_before_it_is_closed_on_answers_that_are_on_their_way(root: Path, chromium: Any) -> None:

@@ -122,6 +122,32 @@ def test_an_older_export_does_not_speak_over_newer_answers(root: Path, capsys: p
     assert "(2 were there already, or newer ones)" in capsys.readouterr().out
 
 
+def test_an_export_does_not_speak_over_what_was_corrected_by_hand(root: Path) -> None:
+    first, *_ = exported(root)
+    export = [annotated(first, "cat", 1, "2030-01-01T00:00:00Z")]
+    assert imported(root, export) == 0
+    with (root / "data/inputs/decisions.csv").open("a") as file:
+        file.write("11,dog,annotator 1\n")
+    assert imported(root, export) == 0
+    assert votes(root) == {11: {"annotator 1": 1}}
+
+
+def test_nothing_is_taken_in_where_the_stage_goes_to_work_meanwhile(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = exported(root)
+    looks = iter([False, True])
+    monkeypatch.setattr("flows.review.labelstudio.is_being_written", lambda _: next(looks))
+    assert imported(root, [annotated(first, "cat", 1)]) == 2
+    assert votes(root) == {}
+
+
+def test_tasks_under_the_name_of_their_config_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["review", "--export-label-studio", "tasks.xml"]) == 2
+    assert "tasks.xml: a .json file expected" in capsys.readouterr().err
+    assert not (root / "tasks.xml").exists()
+
+
 def test_the_config_offers_every_class_and_unclear_whatever_they_are_called() -> None:
     names = ('<b> & "c"', "unclear", "dog")
     view = ElementTree.fromstring(labelling_config(names))

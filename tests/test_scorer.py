@@ -242,6 +242,7 @@ def test_a_wrong_header_is_refused_by_field(
     ("name", "tensor", "message"),
     [
         ("references.labels", torch.arange(90) // 10 + 1, "tensor 'references.labels'"),
+        ("references.labels", ((torch.arange(90) + 9) // 10).clip(0, 8), "two at least, of two rows"),  # one of class 0
         ("references.ids", None, "tensor 'references.ids' expected, none found"),
         ("references.pixels", torch.zeros(90, 16, 16, 1), "torch.uint8 (n, (16, 16, 1)) expected, torch.float32"),
         ("networks.1.head.0.weight", torch.zeros(2, 2), "(64, 128) expected, torch.float32 (2, 2) found"),

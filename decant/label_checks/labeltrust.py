@@ -48,7 +48,7 @@ def judge(case: Case, settings: Settings) -> Check:
     chosen = VerifySettings(
         mode=settings.mode,
         rounds=0,
-        budget=len(case.references),  # none beyond the case's, which nobody would answer
+        references=0,  # none is drawn: the case's are all that somebody has answered
         steps=settings.steps,
         passes=settings.passes,
         threshold=settings.threshold,

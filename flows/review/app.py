@@ -1,8 +1,8 @@
 """The review page's API, and the page itself: static files that load nothing from anywhere else.
 
 `GET /api/review` is all that the page shows, `GET /api/state` whether that has changed, `POST /api/answers` takes one
-answer. A page that is sent twice (a double click, a retry after a lost reply) answers once: each answer carries an id
-that the page made up, and an answer that stands already is not written again.
+answer. One that is sent twice (a double click, a retry after a lost reply) is taken once: each carries an id that the
+page made up, and an answer that stands already is not written again.
 """
 
 from dataclasses import asdict
@@ -154,5 +154,4 @@ def row_of(store: Store, question: Question) -> dict[str, Any]:
         "mine": None if mine is None else label_text(mine, store.class_names),
         "others": {expert or "unnamed": label_text(answer, store.class_names) for expert, answer in told.items()},
         "disputed": disputed,
-        "settled": bool(votes) and not disputed,
     }

@@ -45,6 +45,9 @@ def exchange(arguments: argparse.Namespace) -> int:
 def export(path: Path) -> str:
     """Writes the open rows of the queue as tasks, and the config beside it; says what to do with them."""
     must_rest()
+    config = path.with_suffix(".xml")
+    if config == path:
+        raise DecantError(f"{path}: a .json file expected; the labelling config goes beside it, under this name")
     store = Store(read_info(TABLES["verified"]).class_names)
     try:
         questions = store.questions()
@@ -53,7 +56,6 @@ def export(path: Path) -> str:
     settled = store.settled()
     pictures = Pictures(lambda: questions)
     tasks = [task(question, pictures) for question in questions.values() if question.id not in settled]
-    config = path.with_suffix(".xml")
     write_text(path, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
     write_text(config, labelling_config(store.class_names))
     return (
@@ -198,12 +200,15 @@ def take_in(path: Path) -> str:
                               "export of other data?")  # fmt: skip
     earlier = read_decisions(DECISIONS).about(pictures.get)
     earlier.votes(info.class_names)  # nothing is added to a file that has a mistake
-    on_file = {(line.id, line.expert): line.at for line in earlier.lines}
+    on_file: dict[tuple[int, str], str] = {}
+    for line in earlier.lines:  # one written by hand corrects what was said at the time before
+        on_file[line.id, line.expert] = line.at or on_file.get((line.id, line.expert), "")
     fresh = [
         replace(decision, at=decision.at or now())
         for key, decision in newest.items()
         if key not in on_file or moment(decision.at, str(path)) > moment(on_file[key], str(DECISIONS))
     ]
+    must_rest()  # the stage may have gone to work while the pictures were read
     append(DECISIONS, sorted(fresh, key=lambda decision: (decision.at, decision.id)))
     experts = len({expert for _, expert in newest})
     return (

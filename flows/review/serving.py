@@ -113,15 +113,14 @@ def farewell(store: Store, console: Console, *, must_be_answered: bool) -> int:
         console.print("the stage that asks is at work; decant review goes on with what it asks next")
         return STOPPED if must_be_answered else 0
     tell_disputes(store, console)
-    settled = progress.round_asked - progress.open
     if progress.open:
         console.print(
-            f"{settled} of {progress.round_asked} rows answered; every answer is on file. decant review goes on, "
-            "decant run works with what there is",
+            f"{progress.answered} of {progress.asked} rows answered in all; every answer is on file. "
+            "decant review goes on, decant run works with what there is",
             soft_wrap=True,
         )
         return STOPPED if must_be_answered else 0
-    console.print(f"all {progress.round_asked} rows answered; next: decant run")
+    console.print(why_nothing(store) or f"all {progress.round_asked} rows answered; next: decant run", soft_wrap=True)
     return 0
 
 

@@ -171,7 +171,7 @@ function give(rows, label, { undoing = false } = {}) {
 function confirmed(id, label, reply) {
   if (reply.version !== state.review.version) return anew(); // other rows are asked about by now
   if (reply.state === "done" && state.review.state === "open") state.looking = false;
-  Object.assign(state.review, { progress: reply.progress, answers: reply.answers, state: reply.state });
+  Object.assign(state.review, { progress: reply.progress, state: reply.state }); // what others said since, `poll` sees
   const row = state.rows.find((shown) => shown.id === id);
   if (row.mine === label) Object.assign(row, reply.row ?? {});
   const quiet = state.view === "one" && current() !== row && reply.state === "open" && !row.disputed;
@@ -346,6 +346,7 @@ function pick(button) {
 // Start -----------------------------------------------------------------------------------------------------------------
 
 window.addEventListener("beforeunload", (event) => pending() && event.preventDefault()); // the browser asks
+window.addEventListener("hashchange", () => location.reload()); // another address of this program was pasted
 window.addEventListener("resize", () => state.rows.length && !noticed() && draw());
 state.view = sessionStorage.getItem("view") ?? "one";
 try {

@@ -253,6 +253,7 @@ export function working(forRun) {
 
 export function done(state) {
   const { progress, for_run: forRun } = state.review;
+  if (!state.rows.length) return [h("div.sign", {}, "✓"), h("h2", {}, "No row waits for an answer"), h("p", {}, forRun ? "The run goes on by itself." : "Every answer was taken in.")];
   const unseen = state.rows.some((row) => row.mine === null);
   const look = h("button", { type: "button", "data-do": "look" }, unseen ? "Give a second opinion" : "Look through them");
   const undo = state.history.length > 0 && h("button", { type: "button", "data-do": "undo" }, "Undo the last one", h("kbd", {}, "Z"));
