@@ -206,9 +206,7 @@ def test_what_another_expert_says_during_an_answer_is_shown(root: Path, chromium
         wait_until(lambda: on_file(root) == ["11,dog,anna"], "the answer to be on file")
         page.wait_for_selector("#count:has-text('1 of 3')")
         looks: list[Any] = []
-        page.route(
-            "**/api/state", lambda look: looks.append(look)
-        )  # no look between Ben's answer and the reply to Anna's next one
+        page.route("**/api/state", lambda look: looks.append(look))  # held until her next answer is taken
         append(root / "data/inputs/decisions.csv", [Decision(11, "cat", "ben", "2030-01-01")])
         page.keyboard.press("Enter")
         wait_until(lambda: len(on_file(root)) == 3, "the second answer to be on file")
