@@ -80,6 +80,8 @@ class Evidence:
     """What ingest quarantined."""
     duplicates: int
     """Rows whose pixels stand in an earlier row."""
+    places: pd.Series
+    """id to where in the source a person finds the row."""
 
     @cached_property
     def known(self) -> bool:
@@ -269,6 +271,7 @@ def _cards(stage: str, evidence: Evidence) -> list[dict[str, Any]]:
         cards.append(
             {
                 "id": int(row_id),
+                "path": evidence.places[row_id],
                 "picture": png_uri(pixels),
                 "given": evidence.info.class_names[label],
                 "suggested": None if pd.isna(suggested) else evidence.info.class_names[suggested],

@@ -19,6 +19,7 @@ from decant.tables import (
     read_images,
     read_labels,
     read_perturbations,
+    read_places,
     read_rejected,
     read_truth,
     read_verdicts,
@@ -74,6 +75,7 @@ def run(
         truth=read_truth(truth),
         rejected=read_rejected(ingest_dir / "rejected.parquet"),
         duplicates=len(pd.read_csv(ingest_dir / "duplicates.csv")),
+        places=read_places(ingest_dir / "places.parquet").set_index("id")["path"],
     )
     page = render(evidence)
     write_text(out / "index.html", page)

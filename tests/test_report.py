@@ -1,5 +1,6 @@
 """The report is whole, safe, honest about what is missing, and opens in a real browser."""
 
+import html
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from decant.images import DatasetInfo, Images
 from decant.pictures import diverging
 from decant.report import most_suspicious
 from decant.settings import ReportSettings
-from decant.tables import perturbations_writer, write_images, write_rejected, write_truth, write_verdicts
+from decant.tables import perturbations_writer, write_images, write_places, write_rejected, write_truth, write_verdicts
 from tasks import report
 
 CLASSES = ("cat", "<script>alert(1)</script>", 'say "no" & go')
@@ -89,6 +90,9 @@ def make_run(root: Path, *, known: bool = True, switched_off: bool = False, colo
     write_rejected(root / "ingest/rejected.parquet", pd.DataFrame(rejected))
     pd.DataFrame({"id": [] if switched_off else [8, 9]}).to_csv(root / "verify/reviews.csv", index=False)
     pd.DataFrame({"id": [7], "first_id": [1], "same_label": [True]}).to_csv(root / "ingest/duplicates.csv", index=False)
+    write_places(
+        root / "ingest/places.parquet", pd.DataFrame({"id": range(n), "path": [f"'{i}\".png" for i in range(n)]})
+    )
     write_images(root / "train.parquet", received)
     write_images(root / "detect" / "affected.parquet", received.select(np.arange(0 if switched_off else 2)))
     truth = pd.DataFrame(
@@ -196,6 +200,11 @@ def test_names_from_outside_stay_text(page: Path) -> None:
     assert [a.get("src") for a in reader.all("script")] == ["../runs/runs.js", None]
     for words in ("<script>alert(1)</script>", "a <b>folder</b>", "not an <image>", "verify did its <work>"):
         assert words in reader.text
+
+
+def test_every_suspect_names_the_file_behind_it(page: Path) -> None:
+    titles = re.findall(r'<span title="([^"]*)">row (\d+)</span>', page.read_text(encoding="utf-8"))
+    assert titles and all(html.unescape(title) == f"'{row}\".png" for title, row in titles)
 
 
 def test_headline_and_figures_come_from_the_metrics(page: Path) -> None:
