@@ -114,5 +114,5 @@ def audit(verdicts: list[pd.DataFrame], received: Path, cleaned: Path, places: P
     lines = lines.sort_values("id", kind="stable")  # within a row, the stages stay in their order
     lines["label_received"] = lines["id"].map(before)
     lines["label_now"] = lines["id"].map(after).fillna("")
-    lines["path"] = lines["id"].map(read_places(places).set_index("id")["path"])
+    lines["path"] = lines["id"].map(read_places(places))
     return lines[list(AUDIT_COLUMNS)].reset_index(drop=True)

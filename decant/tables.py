@@ -283,8 +283,9 @@ def write_places(path: Path, places: pd.DataFrame) -> None:
     _write_frame(path, places, PLACES)
 
 
-def read_places(path: Path) -> pd.DataFrame:
-    return _read_frame(path, PLACES)
+def read_places(path: Path) -> "pd.Series[str]":
+    """Where in the source a person finds each row, by its id."""
+    return _read_frame(path, PLACES).set_index("id")["path"]
 
 
 def write_rejected(path: Path, rejected: pd.DataFrame) -> None:

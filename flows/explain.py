@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not rows:
         raise DecantError(_unknown(row_id))
     received = rows.get("simulate") or next(iter(rows.values()))
-    places = read_places(DATA / "ingest" / "places.parquet").set_index("id")["path"]
+    places = read_places(DATA / "ingest" / "places.parquet")
     console.print(f"[bold]row {row_id}[/], from {escape(places[row_id])}", soft_wrap=True)
     _print_pictures(rows, console)
     console.print(_as_table(steps(row_id, rows)))

@@ -75,7 +75,7 @@ def run(
         truth=read_truth(truth),
         rejected=read_rejected(ingest_dir / "rejected.parquet"),
         duplicates=len(pd.read_csv(ingest_dir / "duplicates.csv")),
-        places=read_places(ingest_dir / "places.parquet").set_index("id")["path"],
+        places=read_places(ingest_dir / "places.parquet"),
     )
     page = render(evidence)
     write_text(out / "index.html", page)
