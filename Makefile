@@ -1,5 +1,5 @@
 # Two commands are the whole set-up: `make demo` and `make test`. Each creates .venv from requirements.lock first.
-.PHONY: demo test lint format lock docs clean
+.PHONY: demo test slow lint format lock docs clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,6 +11,10 @@ demo: $(ENV)
 
 test: $(ENV)
 	$(BIN)/python -m pytest -n 3 --dist loadfile
+
+# What `test` leaves out: tests that train for half a minute or more each.
+slow: $(ENV)
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(ENV)
 	$(BIN)/ruff check .

@@ -236,6 +236,7 @@ def test_a_classifier_helps_where_few_steps_leave_the_network_weak() -> None:
     assert outcome.noise_rate == pytest.approx(0.3, abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_classifier_that_learnt_a_trigger_is_not_heard() -> None:
     """It predicts the attacker's label of every triggered row, also of those that it did not train on."""
     images = some_digits(600)

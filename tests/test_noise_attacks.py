@@ -193,7 +193,9 @@ def test_a_network_trained_on_unlearnable_digits_fails_on_clean_ones(name: str, 
     assert victim_accuracy(poisoned(name, **settings)) < clean_accuracy() - 0.15
 
 
-@pytest.mark.parametrize("name", ADVERSARIAL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "rem" else name for name in ADVERSARIAL]
+)
 def test_adversarial_noise_stays_within_its_ball_and_a_network_trained_on_it_fails(name: str) -> None:
     spoilt = adversarial(name)
     assert np.abs(difference(spoilt)).max() == ADVERSARIAL[name]["strength"]
@@ -225,6 +227,7 @@ def test_sep_moves_features_towards_the_other_class_under_every_checkpoint(svre:
         assert distances[1] < 0.5 * distances[0]
 
 
+@pytest.mark.slow
 def test_rem_noise_keeps_its_effect_under_shifts() -> None:
     train, spoilt = digits()[0], adversarial("rem")
     fresh = train_classifier(spoilt, TrainSettings(epochs=3, augment="shift"), seed=5)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from samples import digits
 
@@ -27,6 +28,7 @@ def test_stored_pixels_are_rounded_not_truncated() -> None:
     assert to_uint8(x).ravel().tolist() == [0, 0, 1, 255]
 
 
+@pytest.mark.slow
 def test_two_stages_take_unlearnable_noise_off() -> None:
     """x3 holds less of the class-wise pattern than the received rows; p^ points along the planted noise."""
     train = digits()[0].select(np.arange(800))

@@ -49,6 +49,7 @@ def poisoned(images: Images, **settings: Any) -> tuple[Images, np.ndarray]:
     return result.images, result.rows
 
 
+@pytest.mark.slow
 def test_auto_leaves_clean_data_exactly_as_it_is(tmp_path: Path) -> None:
     train, _ = digits()
     out, summary = run(tmp_path, train)
