@@ -38,7 +38,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, Paused, State
 from prefect.tasks import Task
 
-from flows import gpu, table
+from flows import gpu, params, table
 from flows.review.waiting import PATIENCE, ReviewPage, open_questions
 from flows.review.waiting import STAGE as ASKING_STAGE
 from flows.stages import Outcome, Stage, StageError, pipeline
@@ -47,7 +47,13 @@ from flows.watch import Event, tell, watched
 FAREWELL = 10.0  # seconds in which a run that was stopped may still tell Prefect's server so
 
 
-@flow(name="clean")
+def what_is_cleaned() -> str:
+    """`photos, seed 0`: how Prefect's page calls the run."""
+    settings = params.settings()
+    return f"{Path(settings['ingest'].source).name}, seed {settings['seed']}"
+
+
+@flow(name="clean", flow_run_name=what_is_cleaned)
 def clean(stages: list[str] | None = None) -> State:
     """Brings all stages, or the named ones and what they need, up to date."""
     gpu.create_limit()

@@ -16,19 +16,18 @@ from decant.settings import load_params
 PARAMS = Path("params.yaml")
 
 
+def settings() -> dict[str, Any]:
+    """The seed, and the settings of every block by its name. Raises SettingsError."""
+    return _settings(_read())
+
+
 def check(text: str) -> None:
     """Raises SettingsError when a stage could not work with this params.yaml."""
-    try:
-        params = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise SettingsError(f"params.yaml: not YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(params, dict):
-        raise SettingsError(f"params.yaml: blocks of parameters expected, {params!r} found")
-    settings = load_params(params)
-    if settings["simulate"].attacks:
+    attacks = _settings(text)["simulate"].attacks
+    if attacks:
         from decant.attacks import load_attacks  # costs pyarrow and pandas
 
-        load_attacks(settings["simulate"].attacks)
+        load_attacks(attacks)
 
 
 def check_file() -> None:
@@ -37,9 +36,8 @@ def check_file() -> None:
 
 def planted_in_own_data() -> list[str]:
     """The attacks that `simulate` would plant into data that isn't the demo's."""
-    params = yaml.safe_load(_read()) or {}
-    settings = load_params(params)
-    return [] if settings["ingest"].source == "digits" else [a["name"] for a in settings["simulate"].attacks]
+    found = settings()
+    return [] if found["ingest"].source == "digits" else [attack["name"] for attack in found["simulate"].attacks]
 
 
 def edit_file(assignments: list[str]) -> None:
@@ -104,6 +102,16 @@ def _child(node: Any, part: str, assignment: str) -> Any:
     if not isinstance(node, dict):
         raise SettingsError(f"--set {assignment}: {part}: the part before it is no block")
     return node.setdefault(part, {})
+
+
+def _settings(text: str) -> dict[str, Any]:
+    try:
+        params = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(f"params.yaml: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(params, dict):
+        raise SettingsError(f"params.yaml: blocks of parameters expected, {params!r} found")
+    return load_params(params)
 
 
 def _read() -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -22,7 +21,7 @@ from decant.decode import Rules
 from decant.errors import DecantError
 from decant.files import write_text
 from decant.predictions import open_pictures
-from decant.settings import load_params
+from flows import params
 
 if TYPE_CHECKING:
     from decant.candidates import Candidates
@@ -66,7 +65,7 @@ def examined(source: str, limit: int, scorer_file: Path) -> "tuple[Images, Candi
     from decant.tables import read_images
 
     be_deterministic()
-    settings = load_params(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")) or {})
+    settings = params.settings()
     train, network = read_images(TRAIN), networks.load(MODEL)[0].to(device())
     opened = open_pictures(source, train.info.class_names)
     rows = np.sort(np.random.default_rng(settings["seed"]).permutation(len(opened))[:limit])

@@ -49,6 +49,7 @@ def test_flow_does_the_work_of_dvc_repro_and_shows_it(prefect_server: str, toy: 
     assert toy.lock.read_bytes() == toy_done.lock.read_bytes()  # toy_done was made by `dvc repro`
     assert "after Δ-Influence and unlearning" in cold.stdout and "96.2 %" in cold.stdout
 
+    assert newest_run(prefect_server)["name"] == "digits, seed 0"  # from params.yaml
     runs = last_task_runs(prefect_server)
     assert {name: run["state_name"] for name, run in runs.items()} == dict.fromkeys(STAGES, "Done")
     assert runs["purify_1"]["tags"] == ["gpu"]

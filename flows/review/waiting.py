@@ -11,12 +11,10 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-import yaml
-
 from decant.errors import DecantError
-from decant.settings import VerifySettings, load_params
+from decant.settings import VerifySettings
 from decant.tables import read_info
-from flows.params import PARAMS
+from flows import params
 from flows.processes import output, process_group
 from flows.review.pictures import TABLES
 from flows.review.store import Closed, Store
@@ -28,8 +26,7 @@ LOOK = 2.0  # seconds between two looks whether somebody told the run to go on
 
 
 def verify_settings() -> VerifySettings:
-    params = yaml.safe_load(PARAMS.read_text(encoding="utf-8")) if PARAMS.is_file() else {}
-    found = load_params(params or {})[STAGE]
+    found = params.settings()[STAGE]
     assert isinstance(found, VerifySettings)
     return found
 
