@@ -37,11 +37,15 @@ def watched(stage: Stage, log: OnLine, show: Callable[[float], None], turn: Turn
     Raises: StageError.
     """
 
+    shown: float | None = None
+
     def on_line(line: str) -> None:
+        nonlocal shown
         percent = percent_of(line)
         if percent is None:
             log(line)
             return
+        shown = percent
         tell(Event(stage.name, "Running", percent))
         show(percent)
 
@@ -51,6 +55,8 @@ def watched(stage: Stage, log: OnLine, show: Callable[[float], None], turn: Turn
     except StageError as error:
         tell(Event(stage.name, "Failed", error=error))
         raise
+    if outcome == "Done" and shown not in (None, 100.0):  # less was to be done than the stage had planned for
+        show(100.0)
     tell(Event(stage.name, outcome))
     return outcome
 

@@ -14,8 +14,8 @@ import yaml
 from toy_pipeline import STAGES, Toy, environment, wait_until
 
 from decant.errors import DecantError
-from flows import processes, source, stages
-from flows.stages import Stage, StageError, bring_up_to_date, pipeline
+from flows import processes, source, stages, watch
+from flows.stages import OnLine, Stage, StageError, Turn, bring_up_to_date, pipeline
 
 HOLD_LOCK = """
 import sys, time
@@ -191,3 +191,25 @@ def test_group_is_ended_also_when_a_second_interrupt_cuts_the_wait_short(
     assert child.wait(timeout=60) == 130
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the stage to end")
     assert in_toy.processes() == [os.getpid()]
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        (["::progress 40.0", "a word"], [40.0, 100.0]),  # it ended before what it had planned for
+        (["::progress 40.0", "::progress 100.0"], [40.0, 100.0]),
+        (["a word"], []),
+    ],
+)
+def test_a_stage_that_is_done_is_shown_as_whole(
+    printed: list[str], shown: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at_work(_stage: Stage, on_line: OnLine, _turn: Turn) -> str:
+        for line in printed:
+            on_line(line)
+        return "Done"
+
+    monkeypatch.setattr(watch, "bring_up_to_date", at_work)
+    found: list[float] = []
+    watch.watched(Stage("toy"), ignore, found.append)
+    assert found == shown
