@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from samples import ROOT, digits
 
-from benchmarks import _cells, _labels, unlearning
+from benchmarks import _cells, _labels, label_rivals, unlearning
 from benchmarks.__main__ import bars_of, check, main, names, table
 from benchmarks._rows import entry
 from decant import label_checks
@@ -92,6 +92,15 @@ def test_label_cells_name_methods_and_poisonings_that_exist() -> None:
         assert set(axes["poisoning"]) <= {*_labels.POISONINGS, "pair", "human"}
         ours = {method for method in axes["method"] if method.split("_")[0] in _labels.SETTINGS}
         assert set(axes["method"]) - ours <= set(label_checks.names())
+
+
+@pytest.mark.parametrize("scale", ["small", "full"])
+def test_every_comparison_of_label_checks_is_a_stage_of_dvc(scale: str) -> None:
+    axes = _cells.definition()["stages"]["label-methods"]["matrix"]
+    wanted = label_rivals.compared(scale)
+    assert len(set(wanted)) == len(wanted)
+    for axis, values in zip(("dataset", "poisoning", "method"), zip(*wanted, strict=True), strict=True):
+        assert set(values) <= set(axes[axis]), axis
 
 
 @pytest.mark.parametrize(("poisoning", "share", "wrong"), [("random1", 0.01, 0.01), ("clean_label", 0.02, 0.0)])
