@@ -12,7 +12,7 @@ demo: $(ENV)
 test: $(ENV)
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
-# What `test` leaves out: tests that train for half a minute or more each.
+# What `test` leaves out: tests that train for long.
 slow: $(ENV)
 	$(BIN)/python -m pytest -n 2 -m slow
 

@@ -35,6 +35,7 @@ def review_files(root: Path, queue: str = QUEUE) -> None:
         "data/verify/reviews.csv": REVIEWS,
         "data/inputs/decisions.csv": "id,label\n",
         "dvc.yaml": "",
+        "params.yaml": "",
     }.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)

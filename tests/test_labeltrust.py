@@ -221,6 +221,7 @@ def test_the_queue_has_no_opinion_of_a_row_whose_class_is_not_judged(tmp_path: P
     assert queue["trust"].isna().all()
 
 
+@pytest.mark.slow
 def test_a_classifier_helps_where_few_steps_leave_the_network_weak() -> None:
     images, truth, wrong = mislabelled(some_digits(600), 0.3)
     found = []

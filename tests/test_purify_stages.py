@@ -59,12 +59,14 @@ def test_auto_leaves_clean_data_exactly_as_it_is(tmp_path: Path) -> None:
     assert not verdicts["flagged"].any() and set(verdicts["reason"]) == {"untouched"}
 
 
+@pytest.mark.slow
 def test_auto_purifies_what_carries_a_shortcut(tmp_path: Path) -> None:
     received, _ = poisoned(some_digits(600))
     out, summary = run(tmp_path, received)
     assert summary["purified"] == len(received) and (out.pixels != received.pixels).any((1, 2, 3)).all()
 
 
+@pytest.mark.slow
 def test_flagged_rows_alone_are_purified_when_asked(tmp_path: Path) -> None:
     received, rows = poisoned(some_digits(600), strength=48, rate=0.5)
     out, summary = run(tmp_path, received, rows="flagged")

@@ -226,6 +226,7 @@ def test_a_round_that_was_answered_but_for_one_row_asks_for_one(tmp_path: Path) 
     assert asked(person.until_nothing_is_open()) == [9, 15, 15]
 
 
+@pytest.mark.slow
 def test_a_class_that_runs_out_of_rows_ends_its_rounds_for_a_person_as_for_the_oracle(tmp_path: Path) -> None:
     """Four rows of class 6, three of which are references; of ones and zeros there are enough."""
     images = of_classes((0, 60), (1, 60), (6, 4))
