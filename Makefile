@@ -10,11 +10,11 @@ demo: $(ENV)
 	$(BIN)/decant run
 
 test: $(ENV)
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # What `test` leaves out: tests that train for long.
 slow: $(ENV)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(ENV)
 	$(BIN)/ruff check .

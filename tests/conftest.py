@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 pytest_plugins = ["toy_pipeline"]  # a small pipeline and a Prefect server, for the tests of `flows`
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay together; all that need a Prefect server share one, and come first, as they take longest."""
-    served = {item.path for item in items if "prefect_server" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("prefect" if item.path in served else item.path.stem))
-    items.sort(key=lambda item: item.path not in served)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _deterministic() -> None:
     """As every stage does: without it, even on a CPU, a gradient's sum depends on which thread is first."""
