@@ -14,7 +14,7 @@ test: $(ENV)
 
 # What `test` leaves out: tests that train for long.
 slow: $(ENV)
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(ENV)
 	$(BIN)/ruff check .

@@ -38,6 +38,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, Paused, State
 from prefect.tasks import Task
 
+from decant.errors import SettingsError
 from flows import gpu, params, table
 from flows.review.waiting import PATIENCE, ReviewPage, open_questions
 from flows.review.waiting import STAGE as ASKING_STAGE
@@ -49,7 +50,10 @@ FAREWELL = 10.0  # seconds in which a run that was stopped may still tell Prefec
 
 def what_is_cleaned() -> str:
     """`photos, seed 0`: how Prefect's page calls the run."""
-    settings = params.settings()
+    try:
+        settings = params.settings()
+    except SettingsError:
+        return "clean"  # the run must start all the same: a stage says what is wrong
     return f"{Path(settings['ingest'].source).name}, seed {settings['seed']}"
 
 

@@ -6,7 +6,7 @@ DVC watches files of the project; a dataset elsewhere on the disk it knows by na
 
 from pathlib import Path
 
-from flows import params
+import yaml
 
 FINGERPRINT = Path("data/runs/ingest.source")
 
@@ -17,7 +17,7 @@ def source_changed() -> bool:
         return False
     from decant.sources import fingerprint
 
-    source = params.settings()["ingest"].source
+    source = str(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["ingest"]["source"])
     if not Path(source).expanduser().exists():
         return False
     return fingerprint(source) != FINGERPRINT.read_text(encoding="utf-8").strip()

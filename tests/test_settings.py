@@ -1,5 +1,7 @@
 """Parameters: what is refused, and that the message says what is allowed."""
 
+from pathlib import Path
+
 import pytest
 
 from decant.errors import SettingsError
@@ -43,3 +45,15 @@ def test_refused_with_what_is_allowed(params: dict[str, object], message: str) -
 
 def test_a_whole_number_is_a_number() -> None:
     assert load_params({"purify_1": {"kld_limit": 2}})["purify_1"].kld_limit == 2.0
+
+
+def test_a_run_is_called_by_what_it_cleans_and_bad_parameters_keep_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.clean import what_is_cleaned  # here: it loads Prefect
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("seed: 3\ningest: {source: /data/photos}\n")
+    assert what_is_cleaned() == "photos, seed 3"
+    (tmp_path / "params.yaml").write_text("verify: {threshold: nonsense}\n")
+    assert what_is_cleaned() == "clean"
