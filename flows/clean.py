@@ -22,7 +22,7 @@ from threading import Timer
 from typing import cast
 from uuid import UUID, uuid4
 
-from httpx import TransportError
+from httpx import HTTPError
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_link_artifact,
@@ -68,7 +68,8 @@ def clean(stages: list[str] | None = None) -> State:
         return Cancelled(message=str(cancelled))
     for name, state in states.items():
         if not state.is_completed():
-            return Failed(message=f"{name}: {state.message}")
+            message = state.message or state.type.value.lower()
+            return Failed(message=message if message.startswith(f"{name}: ") else f"{name}: {message}")
     if "evaluate" in states:
         publish_result()
     return Completed(message=summary(states))
@@ -153,7 +154,7 @@ def paused_for_answers(page: ReviewPage) -> bool:
         client.set_flow_run_state(run, pause)
 
         def is_over() -> bool:
-            with suppress(TransportError):  # a server that restarts meanwhile ends nobody's pause
+            with suppress(HTTPError):  # a server that restarts or is overloaded meanwhile ends nobody's pause
                 state = client.read_flow_run(run).state
                 if state is not None and (state.is_cancelled() or state.is_cancelling()):
                     raise CancelledRun("cancelled while it waited for answers; those that were given are on file")

@@ -66,13 +66,13 @@ def in_prefect(targets: list[str] | None) -> str:
     os.environ.setdefault(
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL"
     )  # the board shows it; Prefect's page too
-    from httpx import TransportError
+    from httpx import HTTPError
 
     from flows.clean import clean
 
     try:
         state = clean(targets, return_state=True)
-    except TransportError:  # Prefect has tried again for minutes
+    except HTTPError:  # Prefect has tried again for minutes
         return "the Prefect server no longer answers; finished stages are kept, `decant run` goes on from there"
     return "" if state.is_completed() else state.message or state.name or "the flow did not complete"
 

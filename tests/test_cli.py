@@ -153,9 +153,15 @@ def test_run_without_a_server_does_the_same_work(toy_done: Toy) -> None:
     assert toy_done.lock.read_bytes() == before
 
 
-def test_lost_server_is_one_sentence_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+BUSY = httpx.Response(503, request=httpx.Request("POST", "http://127.0.0.1"))
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError("refused"), httpx.HTTPStatusError("busy", request=BUSY.request, response=BUSY)]
+)
+def test_lost_server_is_one_sentence_not_a_traceback(error: httpx.HTTPError, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(targets: list[str] | None, return_state: bool) -> None:
-        raise httpx.ConnectError("refused")
+        raise error
 
     monkeypatch.setitem(sys.modules, "flows.clean", SimpleNamespace(clean=lost))
     assert "finished stages are kept" in run.in_prefect(None)

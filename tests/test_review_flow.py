@@ -9,11 +9,16 @@ import subprocess
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from http.cookiejar import CookieJar
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import MagicMock
+from uuid import uuid4
 
+import httpx
 import pytest
 from reviewing import review_files, store_in
 from rich.console import Console
@@ -151,6 +156,28 @@ def test_a_waiting_run_is_resumed_or_cancelled_on_prefects_page(
     asked = (asking.root / "data/verify/queue.csv").read_text()
     assert ("11,cat" in asked) != trained, "who resumes lets it go on with the answers of the pause"
     assert asking.processes() == []
+
+
+def test_a_server_that_is_gone_or_busy_for_a_while_ends_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.states import Paused
+
+    from flows import clean  # here: it loads Prefect
+
+    busy = httpx.Response(503, request=httpx.Request("POST", "http://127.0.0.1"))
+    paused = SimpleNamespace(state=Paused(timeout_seconds=60))
+    client, seen = MagicMock(), list[bool]()
+    locked = httpx.HTTPStatusError("locked", request=busy.request, response=busy)
+    client.read_flow_run.side_effect = [httpx.ConnectError("refused"), locked, paused, paused]
+
+    def wait(go_on: Callable[[], bool]) -> bool:
+        seen.extend(go_on() for _ in range(3))
+        return True
+
+    monkeypatch.setattr(clean, "get_client", lambda **_: nullcontext(client))
+    monkeypatch.setattr(clean, "flow_run", SimpleNamespace(get_id=uuid4))
+    assert clean.paused_for_answers(cast(waiting.ReviewPage, SimpleNamespace(wait=wait)))
+    assert seen == [False, False, False]
+    client.resume_flow_run.assert_called_once()
 
 
 def test_no_answer_is_taken_before_dvc_has_recorded_what_the_stage_read(
