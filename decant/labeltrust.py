@@ -31,7 +31,7 @@ from decant.expert import Expert
 from decant.images import Images
 from decant.learner import Judgement, Learner, judged_classes, longer, trains_itself
 from decant.pretrain import pretrained
-from decant.promises import expected_errors, reliability, wrong_share
+from decant.promises import Price, expected_errors, prices, reliability, wrong_share
 from decant.refeed import EARLIER, RANDOM, SHARES, Reviews, chosen_rows, draw_references
 from decant.runtime import device
 from decant.scorer import TrustScorer
@@ -54,6 +54,8 @@ class Outcome:
     """95 % confidence interval of that share from the rows drawn at random alone; None where none is answered."""
     threshold: float | None = None
     """The trust from which on rows were accepted."""
+    prices: tuple[Price, ...] = ()
+    """What this threshold, the first, and others cost; empty where nothing was judged, or a score is no probability."""
     scorer: TrustScorer | None = None
     """Judges other pictures as these were judged."""
     reliability: dict[str, float] | None = None
@@ -221,11 +223,20 @@ def _outcome(reviews: Reviews, judgement: Judgement | None, settings: VerifySett
         noise_rate=None if judgement is None else _noise_rate(reviews, verdicts, settings),
         noise_interval=None if drawn is None else drawn[1],
         threshold=threshold,
+        prices=_prices(reviews, judgement, settings),
         scorer=None if judgement is None else judgement.scorer,
         reliability=_reliability(reviews) if settings.mode == "plus" else None,
         classifier_weight=None if judgement is None else judgement.classifier_weight,
         stopped=_why_stop(reviews, verdicts, judgement, settings),
     )
+
+
+def _prices(reviews: Reviews, judgement: Judgement | None, settings: VerifySettings) -> tuple[Price, ...]:
+    if judgement is None or settings.mode == "paper":
+        return ()
+    labels = reviews.images.labels
+    unseen = np.isin(labels, judgement.judged) & ~reviews.reviewed
+    return tuple(prices(judgement.trust(labels)[unseen], settings.threshold)) if unseen.any() else ()
 
 
 def _reliability(reviews: Reviews) -> dict[str, float] | None:

@@ -11,10 +11,13 @@ Measured on 12,000 MNIST rows with 10 % wrong labels: `far=0.001` gave TRR 99.75
 prototype); `python -m benchmarks label-cleaning` measures it on all 60,000.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.stats import beta
 
 CONFIDENCE = 0.95
+OFFERED = (0.5, "far=0.01", "far=0.001", "frr=0.01")  # thresholds whose price is told beside the chosen one's
 BINS = 10  # of trust, as usual for the expected calibration error
 
 
@@ -51,6 +54,37 @@ def _above(ordered: np.ndarray, first: int) -> float:
         return float(ordered[0])
     later = ordered[ordered > ordered[first - 1]]
     return float(later[0]) if len(later) else float(np.nextafter(ordered[-1], np.inf))
+
+
+def expected_rates(trust: np.ndarray, accepted: np.ndarray) -> tuple[float, float]:
+    """(FAR, FRR) that trusts (n,) lead to expect of rows of which `accepted` (n,) bool are accepted, as at the top; 0
+    where nothing could be judged wrongly."""
+    right, wrong = trust.sum(), (1 - trust).sum()
+    far = (1 - trust[accepted]).sum() / wrong if wrong > 0 else 0.0
+    return float(far), float(trust[~accepted].sum() / right if right > 0 else 0.0)
+
+
+class Price(NamedTuple):
+    """What a threshold does to the rows that nobody reviewed."""
+
+    threshold: float | str
+    trust: float
+    """From which on a row is accepted."""
+    refused: int
+    far: float
+    frr: float
+    """Expected rates of wrong labels that pass and of right ones that are refused."""
+
+
+def prices(trust: np.ndarray, chosen: float | str) -> list[Price]:
+    """Of the chosen threshold, then of those OFFERED that are others. trust: (n,) probabilities."""
+    others = [threshold for threshold in OFFERED if parsed(threshold) != parsed(chosen)]
+    found = []
+    for threshold in (chosen, *others):
+        bound = threshold_for(trust, threshold)
+        accepted = trust >= bound
+        found.append(Price(threshold, bound, int((~accepted).sum()), *expected_rates(trust, accepted)))
+    return found
 
 
 def expected_errors(trust: np.ndarray, accepted: np.ndarray) -> float:

@@ -65,6 +65,7 @@ def run(
         "noise_interval": outcome.noise_interval and [rounded(bound) for bound in outcome.noise_interval],
         "reliability": outcome.reliability and {key: round(value, 4) for key, value in outcome.reliability.items()},
         "threshold": rounded(outcome.threshold),
+        "prices": [{key: rounded(value, 6) for key, value in price._asdict().items()} for price in outcome.prices],
         "vouched_for": vouched_for(verify, outcome.reviews),
         "classifier_weight": outcome.classifier_weight,
     }
@@ -120,6 +121,11 @@ def note(summary: dict[str, Any], verify: VerifySettings, decisions: Path, *, no
         if summary["noise_interval"]:
             low, high = summary["noise_interval"]
             said += f" (by the rows drawn at random alone, with 95 % confidence: {low:.1%} to {high:.1%})"
+    for price in summary["prices"][:1]:
+        said += (
+            f". At this threshold {price['far']:.1%} of the wrong labels are expected to pass and {price['frr']:.1%} "
+        )
+        said += "of the right ones to be refused, of rows that nobody reviewed"
     if summary["vouched_for"] and summary["vouched_for"] > parsed(verify.threshold)[1]:
         said += f". The promise {verify.threshold} rests on the noise model: the rows that the expert saw at random "
         said += f"can vouch for no less than {summary['vouched_for']:.2g}"
@@ -134,8 +140,9 @@ def note(summary: dict[str, Any], verify: VerifySettings, decisions: Path, *, no
     return said
 
 
-def rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+def rounded(value: Any, digits: int = 4) -> Any:
+    """Numbers with so many decimals; anything else as it is."""
+    return round(value, digits) if isinstance(value, float) else value
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -5,20 +5,21 @@ import pytest
 from scipy.stats import binomtest
 
 from decant.errors import SettingsError
-from decant.promises import expected_errors, reliability, resolution, threshold_for, wrong_share
+from decant.promises import (
+    expected_errors,
+    expected_rates,
+    prices,
+    reliability,
+    resolution,
+    threshold_for,
+    wrong_share,
+)
 from decant.settings import VerifySettings, load
 
 
 @pytest.fixture(scope="module")
 def trust() -> np.ndarray:
     return np.random.default_rng(0).beta(6, 0.5, 4000)
-
-
-def expected_rates(trust: np.ndarray, threshold: float) -> tuple[float, float]:
-    """(FRR, FAR) that the trusts (n,) lead to expect; 0 where nothing could be refused or accepted wrongly."""
-    accepted = trust >= threshold
-    right, wrong = trust.sum(), (1 - trust).sum()
-    return float(trust[~accepted].sum() / max(right, 1e-12)), float((1 - trust[accepted]).sum() / max(wrong, 1e-12))
 
 
 @pytest.mark.parametrize("rate", [0.0005, 0.01, 0.2])
@@ -32,10 +33,28 @@ def test_promised_rate_is_kept_and_used_up(kind: str, rate: float, trust: np.nda
     found = failing[0].sum(1).mean() / failing[1].sum(1).mean()
     assert found <= 1.1 * rate
     assert found == pytest.approx(rate, rel=0.15)
-    expected = expected_rates(trust, threshold)[1 if kind == "far" else 0]
-    assert expected <= rate + 1e-9
+    which = ("far", "frr").index(kind)
+    assert expected_rates(trust, accepted)[which] <= rate + 1e-9
     bolder = np.sort(trust[trust < threshold])[-1] if kind == "far" else np.sort(trust[trust > threshold])[0]
-    assert expected_rates(trust, bolder)[1 if kind == "far" else 0] > rate
+    assert expected_rates(trust, trust >= bolder)[which] > rate
+
+
+def test_the_price_of_every_threshold_is_what_drawing_the_truth_comes_to(trust: np.ndarray) -> None:
+    """The chosen one first, then the offered ones that are others, however they are written."""
+    found = prices(trust, "far=1e-2")
+    assert [price.threshold for price in found] == ["far=1e-2", 0.5, "far=0.001", "frr=0.01"]
+    right = np.random.default_rng(1).random((500, len(trust))) < trust
+    for price in found:
+        refused = trust < price.trust
+        assert price.refused == refused.sum()
+        assert price.far == pytest.approx((~right & ~refused).sum() / (~right).sum(), rel=0.15)
+        assert price.frr == pytest.approx((right & refused).sum() / right.sum(), rel=0.05)
+
+
+def test_rates_where_every_label_is_surely_right_or_surely_wrong() -> None:
+    accepted = np.array([True, True, False])
+    assert expected_rates(np.ones(3), accepted) == (0, pytest.approx(1 / 3))
+    assert expected_rates(np.zeros(3), accepted) == (pytest.approx(2 / 3), 0)
 
 
 def test_rows_of_equal_trust_share_their_fate() -> None:

@@ -218,6 +218,18 @@ def test_headline_and_figures_come_from_the_metrics(page: Path) -> None:
     assert "asked about 2 of 30 rows" in text
 
 
+def test_what_a_threshold_costs_is_a_table_where_it_is_known(page: Path, tmp_path: Path) -> None:
+    assert "What a threshold costs" not in page.read_text()
+    arguments = make_run(tmp_path)
+    price = {"threshold": "far=0.001", "trust": 0.98765, "refused": 1234, "far": 0.00091, "frr": 0.7702}
+    summary = json.loads((tmp_path / "verify/summary.json").read_text()) | {"prices": [price]}
+    write_json(tmp_path / "verify/summary.json", summary)
+    report.run(report=ReportSettings(), out=tmp_path, **arguments)
+    line = re.search(r"<tr>[^\n]*far=0\.001[^\n]*</tr>", (tmp_path / "index.html").read_text())
+    assert line is not None
+    assert re.findall(r">([^<>]+)<", line[0]) == ["far=0.001", "0.9877", "1,234", "0.09 %", "77.02 %"]
+
+
 def test_accuracy_on_unchecked_labels_is_called_that(tmp_path: Path) -> None:
     arguments = make_run(tmp_path, known=False)
     write_json(arguments["metrics"], {key: {"accuracy": 0.25, "rows": 30} for key in ("as_received", "cleaned")})

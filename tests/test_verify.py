@@ -66,6 +66,19 @@ def test_every_row_has_a_verdict_and_the_counts_agree(inputs: dict[str, Path]) -
     assert f"dropped {summary['dropped']} and relabelled 0 of {ROWS} rows" in summary["note"]
 
 
+def test_the_price_of_a_threshold_is_told_before_anybody_pays_it(inputs: dict[str, Path]) -> None:
+    summary = stage(inputs, steps=5, threshold="frr=0.05")
+    seen = pd.read_csv(inputs["out"] / "reviews.csv")["id"]
+    refused = read_verdicts(inputs["out"] / "verdicts.parquet").set_index("id")["flagged"].drop(seen)
+    paid, *others = summary["prices"]
+    assert paid["threshold"] == "frr=0.05" and paid["refused"] == refused.sum() > 0
+    assert paid["frr"] <= 0.05 < max(other["frr"] for other in others)
+    assert paid["trust"] == pytest.approx(summary["threshold"], abs=1e-4)
+    assert f"and {paid['frr']:.1%} of the right ones to be refused" in summary["note"]
+    paper = stage(inputs, steps=5, mode="paper")
+    assert paper["prices"] == [] and "expected to pass" not in paper["note"]
+
+
 def test_two_runs_write_the_same_bytes(inputs: dict[str, Path]) -> None:
     first_summary = stage(inputs, steps=5)
     first = files(inputs["out"])
