@@ -68,8 +68,8 @@ def clean(stages: list[str] | None = None) -> State:
         return Cancelled(message=str(cancelled))
     for name, state in states.items():
         if not state.is_completed():
-            message = state.message or state.type.value.lower()
-            return Failed(message=message if message.startswith(f"{name}: ") else f"{name}: {message}")
+            why = (state.message or state.type.value.lower()).removeprefix(f"{name}: ")  # a StageError names its stage
+            return Failed(message=f"{name}: {why}")
     if "evaluate" in states:
         publish_result()
     return Completed(message=summary(states))

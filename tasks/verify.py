@@ -63,7 +63,7 @@ def run(
         "queued": len(outcome.queue),
         "noise_rate": rounded(outcome.noise_rate),
         "noise_interval": outcome.noise_interval and [rounded(bound) for bound in outcome.noise_interval],
-        "reliability": outcome.reliability and {key: round(value, 4) for key, value in outcome.reliability.items()},
+        "reliability": outcome.reliability and {key: rounded(value) for key, value in outcome.reliability.items()},
         "threshold": rounded(outcome.threshold),
         "prices": [{key: rounded(value, 6) for key, value in price._asdict().items()} for price in outcome.prices],
         "vouched_for": vouched_for(verify, outcome.reviews),
@@ -121,11 +121,12 @@ def note(summary: dict[str, Any], verify: VerifySettings, decisions: Path, *, no
         if summary["noise_interval"]:
             low, high = summary["noise_interval"]
             said += f" (by the rows drawn at random alone, with 95 % confidence: {low:.1%} to {high:.1%})"
-    for price in summary["prices"][:1]:
+    if summary["prices"]:
+        far, frr = (summary["prices"][0][key] for key in ("far", "frr"))
         said += (
-            f". At this threshold {price['far']:.1%} of the wrong labels are expected to pass and {price['frr']:.1%} "
+            f". At this threshold {far:.1%} of the wrong labels are expected to pass and {frr:.1%} of the right ones "
         )
-        said += "of the right ones to be refused, of rows that nobody reviewed"
+        said += "to be refused, of rows that nobody reviewed"
     if summary["vouched_for"] and summary["vouched_for"] > parsed(verify.threshold)[1]:
         said += f". The promise {verify.threshold} rests on the noise model: the rows that the expert saw at random "
         said += f"can vouch for no less than {summary['vouched_for']:.2g}"

@@ -288,6 +288,10 @@ def test_the_command_says_why_there_is_nothing_to_review(
     monkeypatch.chdir(root)
     queue = root / "data/verify/queue.csv"
     queue.write_text(QUEUE.splitlines()[0] + "\n")
+    (root / "params.yaml").unlink()
+    assert cli.main(["review"]) == 2
+    assert "params.yaml: can't be read" in capsys.readouterr().err
+    (root / "params.yaml").write_text("verify: {expert: oracle}\n")
     assert cli.main(["review"]) == 0
     assert "the simulated expert answers all" in capsys.readouterr().out
     (root / "params.yaml").write_text("verify: {expert: person}\n")

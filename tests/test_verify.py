@@ -66,7 +66,7 @@ def test_every_row_has_a_verdict_and_the_counts_agree(inputs: dict[str, Path]) -
     assert f"dropped {summary['dropped']} and relabelled 0 of {ROWS} rows" in summary["note"]
 
 
-def test_the_price_of_a_threshold_is_told_before_anybody_pays_it(inputs: dict[str, Path]) -> None:
+def test_the_price_of_the_threshold_is_that_of_the_verdicts_and_the_note_tells_it(inputs: dict[str, Path]) -> None:
     summary = stage(inputs, steps=5, threshold="frr=0.05")
     seen = pd.read_csv(inputs["out"] / "reviews.csv")["id"]
     refused = read_verdicts(inputs["out"] / "verdicts.parquet").set_index("id")["flagged"].drop(seen)
