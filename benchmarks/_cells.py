@@ -40,7 +40,7 @@ def rows(scale: str, out: Path) -> None:
 
 def poison(folder: Path, scale: str, attack: str, seed: int, out: Path) -> None:
     """The training rows as that attack leaves them; `clean` leaves them alone."""
-    from decant.tables import read_images, write_images
+    from decant.data.tables import read_images, write_images
 
     entries = [] if attack == "clean" else [entry(scale, attack)]
     write_images(out, planted(read_images(folder / "train.parquet"), entries, seed))
@@ -50,11 +50,11 @@ def train(folder: Path, poisoned: Path, scale: str, countermeasure: str, network
     """Clean test accuracy of a classifier trained on the poisoned rows under a countermeasure."""
     from dataclasses import asdict
 
-    from decant.countermeasures import train_with
+    from decant.data.tables import read_images
+    from decant.models.training import accuracy
+    from decant.purify.methods import train_with
     from decant.runtime import be_deterministic
     from decant.settings import TrainSettings, load
-    from decant.tables import read_images
-    from decant.training import accuracy
 
     be_deterministic()
     settings = load(TrainSettings, {**asdict(TRAIN[scale]), "network": network}, "train")

@@ -22,15 +22,15 @@ from torch import nn
 
 from benchmarks._cells import HERE, definition, run_all
 from benchmarks._rows import TRAIN, ingested
-from decant import attacks, candidates
+from decant import attacks
 from decant.attacks import load_attacks
-from decant.detectors import Case, Detection, detect, names
+from decant.data.images import Images, concat_images
+from decant.detectors import Case, Detection, candidates, detect, names
 from decant.files import read_json, write_json
-from decant.images import Images, concat_images
+from decant.labeltrust.scorer import TrustScorer
+from decant.models.training import predict, train_classifier
 from decant.runtime import be_deterministic
-from decant.scorer import TrustScorer
 from decant.settings import DetectSettings, VerifySettings
-from decant.training import predict, train_classifier
 
 DATASETS: dict[str, dict[str, int | None]] = {  # scale to name: training rows
     "small": {"digits": None, "mnist": 2000, "fashion_mnist": 2000},

@@ -31,14 +31,14 @@ from benchmarks._cells import HERE, run_all
 from benchmarks._rows import ingested, planted
 from benchmarks._stages import dataset
 from decant.attacks import load_attacks
-from decant.expert import Oracle
+from decant.data.images import Images
 from decant.files import read_json, write_json
-from decant.images import Images
 from decant.label_checks import Case, judge
-from decant.labeltrust import Outcome, by_round
+from decant.labeltrust.experts import Oracle
+from decant.labeltrust.verify import Outcome, by_round
+from decant.models.training import accuracy, train_classifier
 from decant.runtime import be_deterministic
 from decant.settings import TrainSettings, VerifySettings
-from decant.training import accuracy, train_classifier
 
 TRAIN = TrainSettings(epochs=10)
 DATASETS = {  # name here: (dataset, training rows, classifier of the rivals who train one)

@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks._stages import dataset
 from decant.attacks import load_attacks
-from decant.images import Images
+from decant.data.images import Images
+from decant.data.tables import read_images
 from decant.settings import IngestSettings, TrainSettings
-from decant.tables import read_images
 
 ROWS = {"small": ("digits", None), "full": ("cifar10", None), "full100": ("cifar100", None)}
 """Dataset and number of training rows of a scale."""

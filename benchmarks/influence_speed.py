@@ -31,13 +31,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks._rows import ingested
-from decant import ekfac, networks
 from decant.files import read_json, write_json
-from decant.influence import influence, neg_margin
-from decant.networks import resnet18, small_cnn
+from decant.influence import ekfac
+from decant.influence.functions import influence, neg_margin
+from decant.models import networks
+from decant.models.networks import resnet18, small_cnn
+from decant.models.training import as_float, to_device
 from decant.peers import peer
 from decant.runtime import device
-from decant.training import as_float, to_device
 
 QUERIES, DAMPING = 51, 0.1
 CASES: dict[str, dict[str, tuple[str, int | None, int]]] = {  # network: (dataset, rows, epochs)

@@ -26,13 +26,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from benchmarks._stages import dataset
-from decant.decode import choose_rules, decode_batches
+from decant.data.decode import choose_rules, decode_batches
+from decant.data.export import write_huggingface, write_image_folder
+from decant.data.ingest import SAMPLE_ROWS, choose_parts, sample_rules, write_part
+from decant.data.sources import open_source
 from decant.errors import StageError
-from decant.export import write_huggingface, write_image_folder
-from decant.ingest import SAMPLE_ROWS, choose_parts, sample_rules, write_part
 from decant.runtime import Progress
 from decant.settings import IngestSettings
-from decant.sources import open_source
 
 ROWS = {"small": 10_000, "full": None}
 SETS = ("mnist", "cifar10")

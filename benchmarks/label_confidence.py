@@ -26,11 +26,11 @@ import numpy as np
 from benchmarks._rows import ingested, planted
 from decant.attacks import badnet
 from decant.confidence import ConfidenceCase, fit_and_score
-from decant.images import Images
+from decant.data.images import Images
+from decant.labeltrust.scorer import TrustScorer
+from decant.models.training import predict, train_classifier
 from decant.runtime import be_deterministic
-from decant.scorer import TrustScorer
 from decant.settings import TrainSettings, VerifySettings
-from decant.training import predict, train_classifier
 
 ROWS = {"small": 12_000, "full": None}
 REFERENCES = 10

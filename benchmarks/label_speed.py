@@ -15,15 +15,15 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from benchmarks._labels import TRAIN, case
-from decant.expert import Oracle
-from decant.images import Images
+from decant.data.images import Images
 from decant.label_checks import Case, judge
-from decant.labeltrust import verify
+from decant.labeltrust.experts import Oracle
+from decant.labeltrust.scorer import TrustScorer
+from decant.labeltrust.siamese import Pool, train
+from decant.labeltrust.verify import verify
+from decant.models.training import labels_to_device, to_device
 from decant.runtime import be_deterministic
-from decant.scorer import TrustScorer
 from decant.settings import VerifySettings
-from decant.siamese import Pool, train
-from decant.training import labels_to_device, to_device
 
 TURNS = 3
 

@@ -14,9 +14,9 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks._labels import POISONINGS, case
 from decant.attacks import load_attacks
-from decant.images import Images
+from decant.data.images import Images
+from decant.labeltrust.scorer import TrustScorer
 from decant.runtime import be_deterministic
-from decant.scorer import TrustScorer
 from decant.settings import VerifySettings
 
 SIZES = (2, 5, 10, 15, 20)

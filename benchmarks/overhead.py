@@ -26,7 +26,7 @@ from decant.errors import StageError
 ROOT = Path(__file__).parents[1]
 EMPTY_STAGES = 12
 DVC = (sys.executable, "-m", "dvc")
-DECANT = (sys.executable, "-m", "flows.cli")
+DECANT = (sys.executable, "-m", "decant.cli.main")
 
 
 def run(scale: str, seed: int) -> dict[str, float]:

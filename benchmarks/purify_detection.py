@@ -1,7 +1,7 @@
 """Rows that carry noise, told from those that don't (D-VAE's Table 8), and what the disentangled p^ is worth (Table 1).
 
 `ATTACK.RATIO.WHICH.auroc|precision|recall|f1` for partly poisoned rows. WHICH: `ours`, a linear reader of what
-purification takes off (decant.shortcuts), flagged from its own threshold on; `paper`, a network trained on x + p^ that
+purification takes off (decant.purify.gate), flagged from its own threshold on; `paper`, a network trained on x + p^ that
 flags a row when it predicts the given label for it as received (auroc: by that label's probability); `votes`, the same
 by the mean probability over three such networks.
 `ATTACK.disentangled.test|received`: accuracy on clean test rows and on the poisoned rows of a network trained on clean
@@ -17,13 +17,13 @@ import numpy as np
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from benchmarks._rows import ATTACKS, TRAIN, ingested, partly, planted
-from decant.dvae import recipe
-from decant.images import Images
-from decant.purify import LIMITS, Inference, Stage, fit
+from decant.data.images import Images
+from decant.models.training import accuracy, train_classifier
+from decant.purify.dvae import recipe
+from decant.purify.gate import RowScorer, amplified, pattern_scores, row_threshold
+from decant.purify.two_stage import LIMITS, Inference, Stage, fit
 from decant.runtime import be_deterministic
 from decant.settings import PurifySettings
-from decant.shortcuts import RowScorer, amplified, pattern_scores, row_threshold
-from decant.training import accuracy, train_classifier
 
 SHOWN = {"small": ("lsp", "ar", "pil"), "full": ("lsp", "em")}
 RATIOS = (0.2, 0.4, 0.6, 0.8)

@@ -1,6 +1,6 @@
 """Whether `purify.when: auto` tells data with unlearnable noise from data without: hits and false alarms.
 
-`DATASET.ATTACK.RATIO`: reliance (decant.shortcuts) on 5,000 rows (2,874 for digits) of which that share carries noise;
+`DATASET.ATTACK.RATIO`: reliance (decant.purify.gate) on 5,000 rows (2,874 for digits) of which that share carries noise;
 from 4.0 on the data is purified. `hits.RATIO`: share of dataset x attack that is found. `false_alarms`: how many of the
 four datasets, never poisoned, are purified; `false_alarms.label_noise` and `.badnet`: with 20 % wrong labels, and with
 5 % backdoored rows. Noise at the paper's bounds on CIFAR-10, stronger on gray pictures (benchmarks/_rows.py). At full
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks._rows import COLOUR, GRAY, TRAIN, ingested, partly, planted
-from decant.images import Images
-from decant.purify import purify
+from decant.data.images import Images
+from decant.models.training import accuracy, train_classifier
+from decant.purify.gate import RELIANCE_LIMIT, reliance
+from decant.purify.two_stage import purify
 from decant.runtime import be_deterministic
 from decant.settings import PurifySettings
-from decant.shortcuts import RELIANCE_LIMIT, reliance
-from decant.training import accuracy, train_classifier
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0)

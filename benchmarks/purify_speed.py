@@ -22,12 +22,12 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks._rows import ingested
-from decant.dvae import DVAE, PRESETS, loss
-from decant.images import DatasetInfo, Images
-from decant.networks import resnet18
-from decant.purify import LIMITS, Inference, Stage, fit
+from decant.data.images import DatasetInfo, Images
+from decant.data.tables import images_writer, iter_images, sample_images
+from decant.models.networks import resnet18
+from decant.purify.dvae import DVAE, PRESETS, loss
+from decant.purify.two_stage import LIMITS, Inference, Stage, fit
 from decant.runtime import device
-from decant.tables import images_writer, iter_images, sample_images
 
 STEPS = {"small": 3, "full": 200}  # timed, of each kind, in turns of a third
 MILLION, SLICE = 1_000_000, 100_000
@@ -72,7 +72,7 @@ def step_rates(scale: str, seed: int) -> dict[str, float]:
 
 def stepper(preset: "object", as_logged: bool) -> tuple[Callable[[], None], int]:
     """(one training step on random rows of 32 x 32 x 3, its number of rows)."""
-    from decant.dvae import Recipe
+    from decant.purify.dvae import Recipe
 
     assert isinstance(preset, Recipe)
     dev, rows = device(), preset.batch_size

@@ -31,11 +31,11 @@ from torch import nn
 from benchmarks._detect import FULL
 from benchmarks._rows import TRAIN, ingested
 from decant.attacks import Attack, load_attacks
+from decant.data.images import Images
 from decant.detectors import detect
-from decant.images import Images
+from decant.models.training import accuracy, predict, train_classifier
 from decant.runtime import be_deterministic
 from decant.settings import DetectSettings, UnlearnSettings
-from decant.training import accuracy, predict, train_classifier
 from decant.unlearning import Task, Unlearned, names, unlearn_with
 from decant.unlearning._auto import cheapest
 from tasks.simulate import plant, triggered_rows

@@ -89,7 +89,7 @@ class TrainSettings:
     """The one training recipe, used by baseline, train, unlearn and evaluate alike."""
 
     network: Literal["small_cnn", "resnet18", "resnet50", "densenet121", "mobilenet_v2"] = "small_cnn"
-    """Layers and sizes: `decant.networks`. All but the first are meant for a GPU."""
+    """Layers and sizes: `decant.models.networks`. All but the first are meant for a GPU."""
     epochs: Positive = 10
     batch_size: Positive = 64
     lr: Annotated[float, Range(1e-6, 10)] = 0.05
@@ -105,13 +105,13 @@ class PurifySettings:
     """D-VAE's two-stage purification: what both stages share."""
 
     when: Literal["auto", "always", "never"] = "auto"
-    """`auto`: where there is evidence that the data carries a shortcut (`decant.shortcuts`); where there is none, no
+    """`auto`: where there is evidence that the data carries a shortcut (`decant.purify.gate`); where there is none, no
     pixel is touched."""
     rows: Literal["all", "flagged"] = "all"
     """Which rows get purified pixels; `flagged`: only those that seem to carry a perturbation, the others keep theirs
     exactly."""
     preset: Literal["auto", "paper", "small", "standard", "px64", "px224"] = "auto"
-    """Network and length of training (`decant.dvae`). `auto` goes by image size and number of rows; `paper` is the
+    """Network and length of training (`decant.purify.dvae`). `auto` goes by image size and number of rows; `paper` is the
     official code."""
     objective: Literal["code", "eq14"] = "code"
     """`code`: the official code's loss; `eq14`: the paper's Eq. 14 to the letter."""

@@ -38,10 +38,12 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, Paused, State
 from prefect.tasks import Task
 
+from decant import params
 from decant.errors import SettingsError
-from flows import gpu, params, table
-from flows.review.waiting import PATIENCE, ReviewPage, open_questions
-from flows.review.waiting import STAGE as ASKING_STAGE
+from decant.report import table
+from decant.review.waiting import PATIENCE, ReviewPage, open_questions
+from decant.review.waiting import STAGE as ASKING_STAGE
+from flows import gpu
 from flows.stages import Outcome, Stage, StageError, pipeline
 from flows.watch import Event, tell, watched
 

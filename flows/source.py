@@ -15,7 +15,7 @@ def source_changed() -> bool:
     """False also where nothing was ingested yet, and where the source is away: what was ingested still counts."""
     if not FINGERPRINT.is_file():
         return False
-    from decant.sources import fingerprint
+    from decant.data.sources import fingerprint
 
     source = str(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["ingest"]["source"])
     if not Path(source).expanduser().exists():

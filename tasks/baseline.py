@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from decant import networks
-from decant.images import Images
+from decant.data.images import Images
+from decant.data.tables import read_images
+from decant.models import networks
+from decant.models.training import architecture_of, steps_of, train_classifier
 from decant.runtime import Progress, be_deterministic
 from decant.settings import TrainSettings
-from decant.tables import read_images
-from decant.training import architecture_of, steps_of, train_classifier
 
 
 def run(*, seed: int, train: TrainSettings, original: Path, received: Path, out: Path) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from decant.export import audit, write_huggingface, write_image_folder
+from decant.data.export import audit, write_huggingface, write_image_folder
+from decant.data.tables import count_rows, read_verdicts
 from decant.files import write_text
 from decant.settings import ExportSettings
-from decant.tables import count_rows, read_verdicts
 
 
 def run(

@@ -7,11 +7,11 @@ purify, and passes the data through when there is not; `purify_2` then does the 
 from pathlib import Path
 from typing import Any
 
-from decant.purify import Inference, Stage, fit, untouched, write_parts
+from decant.data.tables import count_rows, iter_images, read_images, sample_images
+from decant.purify.gate import Evidence, probe_gap, reader_sample
+from decant.purify.two_stage import Inference, Stage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
 from decant.settings import PurifySettings, PurifyStageSettings
-from decant.shortcuts import Evidence, probe_gap, reader_sample
-from decant.tables import count_rows, iter_images, read_images, sample_images
 
 
 def run(

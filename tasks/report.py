@@ -10,11 +10,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from decant.files import read_json, write_text
-from decant.images import Images, concat_images
-from decant.report import Evidence, Example, most_suspicious, render
-from decant.settings import ReportSettings
-from decant.tables import (
+from decant.data.images import Images, concat_images
+from decant.data.tables import (
     iter_images,
     read_images,
     read_labels,
@@ -24,6 +21,9 @@ from decant.tables import (
     read_truth,
     read_verdicts,
 )
+from decant.files import read_json, write_text
+from decant.report.page import Evidence, Example, most_suspicious, render
+from decant.settings import ReportSettings
 
 CLASSES_SHOWN = 10
 

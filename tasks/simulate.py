@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from decant.attacks import Attack, load_attacks
-from decant.images import Images, concat_images
+from decant.data.images import Images, concat_images
+from decant.data.tables import TRUTH, read_images, write_images, write_truth
 from decant.settings import SimulateSettings
-from decant.tables import TRUTH, read_images, write_images, write_truth
 
 
 def run(*, seed: int, simulate: SimulateSettings, train: Path, test: Path, out: Path) -> dict[str, Any]:

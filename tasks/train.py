@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from decant import networks
+from decant.data.tables import read_images
+from decant.models import networks
+from decant.models.training import architecture_of, steps_of, train_classifier
 from decant.runtime import Progress, be_deterministic
 from decant.settings import TrainSettings
-from decant.tables import read_images
-from decant.training import architecture_of, steps_of, train_classifier
 
 
 def run(*, seed: int, train: TrainSettings, images: Path, out: Path) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from decant import networks
+from decant.data.tables import read_images
+from decant.models import networks
+from decant.models.training import architecture_of, steps_of
 from decant.runtime import Progress, be_deterministic, device
 from decant.settings import TrainSettings, UnlearnSettings
-from decant.tables import read_images
-from decant.training import architecture_of, steps_of
 from decant.unlearning import Task, unlearn_with
 from decant.unlearning._auto import cheapest, measured, remark
 

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decant.embeddings import read_embeddings
-from decant.expert import FileExpert, Oracle
+from decant.data.images import Images
+from decant.data.tables import apply_verdicts, read_digests, read_images, read_truth, write_images, write_verdicts
 from decant.files import write_text
-from decant.images import Images
-from decant.labeltrust import Outcome, steps_of
-from decant.labeltrust import verify as verify_labels
-from decant.promises import parsed, resolution
-from decant.refeed import Reviews
+from decant.labeltrust.experts import FileExpert, Oracle
+from decant.labeltrust.review_rounds import Reviews
+from decant.labeltrust.thresholds import parsed, resolution
+from decant.labeltrust.verify import Outcome, steps_of
+from decant.labeltrust.verify import verify as verify_labels
+from decant.models.embeddings import read_embeddings
 from decant.runtime import Progress, be_deterministic
 from decant.settings import VerifySettings
-from decant.tables import apply_verdicts, read_digests, read_images, read_truth, write_images, write_verdicts
 
 HOW_ASKED = ["round", "rows", "why", "picture"]
 QUEUE = ["id", "given", "suggested", "trust", "label", *HOW_ASKED, "like_given", "like_suggested"]

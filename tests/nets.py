@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant import ekfac
+from decant.influence import ekfac
 
 
 def small_net(**conv: object) -> nn.Module:

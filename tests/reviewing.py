@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from decant.images import DatasetInfo, Images
-from decant.tables import write_images
-from flows.review.pictures import Pictures
-from flows.review.store import Store
+from decant.data.images import DatasetInfo, Images
+from decant.data.tables import write_images
+from decant.review.pictures import Pictures
+from decant.review.store import Store
 
 CLASSES = ("cat", "dog", "2")
 QUEUE = """id,given,suggested,trust,label,round,rows,why,like_given,like_suggested

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-from decant.images import DatasetInfo, Images
+from decant.data.images import DatasetInfo, Images
 
 ROOT = Path(__file__).parents[1]
 INFO = DatasetInfo(class_names=tuple("0123456789"), source="digits", checksum="test")

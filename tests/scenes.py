@@ -9,11 +9,11 @@ from samples import digits
 from torch import nn
 
 from decant.attacks import badnet
+from decant.data.images import Images
 from decant.detectors import Case
-from decant.ekfac import Factors
-from decant.images import Images
+from decant.influence.ekfac import Factors
+from decant.models.training import train_classifier
 from decant.settings import DetectSettings, TrainSettings
-from decant.training import train_classifier
 
 DEFAULT = DetectSettings()
 BADNET = badnet.Settings(mode="dirty", victim=8, target=5, rate=0.03, size=6)

@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 from samples import digits
 
-from decant.images import Images
-from decant.scorer import TrustScorer
+from decant.data.images import Images
+from decant.labeltrust.scorer import TrustScorer
 from decant.settings import VerifySettings
 
 UNKNOWN_CLASS = 9  # which it has no references of

@@ -18,11 +18,11 @@ DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = DVC["stages"]
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TRUTH_READERS = {
-    "decant/tables.py",  # defines it
+    "decant/data/tables.py",  # defines it
     "tasks/evaluate.py",
     "tasks/verify.py",  # builds the simulated expert
     "tasks/report.py",
-    "flows/explain.py",
+    "decant/cli/explain.py",
 }
 
 
@@ -136,7 +136,7 @@ def test_cells_of_the_benchmarks_depend_on_what_decides_their_figures(cell: str)
     deps = [str(Path(ROOT, "benchmarks", dep).resolve().relative_to(ROOT)) for dep in CELLS[cell]["deps"]]
     start = ROOT / CELLS[cell]["cmd"].split()[2].replace(".", "/")
     plumbing = [f"decant/{name}" for name in PLUMBING] + [f"decant/{name}.py" for name in PLUMBING]
-    plumbing += ["tasks", "benchmarks/_cells.py", "benchmarks/_stages.py", "decant/countermeasures"]
+    plumbing += ["tasks", "benchmarks/_cells.py", "benchmarks/_stages.py", "decant/purify/methods"]
     files = {str(path.relative_to(ROOT)) for path in closure(start.with_suffix(".py")) if path.stat().st_size}
     missing = {file for file in files if not is_covered(file, deps + plumbing)}
     assert not missing, f"add to {cell}'s deps in benchmarks/dvc.yaml: {sorted(missing)}"
@@ -196,9 +196,9 @@ def test_docs_name_every_stage_parameter_and_attack() -> None:
 def test_docs_name_every_countermeasure_and_its_parameters() -> None:
     page = (ROOT / "docs/countermeasures.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
-    assert set(rows) == {path.stem for path in (ROOT / "decant/countermeasures").glob("[a-z]*.py")}
+    assert set(rows) == {path.stem for path in (ROOT / "decant/purify/methods").glob("[a-z]*.py")}
     for name, row in rows.items():
-        for field in dataclasses.fields(importlib.import_module(f"decant.countermeasures.{name}").Settings):
+        for field in dataclasses.fields(importlib.import_module(f"decant.purify.methods.{name}").Settings):
             assert f"`{field.name}` (" in row, f"{name}.{field.name}"
 
 

@@ -9,10 +9,10 @@ from samples import digits
 
 from decant.attacks import Attack, kind_of, load_attacks, lsp, names
 from decant.attacks.badnet import stamp
+from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.images import Images
+from decant.models.training import accuracy, train_classifier
 from decant.settings import TrainSettings
-from decant.training import accuracy, train_classifier
 from tasks.simulate import plant, triggered_rows
 
 TRAIN = TrainSettings(epochs=6)

@@ -10,8 +10,8 @@ from samples import digits
 from decant.attacks import Attack, load_attacks, witches_brew
 from decant.attacks._surrogate import Surrogate
 from decant.attacks.smooth import stamp
+from decant.models.training import accuracy, as_float, to_device, train_classifier
 from decant.settings import TrainSettings
-from decant.training import accuracy, as_float, to_device, train_classifier
 from tasks.simulate import plant
 
 

@@ -9,15 +9,15 @@ import pytest
 from samples import ROOT, digits
 from scenes import BADNET, backdoored
 
-from decant import networks
 from decant.attacks import badnet
-from decant.candidates import TAIL, rank, tail
-from decant.images import Images, concat_images
-from decant.scorer import Judged, TrustScorer
+from decant.cli import main, suspects
+from decant.data.images import Images, concat_images
+from decant.data.tables import read_images, write_images
+from decant.detectors.candidates import TAIL, rank, tail
+from decant.labeltrust.scorer import Judged, TrustScorer
+from decant.models import networks
+from decant.models.training import architecture_of
 from decant.settings import DetectSettings, TrainSettings
-from decant.tables import read_images, write_images
-from decant.training import architecture_of
-from flows import cli, suspects
 from tasks.detect import read_affected
 
 
@@ -75,7 +75,7 @@ def test_the_command_offers_rows_that_detect_can_read(
 ) -> None:
     folder, images = place
     monkeypatch.chdir(folder)
-    assert cli.main(["suspects", "--count", "4"]) == 0
+    assert main.main(["suspects", "--count", "4"]) == 0
     assert "65 images looked at" in " ".join(capsys.readouterr().out.split())
     with open("data/inputs/suspects.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -92,7 +92,7 @@ def test_copied_lines_lead_to_the_pictures_wherever_they_were_written(
     folder, images = place
     monkeypatch.chdir(folder)
     for out in ("elsewhere/found.csv", "data/inputs/deeper/found.csv"):
-        assert cli.main(["suspects", "--count", "2", "--limit", "30", "--out", out]) == 0
+        assert main.main(["suspects", "--count", "2", "--limit", "30", "--out", out]) == 0
         copied = Path("data/inputs/affected.csv")
         shutil.copy(out, copied)
         points = read_affected(copied, images)
@@ -106,7 +106,7 @@ def test_an_out_that_is_no_file_is_refused_before_the_work(
     monkeypatch.chdir(place[0])
     Path("folder.csv").mkdir(exist_ok=True)
     monkeypatch.setattr(suspects, "examined", None)
-    assert cli.main(["suspects", "--out", out]) == 2
+    assert main.main(["suspects", "--out", out]) == 2
     error = capsys.readouterr().err
     assert f"{Path(out).with_suffix('')}.csv expected" in error and error.count("\n") == 1
 
@@ -116,5 +116,5 @@ def test_a_checkout_without_a_model_is_told_what_to_do(
 ) -> None:
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["suspects"]) == 2
+    assert main.main(["suspects"]) == 2
     assert "`decant run train` first" in capsys.readouterr().err

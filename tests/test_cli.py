@@ -15,17 +15,19 @@ import pytest
 from rich.console import Console
 from toy_pipeline import ROOT, STAGES, Toy, environment
 
+from decant import params
+from decant.cli import explain, main, run, status
+from decant.data.images import DatasetInfo, Images
+from decant.data.tables import write_images, write_places, write_truth, write_verdicts
 from decant.errors import DecantError
 from decant.files import write_json
-from decant.images import DatasetInfo, Images
-from decant.tables import write_images, write_places, write_truth, write_verdicts
-from flows import cli, explain, params, run, status, table
+from decant.report import table
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     program = (
         "import sys; from flows import cli\n"
-        "try: cli.main(['run', '--help'])\n"
+        "try: main.main(['run', '--help'])\n"
         "except SystemExit: print('loaded:', {'prefect', 'dvc', 'torch', 'pandas', 'rich'} & set(sys.modules))"
     )
     done = subprocess.run(
@@ -34,10 +36,10 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     assert done.stdout.splitlines()[-1] == "loaded: set()"
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", main.COMMANDS)
 def test_each_command_has_a_help_text_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([name, "--help"])
+        main.main([name, "--help"])
     assert ended.value.code == 0
     assert f"decant {name}" in capsys.readouterr().out.split("examples:")[1]
 
@@ -55,7 +57,7 @@ def test_wrong_words_get_one_line_and_exit_code_2(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(words)
+        main.main(words)
     lines = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and len(lines) == 1 and message in lines[0]
 
@@ -64,7 +66,7 @@ def test_outside_of_a_checkout_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["status"]) == 2
+    assert main.main(["status"]) == 2
     assert "no dvc.yaml here or above" in capsys.readouterr().err
 
 
@@ -216,10 +218,10 @@ def test_status_of_what_never_ran_and_of_what_runs_now(in_toy: Toy) -> None:
 
 def test_status_shows_what_the_last_run_took(in_toy_done: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     write_json(status.RUNS / "train.json", {"seconds": 12.34, "peak_memory_mib": 512, "date": "2026-01-02"})
-    assert cli.main(["status"]) == 0
+    assert main.main(["status"]) == 0
     shown = capsys.readouterr().out
     assert "12.3" in shown and "512" in shown and "everything is up to date" in shown
-    assert cli.main(["status", "--json"]) == 0
+    assert main.main(["status", "--json"]) == 0
     found = {entry["stage"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert found["train"] == {
         "stage": "train", "state": "fresh", "why": [], "seconds": 12.34, "memory_mib": 512, "date": "2026-01-02",
@@ -259,7 +261,7 @@ def cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_explain_tells_a_dropped_row_s_way(cleaned: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["explain", "11"]) == 0
+    assert main.main(["explain", "11"]) == 0
     shown = capsys.readouterr().out
     assert "row 11, from photos/[a] cat.png" in shown
     (line,) = (line for line in shown.splitlines() if line.split()[:1] == ["verify"])
@@ -270,9 +272,9 @@ def test_explain_tells_a_dropped_row_s_way(cleaned: None, capsys: pytest.Capture
 
 
 def test_explain_of_a_kept_and_of_an_unknown_row(cleaned: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["explain", "10"]) == 0
+    assert main.main(["explain", "10"]) == 0
     assert "in the end: kept" in capsys.readouterr().out
-    assert cli.main(["explain", "99"]) == 2
+    assert main.main(["explain", "99"]) == 2
     assert "no row 99 in data/ingest/train.parquet" in capsys.readouterr().err
 
 
@@ -288,12 +290,12 @@ def test_picture_has_two_pixels_per_character() -> None:
 def test_report_prints_its_path_or_says_how_to_get_one(
     cleaned: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["report"]) == 2
+    assert main.main(["report"]) == 2
     assert "no report yet; `decant run` writes it" in capsys.readouterr().err
     path = tmp_path / "data/report/index.html"
     path.parent.mkdir()
     path.touch()
-    assert cli.main(["report"]) == 0
+    assert main.main(["report"]) == 0
     assert Path(capsys.readouterr().out.strip()) == path.resolve()
 
 

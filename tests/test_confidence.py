@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 from decant import confidence
 from decant.confidence import ConfidenceCase, confidnet, steep_slope, trust_score
 from decant.errors import SettingsError
+from decant.models.training import predict, train_classifier
 from decant.settings import TrainSettings
-from decant.training import predict, train_classifier
 
 QUICK: dict[str, dict[str, object]] = {"labeltrust": {"steps": 30}}
 

@@ -16,14 +16,15 @@ from scipy import fft
 from torch import nn
 from torch.nn import functional as F
 
-from decant import countermeasures, networks, training
 from decant.attacks import lsp
-from decant.countermeasures import adversarial, avatar, iss, lfu, staged, ueraser
-from decant.dvae import PRESETS
+from decant.data.images import Images
 from decant.errors import SettingsError, StageError
-from decant.images import Images
+from decant.models import networks, training
+from decant.models.training import Batch
+from decant.purify import methods
+from decant.purify.dvae import PRESETS
+from decant.purify.methods import adversarial, avatar, iss, lfu, staged, ueraser
 from decant.settings import TrainSettings
-from decant.training import Batch
 
 QUICK = TrainSettings(epochs=1)
 
@@ -79,19 +80,19 @@ def tiny_diffusion(folder: Path, shape: tuple[int, int, int]) -> str:
     return str(target)
 
 
-@pytest.mark.parametrize("name", countermeasures.names())
+@pytest.mark.parametrize("name", methods.names())
 def test_every_countermeasure_keeps_the_contract(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "small", replace(PRESETS["small"], steps=3))
     for images in (few(), coloured()):
         settings = {"checkpoint": tiny_diffusion(tmp_path, images.shape), "noise_steps": 2} if name == "avatar" else {}
         before = images.pixels.copy(), images.labels.copy(), images.ids.copy()
-        if countermeasures.cleans(name):
-            first, second = (countermeasures.clean(name, images, seed=1, **settings) for _ in range(2))
+        if methods.cleans(name):
+            first, second = (methods.clean(name, images, seed=1, **settings) for _ in range(2))
             assert np.array_equal(first.pixels, second.pixels)
             assert first.pixels.shape == images.pixels.shape and first.pixels.dtype == np.uint8
             assert np.array_equal(first.ids, images.ids) and np.array_equal(first.labels, images.labels)
             assert first.info == images.info
-        models = [countermeasures.train_with(name, images, QUICK, seed=1, **settings) for _ in range(2)]
+        models = [methods.train_with(name, images, QUICK, seed=1, **settings) for _ in range(2)]
         logits, again = (training.predict(model, images.pixels) for model in models)
         assert logits.shape == (len(images), images.classes) and np.isfinite(logits).all()
         assert np.array_equal(logits, again) and not models[0].training
@@ -101,15 +102,15 @@ def test_every_countermeasure_keeps_the_contract(name: str, tmp_path: Path, monk
 
 def test_unknown_names_and_parameters_are_refused_in_one_line() -> None:
     with pytest.raises(SettingsError, match=r"one of adversarial, .*, 'prayer' found"):
-        countermeasures.train_with("prayer", few(), QUICK, seed=0)
+        methods.train_with("prayer", few(), QUICK, seed=0)
     with pytest.raises(SettingsError, match=r"jpeg.quality: whole number \(1 to 100\) expected, 0 found"):
-        countermeasures.clean("jpeg", few(), seed=0, quality=0)
+        methods.clean("jpeg", few(), seed=0, quality=0)
     with pytest.raises(SettingsError, match="adversarial: works by its training alone"):
-        countermeasures.clean("adversarial", few(), seed=0)
+        methods.clean("adversarial", few(), seed=0)
 
 
 def test_none_trains_as_without_the_family() -> None:
-    ours = countermeasures.train_with("none", few(), QUICK, seed=4)
+    ours = methods.train_with("none", few(), QUICK, seed=4)
     plain = training.train_classifier(few(), QUICK, seed=4)
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), plain.state_dict().values(), strict=True))
 
@@ -117,18 +118,18 @@ def test_none_trains_as_without_the_family() -> None:
 @pytest.mark.parametrize("bits", [1, 2, 5])
 def test_bit_depth_reduction_is_floor_of_scaled_pixels(bits: int) -> None:
     images = few().with_pixels(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(96, 0))
-    found = countermeasures.clean("bdr", images, seed=0, bits=bits).pixels[0].ravel()
+    found = methods.clean("bdr", images, seed=0, bits=bits).pixels[0].ravel()
     levels = 2**bits
     assert found.tolist() == [round(levels * pixel // 255 * 255 / levels) for pixel in range(256)]
 
 
 def test_gray_is_what_pillow_makes_of_it() -> None:
     images = coloured()
-    found = countermeasures.clean("gray", images, seed=0).pixels
+    found = methods.clean("gray", images, seed=0).pixels
     for image, gray in zip(images.pixels, found, strict=True):
         expected = np.asarray(Image.fromarray(image).convert("L"))
         assert all(np.array_equal(gray[..., channel], expected) for channel in range(3))
-    assert countermeasures.clean("gray", few(), seed=0).pixels is few().pixels
+    assert methods.clean("gray", few(), seed=0).pixels is few().pixels
 
 
 # Luminance of quality 50, ITU-T T.81 annex K.1; quality 10 is five times as coarse.
@@ -150,11 +151,11 @@ def jpeg_by_the_book(gray: np.ndarray) -> np.ndarray:
 
 def test_jpeg_is_what_the_standard_says() -> None:
     images = few().select(np.arange(40))
-    found = countermeasures.clean("jpeg", images, seed=0).pixels[..., 0].astype(float)
+    found = methods.clean("jpeg", images, seed=0).pixels[..., 0].astype(float)
     expected = np.stack([jpeg_by_the_book(image) for image in images.pixels[..., 0]])
     assert np.abs(found - expected).mean() < 1 < 5 < np.abs(found - images.pixels[..., 0]).mean()
     colour = coloured(16, 24)
-    brightness = countermeasures.clean("jpeg", colour, seed=0).pixels @ (0.299, 0.587, 0.114)
+    brightness = methods.clean("jpeg", colour, seed=0).pixels @ (0.299, 0.587, 0.114)
     expected = np.stack([jpeg_by_the_book(image) for image in colour.pixels @ (0.299, 0.587, 0.114)])
     assert np.abs(brightness - expected).mean() < 3
 
@@ -163,7 +164,7 @@ def test_two_channels_are_refused_where_a_picture_is_needed() -> None:
     images = coloured().with_pixels(coloured().pixels[..., :2])
     for name in ("gray", "jpeg"):
         with pytest.raises(StageError, match="1 or 3 channels expected, 2 found"):
-            countermeasures.clean(name, images, seed=0)
+            methods.clean(name, images, seed=0)
 
 
 def test_iss_without_a_probe_is_jpeg_and_with_one_the_best_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,10 +176,10 @@ def test_iss_without_a_probe_is_jpeg_and_with_one_the_best_of_three(monkeypatch:
         return model
 
     monkeypatch.setattr(iss, "_trained", trained)
-    assert made[id(countermeasures.train_with("iss", few(), QUICK, seed=0))] == "jpeg"
+    assert made[id(methods.train_with("iss", few(), QUICK, seed=0))] == "jpeg"
     for best in ("bdr", "gray", "jpeg"):
         monkeypatch.setattr(iss, "accuracy", lambda model, probe, best=best: float(made[id(model)] == best))
-        assert made[id(countermeasures.train_with("iss", few(), QUICK, seed=0, probe=few()))] == best
+        assert made[id(methods.train_with("iss", few(), QUICK, seed=0, probe=few()))] == best
 
 
 def linear_probe_accuracy(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -202,7 +203,7 @@ def test_lfu_projects_out_what_a_linear_model_sees() -> None:
     assert torch.allclose(lfu.project(projected, q), projected, atol=1e-5)
     assert linear_probe_accuracy(x, y) > 0.95
     assert linear_probe_accuracy(projected, y) < 0.3
-    stored = batch_of(countermeasures.clean("lfu", noisy(), seed=0)).inputs.flatten(1)
+    stored = batch_of(methods.clean("lfu", noisy(), seed=0)).inputs.flatten(1)
     assert (stored - projected.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
 
 
@@ -252,7 +253,7 @@ def test_adversarial_training_is_harder_to_attack() -> None:
     rows, settings = train.select(np.arange(500)), TrainSettings(epochs=4)
     strong = adversarial.Settings(radius=24, step=8, iterations=4)
     plain = training.train_classifier(rows, settings, seed=0)
-    robust = countermeasures.train_with("adversarial", rows, settings, seed=0, radius=24, step=8, iterations=4)
+    robust = methods.train_with("adversarial", rows, settings, seed=0, radius=24, step=8, iterations=4)
 
     def accuracy_under_attack(model: nn.Module) -> float:
         batch = batch_of(test.select(np.arange(200)))
@@ -300,7 +301,7 @@ def test_a_missing_library_is_one_line_that_helps(
     monkeypatch.setitem(sys.modules, library, None)
     settings = {"checkpoint": str(tmp_path)} if name == "avatar" else {}
     with pytest.raises(StageError, match=rf"^{name}: needs {library}: pip install 'decant\[peers\]'.*$") as error:
-        countermeasures.train_with(name, few(), QUICK, seed=0, **settings)
+        methods.train_with(name, few(), QUICK, seed=0, **settings)
     assert "\n" not in str(error.value)
 
 
@@ -351,7 +352,7 @@ def test_avatar_adds_the_noise_of_its_schedule(tmp_path: Path) -> None:
 def test_avatar_without_noise_returns_the_images(tmp_path: Path) -> None:
     checkpoint = tiny_diffusion(tmp_path, coloured().shape)
     settings = {"checkpoint": checkpoint, "noise_steps": 0}
-    assert np.array_equal(countermeasures.clean("avatar", coloured(), seed=0, **settings).pixels, coloured().pixels)
+    assert np.array_equal(methods.clean("avatar", coloured(), seed=0, **settings).pixels, coloured().pixels)
 
 
 def test_avatar_reverses_the_noise_that_a_perfect_model_predicts(tmp_path: Path) -> None:
@@ -371,9 +372,9 @@ def test_avatar_reverses_the_noise_that_a_perfect_model_predicts(tmp_path: Path)
 def test_avatar_refuses_a_model_that_does_not_fit(tmp_path: Path) -> None:
     checkpoint = tiny_diffusion(tmp_path, (16, 16, 3))
     with pytest.raises(StageError, match="is for images of 16 x 16 x 3, these are 16 x 16 x 1"):
-        countermeasures.clean("avatar", few(), seed=0, checkpoint=checkpoint)
+        methods.clean("avatar", few(), seed=0, checkpoint=checkpoint)
     with pytest.raises(SettingsError, match=r"avatar.checkpoint: a folder .* expected, '' found"):
-        countermeasures.clean("avatar", few(), seed=0)
+        methods.clean("avatar", few(), seed=0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(StageError, match=r"^avatar.checkpoint: .*: no UNet2DModel .*$"):
-        countermeasures.clean("avatar", few(), seed=0, checkpoint=str(tmp_path / "empty"))
+        methods.clean("avatar", few(), seed=0, checkpoint=str(tmp_path / "empty"))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from decant.decisions import UNCLEAR, Asked, agreed, label_text, parse_label, read_decisions
 from decant.errors import StageError
+from decant.labeltrust.decisions import UNCLEAR, Asked, agreed, label_text, parse_label, read_decisions
 
 NAMES = ("cat", "dog", "2")
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from decant import decode as module
-from decant.decode import Rules, Undecodable, choose_rules, decode, decode_batch, decode_batches
+from decant.data import decode as module
+from decant.data.decode import Rules, Undecodable, choose_rules, decode, decode_batch, decode_batches
+from decant.data.sources.base import Item
 from decant.errors import SourceError
-from decant.sources.base import Item
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (6, 8), dtype=np.uint8)  # 8 wide, 6 high

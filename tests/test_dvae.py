@@ -8,8 +8,8 @@ import torch
 from samples import digits
 from torch.distributions import Normal, kl_divergence
 
-from decant import dvae
-from decant.dvae import DVAE, PRESETS, Recipe
+from decant.purify import dvae
+from decant.purify.dvae import DVAE, PRESETS, Recipe
 from decant.settings import PurifySettings
 
 TINY = Recipe(width=8, batch_size=4, epochs=1)

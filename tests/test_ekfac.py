@@ -7,8 +7,8 @@ import torch
 from nets import autograd_gradients, rows, small_mixed_net, small_net
 from torch import Tensor, nn
 
-from decant import ekfac, traces, tracing
 from decant.errors import StageError
+from decant.influence import ekfac, hooks, layer_gradients
 
 
 def collected(model: nn.Module, x: Tensor, y: Tensor, **options: object) -> dict[str, Tensor]:
@@ -71,8 +71,8 @@ def test_gradients_of_groups_and_normalisations_are_autograds() -> None:
 def test_moment_of_a_convolutions_inputs_is_that_of_its_patches(conv: dict[str, object]) -> None:
     layer = nn.Conv2d(4, 2, **conv).double()
     x = torch.randn(3, 4, 11, 12, dtype=torch.float64)
-    expected = traces.moment(traces.inputs_of(layer, x))
-    torch.testing.assert_close(traces.input_moment(layer, x), expected, rtol=1e-10, atol=1e-10)
+    expected = layer_gradients.moment(layer_gradients.inputs_of(layer, x))
+    torch.testing.assert_close(layer_gradients.input_moment(layer, x), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_linear_over_positions_sums_its_places() -> None:
@@ -123,7 +123,7 @@ def test_rotating_first_equals_rotating_the_gradient() -> None:
         a, g = torch.randn(4, T, D, dtype=torch.float64), torch.randn(4, T, O, dtype=torch.float64)
         Q_A, Q_S = (torch.linalg.qr(torch.randn(n, n, dtype=torch.float64)).Q for n in (D, O))
         factors = ekfac.Factors(Q_A, Q_S, torch.ones(O, D, dtype=torch.float64))
-        trace = traces.Trace(nn.Linear(D, O, bias=False), a, g)
+        trace = layer_gradients.Trace(nn.Linear(D, O, bias=False), a, g)
         plain = torch.einsum("po,bto,btd,dq->bpq", Q_S.T, g, a, Q_A)
         torch.testing.assert_close(ekfac.rotated(trace, factors), plain)
         torch.testing.assert_close(ekfac.rotated_back(plain, factors), trace.gradients())
@@ -245,7 +245,7 @@ def test_what_the_first_pass_keeps_spares_the_second_its_rows(options: dict[str,
     model, (x, y) = small_net(padding=1), rows(40)
     given, computed = ekfac.cross_entropy(y), []
 
-    def losses(logits: Tensor, rows: tracing.Rows) -> Tensor:
+    def losses(logits: Tensor, rows: hooks.Rows) -> Tensor:
         computed.append(len(logits))
         return given(logits, rows)
 

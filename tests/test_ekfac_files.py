@@ -8,8 +8,8 @@ import torch
 from nets import rows, small_net
 from torch import nn
 
-from decant import ekfac, factor_files
-from decant.factor_files import cached
+from decant.influence import ekfac, factor_cache
+from decant.influence.factor_cache import cached
 
 
 class Count:
@@ -38,7 +38,7 @@ def test_same_input_is_found_again(tmp_path: Path) -> None:
 
 
 def test_what_was_made_from_other_things_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factor_files, "KEPT", 100)
+    monkeypatch.setattr(factor_cache, "KEPT", 100)
     model, (x, y) = small_net(padding=1), rows()
     other_model, other_x, other_y = copy.deepcopy(model), x.clone(), y.clone()
     with torch.no_grad():
@@ -64,11 +64,11 @@ def test_what_was_made_from_other_things_is_not_found(tmp_path: Path, monkeypatc
 
 def test_only_the_latest_files_stay(tmp_path: Path) -> None:
     model, train = small_net(padding=1), rows()
-    for seed in range(factor_files.KEPT + 3):
+    for seed in range(factor_cache.KEPT + 3):
         cached(tmp_path, model, train, seed=seed)
-    assert len(list(tmp_path.iterdir())) == factor_files.KEPT + 1  # those that were there, and the new one
+    assert len(list(tmp_path.iterdir())) == factor_cache.KEPT + 1  # those that were there, and the new one
     count = Count()
-    cached(tmp_path, model, train, seed=factor_files.KEPT + 2, on_rows=count)
+    cached(tmp_path, model, train, seed=factor_cache.KEPT + 2, on_rows=count)
     assert count.rows == 0
 
 

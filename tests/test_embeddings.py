@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from samples import digits
 
-from decant.embeddings import read_embeddings
+from decant.data.tables import write_images, write_truth
 from decant.errors import TableError
-from decant.expert import Oracle
-from decant.labeltrust import verify
+from decant.labeltrust.experts import Oracle
+from decant.labeltrust.verify import verify
+from decant.models.embeddings import read_embeddings
 from decant.settings import VerifySettings
-from decant.tables import write_images, write_truth
 from tasks.verify import run
 
 IDS = np.array([5, 0, 3])

@@ -6,10 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decant.decisions import UNCLEAR, Asked
-from decant.expert import FileExpert, Oracle
-from decant.images import DatasetInfo, Images
-from decant.refeed import DISPUTED, EARLIER, FIRST, RANDOM, REFUSED, Reviews, chosen_rows, draw_references
+from decant.data.images import DatasetInfo, Images
+from decant.labeltrust.decisions import UNCLEAR, Asked
+from decant.labeltrust.experts import FileExpert, Oracle
+from decant.labeltrust.review_rounds import (
+    DISPUTED,
+    EARLIER,
+    FIRST,
+    RANDOM,
+    REFUSED,
+    Reviews,
+    chosen_rows,
+    draw_references,
+)
 
 INFO = DatasetInfo(class_names=("cat", "dog", "2"), source="test", checksum="test")
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from decant.export import audit, folder_names, write_huggingface, write_image_folder
-from decant.images import DatasetInfo, Images
+from decant.data.export import audit, folder_names, write_huggingface, write_image_folder
+from decant.data.images import DatasetInfo, Images
+from decant.data.tables import read_images, write_images, write_places, write_verdicts
 from decant.settings import ExportSettings, IngestSettings
-from decant.tables import read_images, write_images, write_places, write_verdicts
 from tasks import export as stage
 from tasks import ingest
 

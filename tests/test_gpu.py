@@ -7,12 +7,12 @@ from nets import rows, small_mixed_net, small_net
 from samples import digits
 from torch import nn
 
-from decant import ekfac
-from decant.influence import Influence, influence
+from decant.influence import ekfac
+from decant.influence.functions import Influence, influence
+from decant.labeltrust.siamese import Pool, Siamese, class_scores
+from decant.models.training import predict, train_classifier
 from decant.runtime import be_deterministic
 from decant.settings import TrainSettings
-from decant.siamese import Pool, Siamese, class_scores
-from decant.training import predict, train_classifier
 
 GPU = "cuda"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]

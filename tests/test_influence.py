@@ -13,9 +13,9 @@ from samples import ROOT, digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant import ekfac
 from decant.errors import StageError
-from decant.influence import FUNCTIONALS, influence, neg_margin
+from decant.influence import ekfac
+from decant.influence.functions import FUNCTIONALS, influence, neg_margin
 
 
 def dense_inverse(factors: dict[str, ekfac.Factors], damping: float, *, absolute: bool) -> Tensor:

@@ -15,13 +15,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from decant import ingest as library
+from decant.data import ingest as library
+from decant.data.images import pixel_digests, rows_checksum
+from decant.data.ingest import pick, shares
+from decant.data.sources import fingerprint
+from decant.data.tables import read_images, read_places, read_rejected
 from decant.errors import SourceError
-from decant.images import pixel_digests, rows_checksum
-from decant.ingest import pick, shares
 from decant.settings import IngestSettings
-from decant.sources import fingerprint
-from decant.tables import read_images, read_places, read_rejected
 from tasks import ingest as stage
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +98,7 @@ def test_a_table_is_the_same_however_its_rows_were_batched(
     monkeypatch.setattr(library, "ROW_GROUP_BYTES", 7 * (6 * 8 * 3 + 12))  # seven rows in each group
     found = []
     for size in (4, 64):
-        monkeypatch.setattr("decant.sources.image_folder.BATCH_ROWS", size)
+        monkeypatch.setattr("decant.data.sources.image_folder.BATCH_ROWS", size)
         ingest(tmp_path / "set")
         found.append((tmp_path / "out/train.parquet").read_bytes())
     assert found[0] == found[1]

@@ -8,10 +8,10 @@ from PIL import Image
 from samples import digits
 
 from decant.attacks import Attack, Poisoned, blend, load_attacks
+from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.images import Images
+from decant.models.training import accuracy, train_classifier
 from decant.settings import TrainSettings
-from decant.training import accuracy, train_classifier
 
 
 def attack(name: str, **settings: object) -> Attack:

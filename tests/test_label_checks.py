@@ -13,18 +13,19 @@ from samples import ROOT, digits
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from decant import confidence, crossfit, label_checks, networks
+from decant import confidence, label_checks
 from decant.attacks import load_attacks
-from decant.crossfit import out_of_fold
+from decant.data.images import Images
 from decant.errors import SettingsError, StageError
-from decant.expert import Expert
-from decant.features import logits_and_features, nearest, spectral_signature, stage_outputs, two_clusters
-from decant.images import Images
 from decant.label_checks import Case, Check, asd, cae, labeltrust, loss, orion, spectral
-from decant.labeltrust import Outcome, verify
-from decant.refeed import Reviews, draw_references
+from decant.labeltrust.experts import Expert
+from decant.labeltrust.review_rounds import Reviews, draw_references
+from decant.labeltrust.verify import Outcome, verify
+from decant.models import cross_validation, networks
+from decant.models.cross_validation import out_of_fold
+from decant.models.features import logits_and_features, nearest, spectral_signature, stage_outputs, two_clusters
+from decant.models.training import predict, steps_of
 from decant.settings import TrainSettings, VerifySettings
-from decant.training import predict, steps_of
 
 ROWS, REFERENCES = 600, 5
 TRAIN = TrainSettings(epochs=6)
@@ -230,11 +231,11 @@ def test_a_rare_class_leaves_the_others_their_folds(monkeypatch: pytest.MonkeyPa
         trained.append(len(images))
         return seed
 
-    monkeypatch.setattr(crossfit, "train_classifier", train)
-    monkeypatch.setattr(crossfit, "predict", lambda model, pixels: np.full((len(pixels), 10), model))
-    assert np.isfinite(crossfit.out_of_fold(images, TrainSettings(), folds=5, seed=0)).all()
+    monkeypatch.setattr(cross_validation, "train_classifier", train)
+    monkeypatch.setattr(cross_validation, "predict", lambda model, pixels: np.full((len(pixels), 10), model))
+    assert np.isfinite(cross_validation.out_of_fold(images, TrainSettings(), folds=5, seed=0)).all()
     assert trained == 5 * [32]
-    assert crossfit.out_of_fold_steps(images.labels, TrainSettings(), 5) == 5 * steps_of(32, TrainSettings())
+    assert cross_validation.out_of_fold_steps(images.labels, TrainSettings(), 5) == 5 * steps_of(32, TrainSettings())
 
 
 def test_labels_of_a_class_without_references_do_not_silence_the_others() -> None:

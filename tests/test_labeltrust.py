@@ -9,12 +9,12 @@ import pytest
 from samples import digits
 
 from decant.attacks import badnet
-from decant.expert import FileExpert, Oracle
-from decant.images import Images
-from decant.labeltrust import Outcome, verify
-from decant.refeed import DISPUTED, FIRST
+from decant.data.images import Images
+from decant.data.tables import apply_verdicts
+from decant.labeltrust.experts import FileExpert, Oracle
+from decant.labeltrust.review_rounds import DISPUTED, FIRST
+from decant.labeltrust.verify import Outcome, verify
 from decant.settings import VerifySettings
-from decant.tables import apply_verdicts
 
 QUICK = VerifySettings(steps=40, rounds=1)
 NOTHING_WRONG = pd.DataFrame({"id": [], "original_label": []})

@@ -7,8 +7,8 @@ import torch
 from samples import INFO
 from torch import Tensor, nn
 
-from decant.images import Images
-from decant.metrics import histogram, model_metrics, verdict_metrics
+from decant.data.images import Images
+from decant.report.metrics import histogram, model_metrics, verdict_metrics
 from tasks.evaluate import guilty_rows
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from decant import noise
-from decant.noise import OPINION_SHARES, NoiseModel, best_share, fit, softmax
+from decant.labeltrust import label_noise
+from decant.labeltrust.label_noise import OPINION_SHARES, NoiseModel, best_share, fit, softmax
 
 CLASSES = 5
 NOBODY_LOOKED = np.zeros((CLASSES, CLASSES))
@@ -173,7 +173,7 @@ def test_structures_say_what_share_of_a_label_is_wrong_also_of_a_rare_one() -> N
     """5,000, 5,000 and 100 rows given each label; 250, 500 and 5 of them wrong, by hand."""
     joint = np.array([[4750, 400, 1], [200, 4500, 4], [50, 100, 95]], float)
     by_given = np.array([[4750, 250, 2.5], [125, 4500, 2.5], [125, 250, 95]])
-    np.testing.assert_allclose(noise._by_given_label(joint), by_given)
+    np.testing.assert_allclose(label_noise._by_given_label(joint), by_given)
     share = 755 / 10_100
     right, wrong = joint.sum(0) * (1 - share), joint.sum(0) * share / 2
-    np.testing.assert_allclose(noise._uniform(joint), np.where(np.eye(3) > 0, right, wrong))
+    np.testing.assert_allclose(label_noise._uniform(joint), np.where(np.eye(3) > 0, right, wrong))

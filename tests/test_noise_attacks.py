@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from decant.attacks import ar, blur, em, load_attacks, names, ops, pil, sep, tap
 from decant.attacks._surrogate import Surrogate
+from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.images import Images
+from decant.models.training import accuracy, predict, train_classifier
 from decant.settings import TrainSettings
-from decant.training import accuracy, predict, train_classifier
 
 TRAIN = TrainSettings(epochs=6)
 NOISE_WITHIN_A_BALL = {"pil": {"strength": 12}, "em": {"strength": 12, "rounds": 1, "steps": 10}}

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from decant.data.tables import read_images, read_truth
 from decant.files import read_json
-from decant.tables import read_images, read_truth
 from tasks.__main__ import main
 
 ROOT = Path(__file__).parents[1]

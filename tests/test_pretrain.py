@@ -4,9 +4,9 @@ import torch
 from samples import digits
 from torch.nn.functional import normalize
 
-from decant.pretrain import TEMPERATURE, contrast, pretrained, view
-from decant.siamese import Siamese, as_input
-from decant.training import to_device
+from decant.labeltrust.pretrain import TEMPERATURE, contrast, pretrained, view
+from decant.labeltrust.siamese import Siamese, as_input
+from decant.models.training import to_device
 
 
 def recognised(model: Siamese) -> float:

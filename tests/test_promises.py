@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from decant.errors import SettingsError
-from decant.promises import (
+from decant.labeltrust.thresholds import (
     expected_errors,
     expected_rates,
     prices,

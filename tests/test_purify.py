@@ -9,10 +9,10 @@ import torch
 from samples import digits
 
 from decant.attacks import load_attacks
-from decant.dvae import PRESETS
-from decant.images import Images
-from decant.purify import Inference, Stage, fit, to_uint8, write_parts
-from decant.tables import iter_images, read_images, read_perturbations, sample_images, write_images
+from decant.data.images import Images
+from decant.data.tables import iter_images, read_images, read_perturbations, sample_images, write_images
+from decant.purify.dvae import PRESETS
+from decant.purify.two_stage import Inference, Stage, fit, to_uint8, write_parts
 
 SHORT = replace(PRESETS["small"], steps=80)
 FIRST, SECOND = Stage(SHORT, 0.25), Stage(SHORT, 0.75)

@@ -8,10 +8,10 @@ import pytest
 from samples import digits
 
 from decant.attacks import load_attacks
+from decant.data.images import Images
+from decant.data.tables import read_images, read_verdicts, write_images
 from decant.files import write_json
-from decant.images import Images
 from decant.settings import PurifySettings, PurifyStageSettings
-from decant.tables import read_images, read_verdicts, write_images
 from tasks import purify_1, purify_2
 
 LSP = {"name": "lsp", "strength": 32, "patch": 4}

@@ -9,11 +9,11 @@ import pytest
 from samples import digits
 
 from benchmarks._labels import SETTINGS
-from decant.decisions import DECISION_COLUMNS
-from decant.expert import FileExpert, Oracle
-from decant.images import Images
-from decant.labeltrust import Outcome, by_round, steps_of
-from decant.refeed import DISPUTED, FIRST, RANDOM, REFUSED, Reviews, draw_references
+from decant.data.images import Images
+from decant.labeltrust.decisions import DECISION_COLUMNS
+from decant.labeltrust.experts import FileExpert, Oracle
+from decant.labeltrust.review_rounds import DISPUTED, FIRST, RANDOM, REFUSED, Reviews, draw_references
+from decant.labeltrust.verify import Outcome, by_round, steps_of
 from decant.settings import VerifySettings
 
 NOTHING_WRONG = pd.DataFrame({"id": [], "original_label": []})

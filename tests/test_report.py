@@ -15,13 +15,20 @@ import pytest
 import yaml
 from PIL import Image
 
-from decant import charts
+from decant.data.images import DatasetInfo, Images
+from decant.data.tables import (
+    perturbations_writer,
+    write_images,
+    write_places,
+    write_rejected,
+    write_truth,
+    write_verdicts,
+)
 from decant.files import write_json
-from decant.images import DatasetInfo, Images
-from decant.pictures import diverging
-from decant.report import most_suspicious
+from decant.report import charts
+from decant.report.page import most_suspicious
+from decant.report.pictures import diverging
 from decant.settings import ReportSettings
-from decant.tables import perturbations_writer, write_images, write_places, write_rejected, write_truth, write_verdicts
 from tasks import report
 
 CLASSES = ("cat", "<script>alert(1)</script>", 'say "no" & go')

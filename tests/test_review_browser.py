@@ -13,10 +13,10 @@ import pytest
 from reviewing import QUEUE, pictures_of, review_files
 from toy_pipeline import environment, wait_until
 
-from decant.decisions import Decision
-from decant.images import DatasetInfo, Images
-from decant.tables import write_images
-from flows.review.store import append
+from decant.data.images import DatasetInfo, Images
+from decant.data.tables import write_images
+from decant.labeltrust.decisions import Decision
+from decant.review.store import append
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome found")
@@ -27,7 +27,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 def review(root: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`decant review`, and the address that it prints."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "review", *options], cwd=root, env=environment(), text=True,
+        [sys.executable, "-m", "decant.cli.main", "review", *options], cwd=root, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:

@@ -25,9 +25,9 @@ from rich.console import Console
 from test_flow import api, newest_run
 from toy_pipeline import ROOT, Toy, wait_until
 
-from flows import run
-from flows.review import waiting
-from flows.review.store import Closed
+from decant.cli import run
+from decant.review import waiting
+from decant.review.store import Closed
 from flows.stages import pipeline
 
 ASKING = """

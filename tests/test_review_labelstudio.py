@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from reviewing import CLASSES, QUEUE, review_files
 
-from decant.decisions import UNCLEAR, Asked, read_decisions
-from flows import cli
-from flows.review.labelstudio import labelling_config
+from decant.cli import main
+from decant.labeltrust.decisions import UNCLEAR, Asked, read_decisions
+from decant.review.labelstudio import labelling_config
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def exported(root: Path) -> list[dict[str, Any]]:
-    assert cli.main(["review", "--export-label-studio", "tasks.json"]) == 0
+    assert main.main(["review", "--export-label-studio", "tasks.json"]) == 0
     tasks: list[dict[str, Any]] = json.loads((root / "tasks.json").read_text())
     return tasks
 
@@ -40,7 +40,7 @@ def annotated(task: dict[str, Any], label: str, who: Any, at: str = "2030-01-01T
 
 def imported(root: Path, tasks: list[dict[str, Any]]) -> int:
     (root / "export.json").write_text(json.dumps(tasks))
-    return cli.main(["review", "--import-label-studio", "export.json"])
+    return main.main(["review", "--import-label-studio", "export.json"])
 
 
 def votes(root: Path) -> dict[int, dict[str, int]]:
@@ -72,7 +72,7 @@ def test_nothing_is_taken_in_while_the_stage_reads_the_answers(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, _, _ = exported(root)
-    monkeypatch.setattr("flows.review.labelstudio.is_being_written", lambda folder: folder == Path("data/verify"))
+    monkeypatch.setattr("decant.review.labelstudio.is_being_written", lambda folder: folder == Path("data/verify"))
     assert imported(root, [annotated(first, "dog", 1)]) == 2
     assert "is at work; try again when it has ended" in capsys.readouterr().err
     assert (root / "data/inputs/decisions.csv").read_text() == "id,label\n"
@@ -82,12 +82,12 @@ def test_files_are_looked_for_where_the_caller_stands(root: Path, monkeypatch: p
     below = root / "below"
     below.mkdir()
     monkeypatch.chdir(below)
-    assert cli.main(["review", "--export-label-studio", "tasks.json"]) == 0
+    assert main.main(["review", "--export-label-studio", "tasks.json"]) == 0
     assert sorted(path.name for path in below.iterdir()) == ["tasks.json", "tasks.xml"]
     first, _, _ = json.loads((below / "tasks.json").read_text())
     (below / "export.json").write_text(json.dumps([annotated(first, "dog", 1)]))
     monkeypatch.chdir(below)  # the command went to the checkout
-    assert cli.main(["review", "--import-label-studio", "export.json"]) == 0
+    assert main.main(["review", "--import-label-studio", "export.json"]) == 0
     assert votes(root) == {11: {"annotator 1": 1}}
 
 
@@ -137,13 +137,13 @@ def test_nothing_is_taken_in_where_the_stage_goes_to_work_meanwhile(
 ) -> None:
     first, *_ = exported(root)
     looks = iter([False, True])
-    monkeypatch.setattr("flows.review.labelstudio.is_being_written", lambda _: next(looks))
+    monkeypatch.setattr("decant.review.labelstudio.is_being_written", lambda _: next(looks))
     assert imported(root, [annotated(first, "cat", 1)]) == 2
     assert votes(root) == {}
 
 
 def test_tasks_under_the_name_of_their_config_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["review", "--export-label-studio", "tasks.xml"]) == 2
+    assert main.main(["review", "--export-label-studio", "tasks.xml"]) == 2
     assert "tasks.xml: a .json file expected" in capsys.readouterr().err
     assert not (root / "tasks.xml").exists()
 
@@ -232,16 +232,16 @@ def test_a_file_that_is_no_export(
 ) -> None:
     if text is not None:
         (root / "export.json").write_text(text)
-    assert cli.main(["review", "--import-label-studio", "export.json"]) == 2
+    assert main.main(["review", "--import-label-studio", "export.json"]) == 2
     assert complaint in capsys.readouterr().err
 
 
 def test_a_folder_is_no_file_to_export_to(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["review", "--export-label-studio", "data"]) == 2
+    assert main.main(["review", "--export-label-studio", "data"]) == 2
     assert "data: can't be written (Is a directory)" in capsys.readouterr().err
 
 
 def test_a_queue_that_names_rows_of_other_data_is_not_exported(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "data/verify/queue.csv").write_text(QUEUE.replace("11,cat", "99,cat"))
-    assert cli.main(["review", "--export-label-studio", "tasks.json"]) == 2
+    assert main.main(["review", "--export-label-studio", "tasks.json"]) == 2
     assert "row 99 of the queue is not in data/purify_2/train.parquet" in capsys.readouterr().err

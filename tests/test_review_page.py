@@ -14,13 +14,13 @@ from PIL import Image
 from reviewing import QUEUE, pictures_in, pictures_of, review_files, store_in
 from toy_pipeline import environment
 
-from decant import tables
+from decant.cli import main
+from decant.data import tables
 from decant.files import write_json
-from flows import cli
-from flows.review import serving
-from flows.review.app import BODY_BYTES, create_app
-from flows.review.gate import Gate
-from flows.review.store import Closed, Store
+from decant.review import serving
+from decant.review.app import BODY_BYTES, create_app
+from decant.review.gate import Gate
+from decant.review.store import Closed, Store
 
 PORT = 8123
 HOME = f"http://127.0.0.1:{PORT}"
@@ -171,7 +171,7 @@ def test_a_row_group_is_read_once_for_all_its_rows(root: Path, monkeypatch: pyte
         groups.append(len(found.ids))
         return found
 
-    monkeypatch.setattr("flows.review.pictures.read_image_group", counted)
+    monkeypatch.setattr("decant.review.pictures.read_image_group", counted)
     pictures = pictures_in(root, *ROWS)
     for _ in range(2):
         assert all(pictures.png(row, "verified") for row in ROWS)
@@ -289,23 +289,23 @@ def test_the_command_says_why_there_is_nothing_to_review(
     queue = root / "data/verify/queue.csv"
     queue.write_text(QUEUE.splitlines()[0] + "\n")
     (root / "params.yaml").unlink()
-    assert cli.main(["review"]) == 2
+    assert main.main(["review"]) == 2
     assert "params.yaml: can't be read" in capsys.readouterr().err
     (root / "params.yaml").write_text("verify: {expert: oracle}\n")
-    assert cli.main(["review"]) == 0
+    assert main.main(["review"]) == 0
     assert "the simulated expert answers all" in capsys.readouterr().out
     (root / "params.yaml").write_text("verify: {expert: person}\n")
-    assert cli.main(["review", "--until-answered"]) == 0
+    assert main.main(["review", "--until-answered"]) == 0
     assert "no row waits for an answer" in capsys.readouterr().out
     queue.unlink()
-    assert cli.main(["review"]) == 2
+    assert main.main(["review"]) == 2
     assert "no rows to review yet; let the stage `verify` ask: decant run verify" in capsys.readouterr().err
 
 
 def test_a_page_for_the_stage_at_work_waits_for_its_questions(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     (root / "data/verify/queue.csv").unlink()
-    monkeypatch.setattr("flows.review.serving.is_being_written", lambda folder: folder.name == "verify")
+    monkeypatch.setattr("decant.review.serving.is_being_written", lambda folder: folder.name == "verify")
     assert serving.why_nothing(store_in(root)) == ""
 
 
@@ -316,13 +316,13 @@ def test_the_command_refuses_a_port_that_is_taken_and_a_name_that_is_none(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert cli.main(["review", "--port", str(taken.getsockname()[1])]) == 2
+        assert main.main(["review", "--port", str(taken.getsockname()[1])]) == 2
     assert "leave --port out to take a free one" in capsys.readouterr().err
-    assert cli.main(["review", "--expert", "an\nna"]) == 2
+    assert main.main(["review", "--expert", "an\nna"]) == 2
 
 
 def test_the_page_needs_no_torch() -> None:
-    program = "import sys, flows.review.serving, flows.review.labelstudio; print('torch' in sys.modules)"
+    program = "import sys, decant.review.serving, decant.review.labelstudio; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
     )

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from reviewing import CLASSES, QUEUE, pictures_of, review_files, store_in
 
-from decant.decisions import UNCLEAR, Asked, Decision, read_decisions
 from decant.errors import StageError
-from decant.expert import FileExpert
-from flows.review.store import Closed, NotAsked, append, is_being_written
+from decant.labeltrust.decisions import UNCLEAR, Asked, Decision, read_decisions
+from decant.labeltrust.experts import FileExpert
+from decant.review.store import Closed, NotAsked, append, is_being_written
 
 HEADER = "id,label,expert,at,round,rows,why,trust,picture\n"
 

@@ -11,8 +11,8 @@ from scenes import DEFAULT, Scene, precision_recall
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from decant.data.images import Images
 from decant.detectors import Case, delta, detect, frequency, trak
-from decant.images import Images
 
 # delta ---------------------------------------------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ from PIL import Image
 from samples import ROOT, digits
 from scorers import UNKNOWN_CLASS, scorer_of_nine
 
-from decant.images import NO_LABEL
-from decant.predictions import open_pictures
-from decant.tables import write_images
-from flows import cli
+from decant.cli import main
+from decant.data.images import NO_LABEL
+from decant.data.inputs import open_pictures
+from decant.data.tables import write_images
 
 ROWS = 24
 
@@ -38,7 +38,7 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def score(*words: str) -> list[dict[str, str]]:
-    assert cli.main(["score", *words, "--scorer", "scorer.safetensors", "--out", "out.csv"]) == 0
+    assert main.main(["score", *words, "--scorer", "scorer.safetensors", "--out", "out.csv"]) == 0
     with open("out.csv", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -125,7 +125,7 @@ def test_folders_of_other_classes_are_named(tmp_path: Path, capsys: pytest.Captu
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8)).save(tmp_path / name / "picture.png")
-    assert cli.main(["score", str(tmp_path), "--scorer", "scorer.safetensors"]) == 2
+    assert main.main(["score", str(tmp_path), "--scorer", "scorer.safetensors"]) == 2
     assert "no picture has a label; 'cat' is no class of the scorer" in capsys.readouterr().err
 
 
@@ -154,7 +154,7 @@ def test_wrong_predictions_get_one_line_and_exit_code_2(
     lines: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["score", "pictures", "--labels", predictions("p.csv", lines), "--scorer", "scorer.safetensors"]
-    assert cli.main(words) == 2
+    assert main.main(words) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
@@ -176,7 +176,7 @@ def test_wrong_words_get_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.delenv("DECANT_TOKEN", raising=False)
     scorer = [] if "--scorer" in words else ["--scorer", "scorer.safetensors"]
-    assert cli.main([*words, *scorer]) == 2
+    assert main.main([*words, *scorer]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
@@ -184,12 +184,12 @@ def test_wrong_words_get_one_line_and_exit_code_2(
 def test_a_table_that_is_no_utf_8_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     Path("latin.csv").write_bytes("file,label\n00.png,K\u00e4se\n".encode("latin-1"))
     words = ["score", "pictures", "--labels", "latin.csv", "--scorer", "scorer.safetensors"]
-    assert cli.main(words) == 2
+    assert main.main(words) == 2
     assert "latin.csv: no CSV in UTF-8" in capsys.readouterr().err
 
 
 def test_a_folder_is_no_file_to_write_to(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["score", "pictures", "--out", "pictures", "--scorer", "scorer.safetensors"]) == 2
+    assert main.main(["score", "pictures", "--out", "pictures", "--scorer", "scorer.safetensors"]) == 2
     assert "a file expected, this is a folder" in capsys.readouterr().err
 
 
@@ -197,7 +197,7 @@ def test_a_folder_is_no_file_to_write_to(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_port_is_a_number_up_to_65535(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("serve", "review"):
         with pytest.raises(SystemExit, match="2"):
-            cli.main([command, f"--port={port}"])
+            main.main([command, f"--port={port}"])
         assert f"a number from 0 to 65535 expected, '{port}' found" in capsys.readouterr().err
 
 
@@ -206,7 +206,7 @@ def test_the_docs_name_every_option() -> None:
     for name in ("score", "serve"):
         section = page.split(f"## decant {name}\n")[1].split("\n## ")[0]
         parser = argparse.ArgumentParser(add_help=False)
-        cli.COMMANDS[name].add_arguments(parser)
+        main.COMMANDS[name].add_arguments(parser)
         for option in parser.format_usage().split():
             if option.startswith("[--"):
                 assert f"`{option[1:]}" in section, (name, option)

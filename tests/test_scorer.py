@@ -11,13 +11,13 @@ from safetensors.torch import save as to_bytes
 from samples import digits
 from scorers import UNKNOWN_CLASS, references, scorer_of_nine
 
-from decant import calibration
+from decant.data.images import Images
 from decant.errors import StageError, TableError
-from decant.images import Images
-from decant.scorer import BATCH_ROWS, TrustScorer
+from decant.labeltrust import out_of_distribution
+from decant.labeltrust.scorer import BATCH_ROWS, TrustScorer
+from decant.labeltrust.siamese import Pool, class_scores
+from decant.models.training import to_device
 from decant.settings import VerifySettings
-from decant.siamese import Pool, class_scores
-from decant.training import to_device
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_networks_trained_elsewhere_make_the_same_scorer(scorer: TrustScorer) ->
 def test_quarters_move_and_none_stays() -> None:
     picture = np.zeros((1, 5, 4, 1), np.uint8)
     picture[0, :2, :2], picture[0, :2, 2:], picture[0, 3:, :2], picture[0, 3:, 2:] = 1, 2, 3, 4
-    versions = calibration.quarters_moved(picture)
+    versions = out_of_distribution.quarters_moved(picture)
     corners = versions[:, [0, 0, 4, 4], [0, 3, 0, 3], 0]
     assert len({tuple(row) for row in corners}) == 6
     assert (np.sort(corners, 1) == [1, 2, 3, 4]).all() and (corners != [1, 2, 3, 4]).all()

@@ -16,11 +16,11 @@ from PIL import Image
 from samples import digits
 from scorers import UNKNOWN_CLASS, scorer_of_nine
 
-from decant.scorer import Judged
-from flows.batcher import Batcher, Busy
-from flows.guard import BodyLimit
-from flows.serve import Limits, address_of, create_app, listening
-from flows.serve import pixels_of as nested
+from decant.labeltrust.scorer import Judged
+from decant.serve.app import Limits, address_of, create_app, listening
+from decant.serve.app import pixels_of as nested
+from decant.serve.batcher import Batcher, Busy
+from decant.serve.guard import BodyLimit
 
 
 @pytest.mark.parametrize("host, shown", [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")])
@@ -185,7 +185,7 @@ def test_nested_lists_are_pictures_gray_or_coloured() -> None:
 
 def test_our_own_mistakes_are_told_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(scorer_of_nine())
-    monkeypatch.setattr("flows.serve.decode_all", lambda *_: 1 / 0)
+    monkeypatch.setattr("decant.serve.app.decode_all", lambda *_: 1 / 0)
     with local(app) as client:
         answer = client.post("/score", json={"images": [encoded(0)], "labels": [1]})
     assert answer.status_code == 500 and "something went wrong" in answer.json()["detail"]
@@ -205,7 +205,7 @@ def test_a_crowd_is_turned_away_before_its_bodies_are_read() -> None:
 
 
 def test_a_request_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.guard.PATIENCE", 0.05)
+    monkeypatch.setattr("decant.serve.guard.PATIENCE", 0.05)
 
     async def silence() -> None:
         await asyncio.sleep(10)

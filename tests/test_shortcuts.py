@@ -7,8 +7,8 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from decant.attacks import load_attacks
-from decant.images import Images
-from decant.shortcuts import (
+from decant.data.images import Images
+from decant.purify.gate import (
     RowScorer,
     amplified,
     features,

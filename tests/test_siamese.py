@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from decant.siamese import (
+from decant.labeltrust.siamese import (
     EMBED_BATCH,
     FEATURES,
     PAIR_FLOATS,
@@ -132,7 +132,7 @@ def test_a_few_steps_are_a_training_too(steps: int) -> None:
 
 
 def test_the_global_random_state_is_left_alone() -> None:
-    from decant.siamese import train
+    from decant.labeltrust.siamese import train
 
     torch.manual_seed(5)
     expected = torch.rand(1)

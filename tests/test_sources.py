@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from decant.data.images import DatasetInfo, Images
+from decant.data.sources import Source, fingerprint, image_folder, open_source
+from decant.data.sources.base import Split
+from decant.data.sources.digits import enlarged
+from decant.data.tables import write_images
 from decant.errors import DecantError, SourceError
-from decant.images import DatasetInfo, Images
-from decant.sources import Source, fingerprint, image_folder, open_source
-from decant.sources.base import Split
-from decant.sources.digits import enlarged
-from decant.tables import write_images
 
 
 def png(value: int) -> bytes:
@@ -374,9 +374,7 @@ def test_fingerprint_changes_with_the_files_and_only_with_them(tmp_path: Path) -
 
 def test_fingerprint_needs_no_heavy_library() -> None:
     heavy = ("torch", "torchvision", "scipy", "sklearn", "pyarrow", "pandas", "PIL")
-    program = (
-        f"import sys, decant.sources as s; s.fingerprint('digits'); sys.exit(any(m in sys.modules for m in {heavy}))"
-    )
+    program = f"import sys, decant.data.sources as s; s.fingerprint('digits'); sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -7,9 +7,9 @@ import pytest
 from samples import digits
 
 import tasks.simulate
+from decant.data.tables import read_images, read_truth, write_images
 from decant.files import read_json
 from decant.runtime import Progress
-from decant.tables import read_images, read_truth, write_images
 from tasks.__main__ import main, stage_names
 
 

@@ -158,7 +158,7 @@ def test_waits_while_another_dvc_process_works_on_the_stage(in_toy: Toy, monkeyp
 
 
 def test_changed_files_of_the_source_run_ingest_again(in_toy_done: Toy) -> None:
-    from decant.sources import fingerprint
+    from decant.data.sources import fingerprint
 
     photos = in_toy_done.root / "photos"
     photos.mkdir()

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import decant.images
-from decant import tables
+import decant.data.images
+from decant.data import tables
+from decant.data.images import DatasetInfo, Images, RowsChecksum, concat_images, rows_checksum
+from decant.data.tables import apply_verdicts
 from decant.errors import TableError
-from decant.images import DatasetInfo, Images, RowsChecksum, concat_images, rows_checksum
-from decant.tables import apply_verdicts
 
 INFO = DatasetInfo(class_names=("cat", "Hund", "猫"), source="a folder", checksum="c0ffee")
 
@@ -211,7 +211,7 @@ def test_what_is_no_images_table_is_said(tmp_path: Path) -> None:
 
 def test_a_table_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables.write_images(tmp_path / "t.parquet", images())
-    monkeypatch.setattr(decant.images, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(decant.data.images, "SCHEMA_VERSION", 2)
     with pytest.raises(TableError, match="schema version 2 expected, 1 found; ingest it again"):
         tables.read_images(tmp_path / "t.parquet")
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from samples import digits
 
-from decant import networks, training
 from decant.errors import TableError
+from decant.models import networks, training
 from decant.settings import TrainSettings
 
 SETTINGS = TrainSettings(epochs=4)

@@ -12,13 +12,13 @@ import torch
 from samples import ROOT, digits
 from torch import nn
 
-from decant import networks
 from decant.attacks import load_attacks
+from decant.data.images import Images, concat_images
+from decant.data.tables import write_images
 from decant.errors import SettingsError
-from decant.images import Images, concat_images
+from decant.models import networks
+from decant.models.training import accuracy, architecture_of, predict, train_classifier
 from decant.settings import TrainSettings, UnlearnSettings
-from decant.tables import write_images
-from decant.training import accuracy, architecture_of, predict, train_classifier
 from decant.unlearning import Task, Unlearned, _auto, names, unlearn_with
 from decant.unlearning._auto import Findings, cheapest
 from decant.unlearning._dampening import importances

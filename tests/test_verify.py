@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from samples import digits
 
+from decant.data.tables import TRUTH, read_images, read_verdicts, write_images, write_truth
 from decant.settings import VerifySettings
-from decant.tables import TRUTH, read_images, read_verdicts, write_images, write_truth
 from tasks.verify import QUEUE, run
 
 ROWS = 300

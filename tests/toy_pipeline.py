@@ -98,7 +98,7 @@ class Toy:
         return self.python("-m", "dvc", *words)
 
     def decant(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.python("-m", "flows.cli", *words)
+        return self.python("-m", "decant.cli.main", *words)
 
     def python(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *words]
@@ -109,7 +109,7 @@ class Toy:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """`decant`, left running. It hears a Ctrl-C also where a script in the background runs the tests."""
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *words], cwd=self.root, env=environment(), text=True,
+            [sys.executable, "-m", "decant.cli.main", *words], cwd=self.root, env=environment(), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip

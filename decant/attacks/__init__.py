@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from decant import families
+from decant import registry
+from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.images import Images
 from decant.settings import load
 
 
@@ -73,7 +73,7 @@ class Attack:
 
 
 def names() -> list[str]:
-    return families.names(__name__)
+    return registry.names(__name__)
 
 
 def kind_of(name: str) -> str:
@@ -87,7 +87,7 @@ def load_attacks(entries: Iterable[Mapping[str, Any]]) -> list[Attack]:
     for position, entry in enumerate(entries):
         block = f"simulate.attacks[{position}]"
         name: Any = entry.get("name")
-        module = families.member(__name__, name, f"{block}.name")
+        module = registry.member(__name__, name, f"{block}.name")
         rest = {key: value for key, value in entry.items() if key != "name"}
         attacks.append(Attack(name, module, load(module.Settings, rest, block)))
     return attacks

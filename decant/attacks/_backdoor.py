@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from decant.attacks import Poisoned, class_index, draw_rows
-from decant.images import Images
+from decant.data.images import Images
 from decant.settings import Count, Fraction
 
 

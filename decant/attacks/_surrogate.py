@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.images import Images
-from decant.networks import Architecture, build
+from decant.data.images import Images
+from decant.models.networks import Architecture, build
+from decant.models.training import as_float, labels_to_device, shifted, to_device
 from decant.runtime import device
-from decant.training import as_float, labels_to_device, shifted, to_device
 
 BATCH = 128
 PGD_BATCH = 512
@@ -96,7 +96,7 @@ def augmented(inputs: Tensor, kind: str, generator: torch.Generator) -> Tensor:
 
 
 def apply(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The network's float32 output; bfloat16 inside on a GPU, as in `decant.training`."""
+    """The network's float32 output; bfloat16 inside on a GPU, as in `decant.models.training`."""
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type == "cuda"):
         return model(inputs).float()
 

@@ -24,7 +24,7 @@ from typing import Annotated
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
-from decant.images import Images
+from decant.data.images import Images
 from decant.settings import Fraction, Range
 
 KIND = "noise"

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from decant.attacks import Poisoned, _backdoor
-from decant.images import Images
+from decant.data.images import Images
 from decant.settings import Range
 
 KIND = "backdoor"

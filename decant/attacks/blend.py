@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from decant.attacks import Poisoned, _backdoor
+from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.images import Images
 from decant.settings import Count, Fraction
 
 KIND = "backdoor"

@@ -21,8 +21,8 @@ from typing import Annotated
 import numpy as np
 
 from decant.attacks import Poisoned, carriers
+from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.images import Images
 from decant.settings import Fraction, Range
 
 KIND = "noise"

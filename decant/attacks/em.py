@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
-from decant.images import Images
+from decant.data.images import Images
 from decant.settings import Fraction, Positive, Range
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def class_wise(surrogate: "Surrogate", settings: Settings) -> "Tensor":
     from torch.nn import functional as F
 
     from decant.attacks._surrogate import BATCH
-    from decant.training import as_float
+    from decant.models.training import as_float
 
     radius, x, y = settings.strength / 255, surrogate.x, surrogate.y
     of_class = torch.zeros((surrogate.classes, *x.shape[1:]), device=x.device)

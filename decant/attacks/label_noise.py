@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from decant.attacks import Poisoned, draw_rows
+from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.images import Images
 from decant.settings import Fraction
 
 KIND = "label"

@@ -20,8 +20,8 @@ from typing import Annotated
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
+from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.images import Images
 from decant.settings import Fraction, Positive, Range
 
 KIND = "noise"

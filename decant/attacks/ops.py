@@ -22,8 +22,8 @@ from itertools import product
 import numpy as np
 
 from decant.attacks import Poisoned, carriers
+from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.images import Images
 from decant.settings import Fraction, Positive
 
 KIND = "noise"

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
+from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.images import Images
 from decant.settings import Fraction
 
 KIND = "noise"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
-from decant.images import Images
+from decant.data.images import Images
 from decant.settings import Fraction, Positive, Range
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def perturbations(images: Images, settings: Settings, seed: int) -> np.ndarray:
     from torch.nn import functional as F
 
     from decant.attacks._surrogate import descend, grey_levels
-    from decant.training import labels_to_device, to_device
+    from decant.models.training import labels_to_device, to_device
 
     if not len(images):
         return np.zeros(images.pixels.shape)
@@ -79,7 +79,7 @@ def linear_classifier(images: Images, seed: int) -> "nn.Linear":
     from torch import nn
     from torch.nn import functional as F
 
-    from decant.training import as_float, epochs_of_batches, labels_to_device, to_device
+    from decant.models.training import as_float, epochs_of_batches, labels_to_device, to_device
 
     x, y = to_device(images.pixels), labels_to_device(images.labels)
     generator = torch.Generator().manual_seed(seed)

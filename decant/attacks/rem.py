@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
-from decant.images import Images
+from decant.data.images import Images
 from decant.settings import Count, Fraction, Positive, Range
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def perturbations(images: Images, settings: Settings, seed: int) -> np.ndarray:
     import torch
 
     from decant.attacks._surrogate import PGD_BATCH, Surrogate, augmented, grey_levels
-    from decant.training import as_float
+    from decant.models.training import as_float
 
     surrogate = Surrogate(images, settings.network, seed=seed)
     for _ in range(settings.training):
@@ -90,7 +90,7 @@ def minimised(surrogate: "Surrogate", rows: "Tensor", settings: Settings) -> "Te
     from torch.nn import functional as F
 
     from decant.attacks._surrogate import augmented, signed_step, within
-    from decant.training import as_float
+    from decant.models.training import as_float
 
     clean, labels, radius = as_float(surrogate.x[rows]), surrogate.y[rows], settings.strength / 255
 

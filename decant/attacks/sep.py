@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
-from decant.images import Images
+from decant.data.images import Images
 from decant.settings import Fraction, Positive, Range
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def class_means(surrogate: "Surrogate", features: "nn.Module") -> "Tensor":
     from torch.nn import functional as F
 
     from decant.attacks._surrogate import PGD_BATCH, apply
-    from decant.training import as_float
+    from decant.models.training import as_float
 
     with torch.no_grad():
         found = torch.cat([apply(features, as_float(part)) for part in surrogate.x.split(PGD_BATCH)])
@@ -116,7 +116,7 @@ def _moved(surrogate: "Surrogate", ensemble: list[Checkpoint], rows: "Tensor", s
     import torch
 
     from decant.attacks._surrogate import within
-    from decant.training import as_float
+    from decant.models.training import as_float
 
     clean, labels, radius = as_float(surrogate.x[rows]), surrogate.y[rows], settings.strength / 255
     noise = torch.zeros_like(clean)

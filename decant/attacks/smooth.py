@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from decant.attacks import Poisoned, _backdoor
-from decant.images import Images
+from decant.data.images import Images
 from decant.settings import Positive, Range
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def pattern(images: Images, settings: Settings, rng: np.random.Generator) -> np.
     import torch
 
     from decant.attacks._surrogate import Surrogate
-    from decant.training import as_float
+    from decant.models.training import as_float
 
     surrogate = Surrogate(images, settings.network, seed=int(rng.integers(2**31)))
     surrogate.learn_epochs(settings.epochs)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from decant.attacks import Poisoned, add_noise, carriers
-from decant.images import Images
+from decant.data.images import Images
 from decant.settings import Fraction, Positive, Range, TrainSettings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def poison(images: Images, settings: Settings, rng: np.random.Generator, spared:
 
 
 def clean_surrogate(images: Images, settings: Settings, seed: int) -> "nn.Module":
-    from decant.training import train_classifier
+    from decant.models.training import train_classifier
 
     recipe = TrainSettings(network=settings.network, epochs=settings.epochs, augment=settings.augment)
     return train_classifier(images, recipe, seed=seed).requires_grad_(False)
@@ -67,7 +67,7 @@ def perturbations(images: Images, surrogate: "nn.Module", settings: Settings, se
     from torch.nn import functional as F
 
     from decant.attacks._surrogate import apply, augmented, descend, grey_levels
-    from decant.training import labels_to_device, to_device
+    from decant.models.training import labels_to_device, to_device
 
     x, targets = to_device(images.pixels), labels_to_device((images.labels + 1) % images.classes)
     generator = torch.Generator().manual_seed(seed)

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from decant.attacks import Poisoned, _backdoor, add_noise, class_index, draw_rows
+from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.images import Images
 from decant.settings import Fraction, Positive, Range
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def perturbations(images: Images, rows: np.ndarray, settings: Prepared, seed: in
     import torch
 
     from decant.attacks._surrogate import Surrogate, grey_levels
-    from decant.training import as_float, to_device
+    from decant.models.training import as_float, to_device
 
     surrogates = [Surrogate(images, settings.network, seed=seed + k) for k in range(settings.surrogates)]
     for surrogate in surrogates:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from decant import families
-from decant.features import logits_and_features
-from decant.images import Images
+from decant import registry
+from decant.data.images import Images
+from decant.models.features import logits_and_features
 from decant.settings import load
 
 
@@ -62,7 +62,7 @@ class ConfidenceCase:
 
 
 def names() -> list[str]:
-    return families.names(__name__)
+    return registry.names(__name__)
 
 
 def fit_and_score(name: str, case: ConfidenceCase, **settings: Any) -> np.ndarray:
@@ -70,7 +70,7 @@ def fit_and_score(name: str, case: ConfidenceCase, **settings: Any) -> np.ndarra
 
     Raises: SettingsError for an unknown name or parameter.
     """
-    module = families.member(__name__, name, "confidence scorer")
+    module = registry.member(__name__, name, "confidence scorer")
     scores = module.fit_and_score(case, load(module.Settings, settings, name)).astype(np.float32)
     assert scores.shape == case.predicted.shape and ((scores >= 0) & (scores <= 1)).all(), name
     return scores

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from decant.confidence import ConfidenceCase
-from decant.noise import softmax
+from decant.labeltrust.label_noise import softmax
+from decant.models.training import epochs_of_batches
 from decant.runtime import device
 from decant.settings import Positive
-from decant.training import epochs_of_batches
 
 WIDTH = 400
 RATE = 1e-4  # of Adam, as in the paper: at 1e-3 the output saturates at 1, where the loss has no gradient

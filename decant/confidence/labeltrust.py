@@ -1,6 +1,6 @@
 """LabelTrust, ours: does the picture look like the references of the class that was predicted for it?
 
-`decant.scorer.TrustScorer` through the interface of its rivals, fitted to the references alone: it sees neither the
+`decant.labeltrust.scorer.TrustScorer` through the interface of its rivals, fitted to the references alone: it sees neither the
 classifier nor its training rows.
 
     confidence(x, l) = trust(x, l);  0 for a class without references
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from decant.confidence import ConfidenceCase
-from decant.scorer import TrustScorer
+from decant.labeltrust.scorer import TrustScorer
 from decant.settings import Positive, VerifySettings
 
 
@@ -23,7 +23,7 @@ class Settings:
     mode: Literal["plus", "paper"] = "plus"
     steps: Positive = 200
     prior: Literal["uniform", "batch"] = "uniform"
-    """`batch`: how often predictions are right is estimated from them (`decant.scorer`)."""
+    """`batch`: how often predictions are right is estimated from them (`decant.labeltrust.scorer`)."""
 
 
 def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from decant.confidence import ConfidenceCase
-from decant.noise import softmax
+from decant.labeltrust.label_noise import softmax
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from decant.confidence import ConfidenceCase
+from decant.models.training import as_float, epochs_of_batches, predict, to_device
 from decant.runtime import device
 from decant.settings import Positive, Range
-from decant.training import as_float, epochs_of_batches, predict, to_device
 
 RATE, MOMENTUM = 1e-2, 0.9
 

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from decant.confidence import ConfidenceCase
-from decant.features import nearest
+from decant.models.features import nearest
 from decant.settings import Positive, Range
 
 

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decant import ekfac, factor_files, families
-from decant.features import logits_and_features
-from decant.images import Images
-from decant.influence import Influence, influence
+from decant import registry
+from decant.data.images import Images
+from decant.influence import ekfac, factor_cache
+from decant.influence.functions import Influence, influence
+from decant.models.features import logits_and_features
+from decant.models.training import predict, to_device
 from decant.settings import DetectSettings
-from decant.training import predict, to_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ class Case:
         if self.fitted is not None:
             return self.fitted
         if self.cache is not None:
-            return factor_files.cached(self.cache, self.model, self.rows, seed=self.seed, on_rows=self.on_rows)
+            return factor_cache.cached(self.cache, self.model, self.rows, seed=self.seed, on_rows=self.on_rows)
         losses = ekfac.sampled_cross_entropy(len(self.train), torch.Generator().manual_seed(self.seed))
         return ekfac.fit(self.model, self.rows[0], losses, on_rows=self.on_rows)
 
@@ -140,7 +141,7 @@ class Case:
 
 
 def names() -> list[str]:
-    return families.names(__name__)
+    return registry.names(__name__)
 
 
 def passes(affected: Images) -> int:
@@ -164,13 +165,13 @@ def detect(
 
     affected: images with the wrong label that was predicted; those that the model does not predict so are left out.
     fitted: the model's curvature on these rows, if it is known already: spares two passes. cache: a folder in which it
-    is kept and found again (`decant.factor_files`).
+    is kept and found again (`decant.influence.factor_cache`).
     Raises: StageError when the model has a layer through which influence can't be traced.
     """
     shown = predict(model, affected.pixels).argmax(1) == affected.labels if len(affected) else np.zeros(0, bool)
     points = affected.select(shown)
     case = Case(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows, fitted=fitted, cache=cache)
-    judge = families.member(__name__, settings.detector, "detect.detector").judge
+    judge = registry.member(__name__, settings.detector, "detect.detector").judge
     causes = np.unique(points.labels if len(train) else [])
     parts = [judge(case, points.select(points.labels == label)) for label in causes]
     missing = len(affected) - len(points)

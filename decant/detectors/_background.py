@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from decant.data.images import Images
 from decant.detectors import Case, Detection
-from decant.images import Images
 
 QUANTILE = 0.999  # of the background, that a threshold must lie above; fixed in advance
 

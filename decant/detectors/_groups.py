@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from decant.data.images import Images
 from decant.detectors import Case, Detection
-from decant.images import Images
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Activation clustering (Chen et al., SafeAI 2019), asked about affected points.
 
 Rows that carry a class's label for different reasons fall into two clusters of activations, and the smaller one is
-taken for poisoned. The clusters themselves are `decant.features.two_clusters`, as in the label check of the same name.
+taken for poisoned. The clusters themselves are `decant.models.features.two_clusters`, as in the label check of the same name.
 
     a_i = d_large / (d_large + d_small),  distances from the centres of the two clusters of the row's class
 
@@ -14,9 +14,9 @@ Cost: one forward pass, and a k-means per class.
 
 import numpy as np
 
+from decant.data.images import Images
 from decant.detectors import Case, Detection
-from decant.features import logits_and_features, two_clusters
-from decant.images import Images
+from decant.models.features import logits_and_features, two_clusters
 
 DIMENSIONS = 10
 SMALLER = 0.35  # the largest share of its class that a cluster may have, to be taken for poisoned (ART's default)

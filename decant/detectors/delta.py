@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from decant.data.images import Images
 from decant.detectors import Case, Detection
 from decant.detectors._background import middle_and_spread
-from decant.images import Images
-from decant.training import as_float, to_device
+from decant.models.training import as_float, to_device
 
 OFFICIAL_SIDE = 32  # pixels: the images for which the official widths were chosen
 MEASURE = "influence that is lost in the transformed copies, in spreads of the rows with other labels"

@@ -11,10 +11,10 @@ all, are influential on everything.
 Cost: as `renormalised`.
 """
 
+from decant.data.images import Images
 from decant.detectors import Case, Detection
 from decant.detectors._background import above_background
-from decant.images import Images
-from decant.training import labels_to_device, to_device
+from decant.models.training import labels_to_device, to_device
 
 
 def judge(case: Case, points: Images) -> Detection:

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from decant.data.images import Images
 from decant.detectors import Case, Detection
-from decant.images import Images
+from decant.models.training import EVAL_BATCH, Batch, Regime, as_float, to_device, train_classifier
 from decant.settings import TrainSettings
-from decant.training import EVAL_BATCH, Batch, Regime, as_float, to_device, train_classifier
 
 ROWS = 4096  # of the training set, drawn at random, that the network learns from
 EPOCHS = 5

@@ -37,11 +37,11 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
+from decant.data.images import Images, concat_images
 from decant.detectors import Case, Detection, renormalised
 from decant.detectors._background import middle_and_spread
 from decant.detectors._groups import TwoGroups
-from decant.features import logits_and_features
-from decant.images import Images, concat_images
+from decant.models.features import logits_and_features
 
 DIMENSIONS = 4
 MIN_ROWS = 10  # of a cluster, for a Gaussian

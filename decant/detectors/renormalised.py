@@ -30,11 +30,11 @@ import numpy as np
 import torch
 from sklearn.mixture import GaussianMixture
 
+from decant.data.images import Images
 from decant.detectors import Case, Detection
 from decant.detectors._background import middle_and_spread
 from decant.detectors._groups import TwoGroups
-from decant.images import Images
-from decant.training import to_device
+from decant.models.training import to_device
 
 MIN_ROWS = 10  # candidates, and background rows, below which two Gaussians or a spread mean nothing
 MIN_SEPARATION = 2.5

@@ -1,7 +1,7 @@
 """Spectral signatures (Tran, Li, Madry, NeurIPS 2018), asked about affected points.
 
 A backdoor leaves a strong common direction in the features of the class that its rows were given to; the rows furthest
-out along that class's first singular vector are removed. `decant.features.spectral_signature`, as in the label check.
+out along that class's first singular vector are removed. `decant.models.features.spectral_signature`, as in the label check.
 
     a_i = <f(i) - mean_l, v_l>^2 / mean over class l of the same,    v_l: first right singular vector of class l
     flag the 1.5 e n_l largest of a class,    e: share of poisoned rows that is expected, here a fixed 0.1
@@ -17,9 +17,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from decant.data.images import Images
 from decant.detectors import Case, Detection
-from decant.features import logits_and_features, spectral_signature
-from decant.images import Images
+from decant.models.features import logits_and_features, spectral_signature
 
 SHARE = 0.1  # of poisoned rows in a class: e in the paper, which must know it
 MULTIPLIER = 1.5

@@ -17,13 +17,13 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from decant.data.images import Images
 from decant.detectors import Case, Detection
 from decant.detectors._background import above_background
-from decant.images import Images
-from decant.influence import neg_margin
-from decant.traces import Trace
-from decant.tracing import Rows, layers_of, visit_rows
-from decant.training import labels_to_device, predict, to_device
+from decant.influence.functions import neg_margin
+from decant.influence.hooks import Rows, layers_of, visit_rows
+from decant.influence.layer_gradients import Trace
+from decant.models.training import labels_to_device, predict, to_device
 
 DIMENSIONS = 512  # of a row's projected gradient, all layers together; at most
 RIDGE = 0.01  # of the mean diagonal of Φ'Φ

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from decant import families
+from decant import registry
+from decant.data.images import Images
 from decant.errors import StageError
-from decant.features import logits_and_features
-from decant.images import Images
-from decant.noise import softmax
+from decant.labeltrust.label_noise import softmax
+from decant.models.features import logits_and_features
+from decant.models.training import train_classifier
 from decant.settings import TrainSettings, load
-from decant.training import train_classifier
 
 NO_SUGGESTION = -1
 
@@ -107,7 +107,7 @@ class Case:
 
 
 def names() -> list[str]:
-    return families.names(__name__)
+    return registry.names(__name__)
 
 
 def judge(name: str, case: Case, **settings: Any) -> Check:
@@ -116,7 +116,7 @@ def judge(name: str, case: Case, **settings: Any) -> Check:
     Raises: SettingsError for an unknown name or parameter; StageError where a library of the extra `peers` is missing,
     or where it needs references and gets too few.
     """
-    module = families.member(__name__, name, "label check")
+    module = registry.member(__name__, name, "label check")
     return _with_answers(module.judge(case, load(module.Settings, settings, name)), case)
 
 

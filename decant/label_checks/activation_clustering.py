@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decant.features import two_clusters
 from decant.label_checks import NO_SUGGESTION, Case, Check
+from decant.models.features import two_clusters
 from decant.settings import Fraction, Positive
 
 MIN_ROWS = 10  # of a class, to be divided

@@ -31,10 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.label_checks import Case, Check, require_references
-from decant.networks import build
-from decant.runtime import device
-from decant.settings import Count, Positive, Range
-from decant.training import (
+from decant.models.networks import build
+from decant.models.training import (
     architecture_of,
     as_float,
     epochs_of_batches,
@@ -43,6 +41,8 @@ from decant.training import (
     shifted,
     to_device,
 )
+from decant.runtime import device
+from decant.settings import Count, Positive, Range
 
 RATE, COPY_RATE = 2e-3, 1.5e-2
 TEMPERATURE, BETA, UNLABELLED = 0.5, 0.75, 15.0

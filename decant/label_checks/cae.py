@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.label_checks import Case, Check, require_references
+from decant.models.training import EVAL_BATCH, as_float, epochs_of_batches, labels_to_device, to_device
 from decant.runtime import device
 from decant.settings import Fraction, Positive, Range
-from decant.training import EVAL_BATCH, as_float, epochs_of_batches, labels_to_device, to_device
 
 CODE = 64
 

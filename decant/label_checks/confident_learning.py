@@ -17,8 +17,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from decant.crossfit import out_of_fold
 from decant.label_checks import Case, Check
+from decant.models.cross_validation import out_of_fold
 from decant.peers import peer
 from decant.settings import Range
 

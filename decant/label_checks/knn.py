@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from decant.features import nearest
 from decant.label_checks import Case, Check
+from decant.models.features import nearest
 from decant.settings import Fraction, Positive, Range
 
 

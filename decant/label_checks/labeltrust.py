@@ -1,12 +1,12 @@
 """LabelTrust, ours: a Siamese network that learns from the references which pictures show the same class.
 
-`decant.labeltrust` through the interface of its rivals: it is given the case's references, the expert answers nothing
+`decant.labeltrust.verify` through the interface of its rivals: it is given the case's references, the expert answers nothing
 else, and there are no rounds of review. ``mode: plus`` is the default, ``paper`` is the paper's (no self-training, a
 threshold on the mean sigmoid).
 
     suspicion(x, l) = 1 - trust(x, l)
 
-Cost: `steps` + 2 x passes x 1 to 3 `steps` small training steps, the more the more rows there are (`decant.learner`).
+Cost: `steps` + 2 x passes x 1 to 3 `steps` small training steps, the more the more rows there are (`decant.labeltrust.self_training`).
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from decant.decisions import Asked
-from decant.images import Images
+from decant.data.images import Images
 from decant.label_checks import Case, Check, require_references
-from decant.labeltrust import verify
+from decant.labeltrust.decisions import Asked
+from decant.labeltrust.verify import verify
 from decant.settings import Count, Fraction, Positive, Promise, VerifySettings
 
 

@@ -23,8 +23,8 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from decant.features import stage_outputs
 from decant.label_checks import Case, Check, require_references
+from decant.models.features import stage_outputs
 from decant.settings import Fraction
 
 FOLDS = 5

@@ -18,8 +18,8 @@ from typing import Annotated
 
 import numpy as np
 
-from decant.features import spectral_signature
 from decant.label_checks import NO_SUGGESTION, Case, Check
+from decant.models.features import spectral_signature
 from decant.settings import Fraction, Range
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from torch import nn
 
-from decant import families
-from decant.images import Images
+from decant import registry
+from decant.data.images import Images
 from decant.settings import TrainSettings, load
 
 
@@ -44,7 +44,7 @@ class Unlearned:
 
 
 def names() -> list[str]:
-    return families.names(__name__)
+    return registry.names(__name__)
 
 
 def unlearn_with(name: str, task: Task, **settings: Any) -> Unlearned:
@@ -52,7 +52,7 @@ def unlearn_with(name: str, task: Task, **settings: Any) -> Unlearned:
 
     Raises: SettingsError for an unknown name or parameter.
     """
-    module = families.member(__name__, name, "unlearning")
+    module = registry.member(__name__, name, "unlearning")
     loaded = load(module.Settings, settings, name)
     started = time.perf_counter()
     model = module.unlearn(task, loaded)

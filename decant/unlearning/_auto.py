@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from decant.images import Images
-from decant.training import accuracy, predict
+from decant.data.images import Images
+from decant.models.training import accuracy, predict
 from decant.unlearning import Task, unlearn_with
 
 FORGOTTEN = 0.05

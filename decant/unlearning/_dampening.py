@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.images import Images
+from decant.data.images import Images
+from decant.models.training import as_float, labels_to_device, to_device
 from decant.runtime import device
-from decant.training import as_float, labels_to_device, to_device
 
 BATCH = 64
 

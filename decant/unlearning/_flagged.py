@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.images import Images
-from decant.training import Batch, Regime, as_float, labels_to_device, to_device
+from decant.data.images import Images
+from decant.models.training import Batch, Regime, as_float, labels_to_device, to_device
 
 
 class BesideFlagged(Regime):

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from decant.networks import build
+from decant.models.networks import build
+from decant.models.training import Batch, architecture_of, train_classifier
 from decant.runtime import device
 from decant.settings import Fraction
-from decant.training import Batch, architecture_of, train_classifier
 from decant.unlearning import Task
 from decant.unlearning._flagged import BesideFlagged, divergence, frozen
 from decant.unlearning.finetune import shortened

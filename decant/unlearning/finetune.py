@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from decant.models.training import train_classifier
 from decant.settings import Fraction, TrainSettings
-from decant.training import train_classifier
 from decant.unlearning import Task
 
 

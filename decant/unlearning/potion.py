@@ -20,8 +20,8 @@ from typing import Annotated
 import torch
 from torch import nn
 
+from decant.models.training import accuracy
 from decant.settings import Fraction, Range
-from decant.training import accuracy
 from decant.unlearning import Task
 from decant.unlearning._dampening import importances, shrunk
 

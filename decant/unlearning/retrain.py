@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from decant.training import train_classifier
+from decant.models.training import train_classifier
 from decant.unlearning import Task
 
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from decant.models.training import Batch, train_classifier
 from decant.runtime import device
 from decant.settings import Fraction
-from decant.training import Batch, train_classifier
 from decant.unlearning import Task
 from decant.unlearning._flagged import BesideFlagged, divergence, frozen
 from decant.unlearning.finetune import shortened

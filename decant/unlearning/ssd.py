@@ -15,7 +15,7 @@ from typing import Annotated
 
 from torch import nn
 
-from decant.images import concat_images
+from decant.data.images import concat_images
 from decant.settings import Range
 from decant.unlearning import Task
 from decant.unlearning._dampening import importances, shrunk

@@ -1,0 +1,263 @@
+"""The command line `decant`.
+
+Exit codes: 0 done, 1 a stage failed, 2 something that the caller can mend (one line on stderr says what), 130 stopped.
+
+A command is a line of COMMANDS and a module with `main(arguments) -> exit code`. Only that module is imported: Prefect
+takes 2 s and DVC 1 s, and nobody should wait for a help text.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from decant.errors import DecantError
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one line, and says where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help)\n")
+
+
+@dataclass(frozen=True)
+class Command:
+    module: str
+    help: str
+    examples: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    anywhere: bool = False
+    """Works outside of a checkout, too."""
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help="only these stages and what they need (default: all)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="BLOCK.KEY=VALUE",
+        help="change a parameter in params.yaml first; may be repeated (docs/parameters.md lists them)",
+    )  # fmt: skip
+    parser.add_argument("--no-server", action="store_true", help="without Prefect: only the terminal shows the run")
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for scripts")
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", type=int, metavar="ID", help="a row's id, as audit.csv and the report show it")
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+
+
+def _review(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--expert", default="", metavar="NAME", help="who answers, when there are several of you")
+    parser.add_argument("--port", type=_port, default=0, help="of the page on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--open", action="store_true", help="show the page in the browser")
+    parser.add_argument("--until-answered", action="store_true", help="end when no row waits for an answer any more")
+    parser.add_argument("--for-run", action="store_true", help=argparse.SUPPRESS)  # `decant run` has brought it up
+    studio = parser.add_mutually_exclusive_group()
+    studio.add_argument(
+        "--export-label-studio", type=_file, metavar="FILE.json", help="write the rows as Label Studio tasks"
+    )
+    studio.add_argument(
+        "--import-label-studio", type=_file, metavar="FILE.json", help="take in the answers of its JSON export"
+    )
+
+
+def _score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", type=_source, metavar="IMAGES", help="what ingest reads, or a folder of pictures")
+    parser.add_argument(
+        "--labels", type=_file, metavar="CSV",
+        help="predictions: columns id,label or file,label (default: the labels that the images have)",
+    )  # fmt: skip
+    _scorer(parser)
+    parser.add_argument("--out", type=_file, default=_file("scores.csv"), metavar="CSV", help="default: scores.csv")
+    parser.add_argument("--threshold", type=float, default=0.5, help="trust below it is doubtful (default: 0.5)")
+    parser.add_argument(
+        "--prior", default="batch",
+        help="what is known of the labels: batch (estimated from them; default), uniform, or the share that is right",
+    )  # fmt: skip
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    _scorer(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=_port, default=8421, help="default: 8421; 0 takes a free one")
+    parser.add_argument("--token", default="", help="that requests must carry; better: the variable DECANT_TOKEN")
+    parser.add_argument("--prior", default="uniform", help="uniform (the default) or the share of labels that is right")
+
+
+def _scorer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scorer", type=_file, default=Path("data/verify/scorer.safetensors"), metavar="FILE",
+        help="default: data/verify/scorer.safetensors, which `decant run verify` writes",
+    )  # fmt: skip
+
+
+def _suspects(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", nargs="?", type=_source, default="data/ingest/test.parquet", metavar="IMAGES",
+        help="what ingest reads, or a folder of pictures (default: data/ingest/test.parquet)",
+    )  # fmt: skip
+    parser.add_argument("--count", type=int, default=20, help="images to show and write (default: 20)")
+    parser.add_argument("--limit", type=int, default=1000, help="images to look at, drawn at random (default: 1000)")
+    _scorer(parser)
+    parser.add_argument(
+        "--out", type=_file, default=Path("data/inputs/suspects.csv"), metavar="CSV",
+        help="default: data/inputs/suspects.csv; the pictures go to the folder of the same name",
+    )  # fmt: skip
+
+
+def _file(text: str) -> Path:
+    """From where the caller stands, before we go to the checkout."""
+    return Path(text).expanduser().absolute()
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"a number from 0 to 65535 expected, {text!r} found")
+
+
+def _source(text: str) -> str:
+    return str(_file(text)) if _file(text).exists() else text
+
+
+def _deploy(_parser: argparse.ArgumentParser) -> None:
+    """No arguments: prefect.yaml says it all."""
+
+
+COMMANDS = {
+    "run": Command(
+        "decant.cli.run",
+        "bring every stage up to date: clean the data, retrain, measure, write the report",
+        """  decant run                                       the embedded example, poisoned and cleaned
+  decant run --set ingest.source=~/photos --set 'simulate.attacks=[]' --set verify.expert=person
+  decant run --set train.epochs=20 --set verify.threshold=0.9
+  decant run verify                                up to the stage `verify`
+  decant run --no-server                           without Prefect (also: dvc repro)""",
+        _run,
+    ),
+    "status": Command(
+        "decant.cli.status",
+        "which stages are stale, and why",
+        """  decant status
+  decant status --json | jq '.[] | select(.state == "stale") | .stage'""",
+        _status,
+    ),
+    "explain": Command(
+        "decant.cli.explain",
+        "one row's way through the stages: its image, labels, scores, verdicts and reasons",
+        """  decant explain 1234""",
+        _explain,
+    ),
+    "review": Command(
+        "decant.review",
+        "answer the rows that label verification asks about, on a page in the browser",
+        """  decant review                                    prints the page's address; Ctrl-C ends it
+  decant review --open --expert anna               one of several experts
+  decant review --until-answered && decant run     goes on when all rows are answered
+  decant review --export-label-studio tasks.json   for a team that uses Label Studio
+  decant review --import-label-studio export.json""",
+        _review,
+    ),
+    "suspects": Command(
+        "decant.cli.suspects",
+        "find images that poison may have gone wrong on, where you know of none, as candidates for affected.csv",
+        """  decant suspects                                  the 20 most suspicious test images
+  decant suspects photos/ --count 50               among pictures that the model has met since
+  decant suspects --limit 5000                     look at more of them""",
+        _suspects,
+    ),
+    "report": Command(
+        "decant.cli.report",
+        "where the report is",
+        """  decant report                                    prints the path
+  decant report --open                             shows it in the browser""",
+        _report,
+    ),
+    "score": Command(
+        "decant.cli.score",
+        "how far the labels that a model gave to pictures can be trusted, as a CSV",
+        """  decant score photos/ --labels predictions.csv       columns file,label
+  decant score data/ingest/test.parquet               the labels in the table itself
+  decant score digits --threshold 0.9 --out doubts.csv
+  decant score photos/ --labels p.csv --scorer scorer.safetensors    needs no checkout""",
+        _score,
+        anywhere=True,
+    ),
+    "serve": Command(
+        "decant.serve.app",
+        "the same over HTTP, for programs: POST /score",
+        """  decant serve                                     on http://127.0.0.1:8421
+  DECANT_TOKEN=secret decant serve --host 0.0.0.0 --port 80
+  curl -s http://127.0.0.1:8421/classes""",
+        _serve,
+        anywhere=True,
+    ),
+    "deploy": Command(
+        "flows.deploy",
+        "register the nightly run of prefect.yaml with the Prefect server",
+        """  decant deploy
+  prefect worker start --pool decant               the process that does the work""",
+        _deploy,
+    ),
+}
+
+
+def parser() -> Parser:
+    whole = Parser(
+        prog="decant",
+        description="Decant pours the clean data off the poison: purify, verify and trace a labelled image dataset.",
+        epilog="decant COMMAND --help has examples. Exit codes: 0 done, 1 a stage failed, 2 the input is at fault.",
+    )
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, command in COMMANDS.items():
+        one = commands.add_parser(
+            name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog=f"examples:\n{command.examples}", formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        command.add_arguments(one)
+    return whole
+
+
+def go_to_project(*, required: bool = True) -> None:
+    """Changes into the checkout that we stand in: the nearest folder with a dvc.yaml, here or above."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            os.chdir(folder)
+            return
+    if required:
+        raise DecantError(f"{here}: no dvc.yaml here or above; go to your Decant checkout first")
+
+
+def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser().parse_args(words or ["--help"])
+    try:
+        go_to_project(required=not COMMANDS[arguments.command].anywhere)
+        command = importlib.import_module(COMMANDS[arguments.command].module)
+        return int(command.main(arguments))
+    except DecantError as error:
+        print(f"decant: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("decant: stopped; finished stages are kept, `decant run` goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `decant status | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

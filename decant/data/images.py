@@ -1,0 +1,137 @@
+"""Images in memory: ids, pixels and labels of a dataset, and what the dataset is. Files: `decant.data.tables`."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from decant.errors import TableError
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"decant"
+NO_LABEL = -1
+DIGITS = 18  # of a number in text at most; `int` refuses thousands of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What a dataset is, apart from its rows; kept in the Parquet schema's metadata."""
+
+    class_names: tuple[str, ...]
+    source: str
+    """What the user named as `ingest.source`."""
+    checksum: str
+    """SHA-256 over the rows as they were ingested (`rows_checksum`)."""
+
+    def to_metadata(self) -> dict[bytes, bytes]:
+        fields = {
+            "class_names": list(self.class_names),
+            "source": self.source,
+            "checksum": self.checksum,
+            "schema_version": SCHEMA_VERSION,
+        }
+        return {METADATA_KEY: json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[bytes, bytes] | None, path: Path) -> Self:
+        if not metadata or METADATA_KEY not in metadata:
+            raise TableError(
+                f"{path}: not a Decant Images table: schema metadata 'decant' expected, none found; run ingest on it"
+            )
+        fields = json.loads(metadata[METADATA_KEY])
+        if fields["schema_version"] != SCHEMA_VERSION:
+            raise TableError(
+                f"{path}: schema version {SCHEMA_VERSION} expected, {fields['schema_version']} found; ingest it again"
+            )
+        return cls(class_names=tuple(fields["class_names"]), source=fields["source"], checksum=fields["checksum"])
+
+
+@dataclass(frozen=True)
+class Images:
+    """Rows of an Images table in memory."""
+
+    ids: np.ndarray  # (n,) int64
+    pixels: np.ndarray  # (n, height, width, channel) uint8
+    labels: np.ndarray  # (n,) int32
+    info: DatasetInfo
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        assert self.ids.shape == (n,) and self.ids.dtype == np.int64, (self.ids.shape, self.ids.dtype)
+        assert self.pixels.ndim == 4 and len(self.pixels) == n and self.pixels.dtype == np.uint8, self.pixels.shape
+        assert self.labels.shape == (n,) and self.labels.dtype == np.int32, (self.labels.shape, self.labels.dtype)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channel) of every image."""
+        _, height, width, channel = self.pixels.shape
+        return height, width, channel
+
+    @property
+    def classes(self) -> int:
+        return len(self.info.class_names)
+
+    def select(self, rows: np.ndarray) -> "Images":
+        """The rows that an index array or a boolean mask picks, in its order."""
+        return replace(self, ids=self.ids[rows], pixels=self.pixels[rows], labels=self.labels[rows])
+
+    def with_pixels(self, pixels: np.ndarray) -> "Images":
+        return replace(self, pixels=pixels)
+
+    def with_labels(self, labels: np.ndarray) -> "Images":
+        return replace(self, labels=labels.astype(np.int32))
+
+
+def concat_images(parts: list[Images]) -> Images:
+    return Images(
+        ids=np.concatenate([p.ids for p in parts]),
+        pixels=np.concatenate([p.pixels for p in parts]),
+        labels=np.concatenate([p.labels for p in parts]),
+        info=parts[0].info,
+    )
+
+
+def class_number(text: str, class_names: tuple[str, ...]) -> int:
+    """Of a class name, or of a number in text; a name wins where it looks like another class's number. NO_LABEL: of
+    neither."""
+    for name in (text, text := text.strip()):
+        if name in class_names:
+            return class_names.index(name)
+    number = int(text) if is_number(text) else NO_LABEL
+    return number if number < len(class_names) else NO_LABEL
+
+
+def is_number(text: str) -> bool:
+    """Whether `int` makes a whole number of 0 or more of it."""
+    return text.isdecimal() and len(text) <= DIGITS
+
+
+def pixel_digests(pixels: np.ndarray) -> np.ndarray:
+    """(n,) uint64, equal for images of equal pixels; a chance of 3e-8 that any two of a million others are equal."""
+    digests = [hashlib.blake2b(image.data, digest_size=8).digest() for image in np.ascontiguousarray(pixels)]
+    return np.frombuffer(b"".join(digests), "<u8")
+
+
+class RowsChecksum:
+    """SHA-256 of a table's rows, fed part by part: the same however the rows are divided into parts."""
+
+    def __init__(self) -> None:
+        self._columns = [hashlib.sha256() for _ in range(3)]
+
+    def update(self, images: Images) -> Self:
+        for digest, column in zip(self._columns, (images.ids, images.pixels, images.labels), strict=True):
+            digest.update(np.ascontiguousarray(column).data)
+        return self
+
+    def hexdigest(self) -> str:
+        return hashlib.sha256(b"".join(digest.digest() for digest in self._columns)).hexdigest()
+
+
+def rows_checksum(images: Images) -> str:
+    return RowsChecksum().update(images).hexdigest()

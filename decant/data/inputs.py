@@ -1,0 +1,169 @@
+"""New pictures and the labels that some model, or anyone else, gave them: what a `decant.labeltrust.scorer.TrustScorer` judges.
+
+Pictures are whatever `ingest.source` takes, all of its splits, or a folder of pictures without class folders. Their
+labels stand in their own table or class folders, or in a CSV ``id,label`` or ``file,label``: `id` as ingest numbers
+rows, `file` the path of a picture, whole or from the folder on, or its bare name where no other has it; `label` a class
+name or number.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from decant.data.decode import Decoded, Rules, decode_batches
+from decant.data.images import NO_LABEL, class_number
+from decant.data.sources import find_shards, image_folder, open_source
+from decant.data.sources.base import Split
+from decant.errors import SourceError
+from decant.files import open_csv
+
+AMBIGUOUS = -1  # among row numbers: a bare file name that several pictures have
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Rows that are not decoded yet."""
+
+    splits: tuple[Split, ...]
+    root: str
+    """What the user named: where relative file names begin."""
+    labels: np.ndarray  # (n,) int64 class number, NO_LABEL
+    faults: dict[int, str]
+    """Row to why it has no label."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(n,) int64"""
+        return np.concatenate([split.ids for split in self.splits])
+
+    def file_of(self, row: int) -> str:
+        """Where a person finds the row; from the named folder on, where it is inside."""
+        for split in self.splits:
+            if row < len(split):
+                path = split.path_of(row)
+                inside = os.path.isdir(self.root) and path.startswith(os.path.join(self.root, ""))
+                return os.path.relpath(path, self.root) if inside else path
+            row -= len(split)
+        raise IndexError(row)
+
+    def decoded(self, rules: Rules, rows: np.ndarray) -> Iterator[Decoded]:
+        """Those rows (ascending) as pixels, in their order, in batches of bounded memory."""
+        first = 0
+        for split in self.splits:
+            inside = rows[(rows >= first) & (rows < first + len(split))] - first
+            for part in decode_batches(split.read(inside), rules) if len(inside) else ():
+                rejected = [(row + first, reason) for row, reason in part.rejected]
+                yield Decoded(part.rows + first, part.pixels, rejected)
+            first += len(split)
+
+
+def open_pictures(name: str, class_names: tuple[str, ...]) -> Pictures:
+    """The rows behind `name`, under their own labels as numbers of `class_names`.
+
+    Raises: SourceError, one line, when there is nothing that can be read.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not find_shards(folder) and not _has_folders(folder):
+        return _flat(folder)
+    source = open_source(name, test_fraction=0.2, rng=np.random.default_rng(0))
+    splits = tuple(split for split in (source.train, source.test) if split is not None)
+    is_named = set(source.class_names) & set(class_names)  # then a folder called 2 is no class 2, but one of that name
+    known = np.array(
+        [NO_LABEL if is_named and word not in class_names else class_number(word, class_names)
+         for word in source.class_names]
+    )  # fmt: skip
+    given = np.concatenate([split.labels for split in splits])
+    labels = np.where(given >= 0, known[given], NO_LABEL)
+    faults = {int(row): f"no label: {source.class_names[given[row]]!r} is no class of the scorer"
+              for row in np.flatnonzero((given >= 0) & (labels < 0))}  # fmt: skip
+    first = 0
+    for split in splits:
+        faults |= {row + first: f"no label: {fault}" for row, fault in split.faults.items()}
+        first += len(split)
+    return Pictures(splits, str(folder), labels, faults)
+
+
+def _has_folders(folder: Path) -> bool:
+    try:
+        return any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir())
+    except OSError as error:
+        raise SourceError(f"{folder}: can't be listed ({error.strerror}); mend its permissions") from error
+
+
+def _flat(folder: Path) -> Pictures:
+    files = [file for file in image_folder.walk(folder) if os.path.splitext(file)[1].lower() in image_folder.SUFFIXES]
+    if not files:
+        raise SourceError(f"{folder}: no image files ({', '.join(sorted(image_folder.SUFFIXES))})")
+
+    def read(rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
+        for start in range(0, len(rows), image_folder.BATCH_ROWS):
+            part = rows[start : start + image_folder.BATCH_ROWS]
+            yield part, [files[row] for row in part]
+
+    nothing = np.full(len(files), NO_LABEL, np.int64)
+    split = Split(np.arange(len(files)), nothing, read, lambda row: image_folder.printable(files[row]))  # type: ignore[arg-type]
+    return Pictures((split,), str(folder), nothing, {})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Labels from a CSV
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def with_labels(pictures: Pictures, path: Path, class_names: tuple[str, ...]) -> Pictures:
+    """The pictures under the labels of a CSV; those that it doesn't name have none.
+
+    Raises: SourceError with file and line when a column is missing, a row or class is unknown, or a row is there twice.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file; a CSV with the columns id,label or file,label expected")
+    with open_csv(path) as reader:
+        columns = reader.fieldnames or []
+        key = next((name for name in ("id", "file") if name in columns), None)
+        if key is None or "label" not in columns:
+            raise SourceError(f"{path}: columns id,label or file,label expected, {', '.join(columns) or 'none'} found")
+        rows = _row_of_id(pictures) if key == "id" else _row_of_file(pictures)
+        labels = np.full(len(pictures), NO_LABEL, np.int64)
+        for line in reader:
+            where = f"{path}, line {reader.line_num}"
+            row, label = _row(line[key] or "", rows, where, key), class_number(line["label"] or "", class_names)
+            if label == NO_LABEL:
+                some = ", ".join(class_names[:12]) + (", ..." if len(class_names) > 12 else "")
+                raise SourceError(f"{where}: one of {some} expected, {line['label']!r} found")
+            if labels[row] not in (NO_LABEL, label):
+                raise SourceError(f"{where}: {key} {line[key]} has another label further up; keep one")
+            labels[row] = label
+    faults = dict.fromkeys(np.flatnonzero(labels == NO_LABEL).tolist(), f"no label in {path.name}")
+    return replace(pictures, labels=labels, faults=faults)
+
+
+def _row(text: str, rows: dict[str, int], where: str, key: str) -> int:
+    row = rows.get(text.strip())
+    if row is None:
+        raise SourceError(f"{where}: {key} of a picture expected, {text!r} found")
+    if row == AMBIGUOUS:
+        raise SourceError(f"{where}: several pictures are called {text!r}; give the path from the folder on")
+    return row
+
+
+def _row_of_id(pictures: Pictures) -> dict[str, int]:
+    return {str(row_id): row for row, row_id in enumerate(pictures.ids.tolist())}
+
+
+def _row_of_file(pictures: Pictures) -> dict[str, int]:
+    """Bare names first, so that a path wins."""
+    files = [pictures.file_of(row) for row in range(len(pictures))]
+    rows: dict[str, int] = {}
+    for row, file in enumerate(files):
+        name = os.path.basename(file)
+        rows[name] = AMBIGUOUS if name in rows else row
+    root = os.path.join(pictures.root, "")
+    return (
+        rows | {os.path.join(root, file): row for row, file in enumerate(files)} | {f: r for r, f in enumerate(files)}
+    )

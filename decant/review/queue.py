@@ -1,0 +1,73 @@
+"""What `verify` writes for the review page: the rows that it asks about, and those that were answered before."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from decant.errors import StageError
+from decant.files import open_csv
+from decant.labeltrust.decisions import Asked
+
+QUEUE, REVIEWS = Path("data/verify/queue.csv"), Path("data/verify/reviews.csv")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row of the queue."""
+
+    id: int
+    given: str
+    suggested: str
+    """Blank before the first network, as is trust."""
+    trust: float | None
+    round: int
+    rows: int | None
+    """That the round asks about in all."""
+    why: str
+    picture: str
+    """That it is, as received; answers carry its name."""
+    like_given: tuple[int, ...]
+    """Ids of the nearest references of the given class."""
+    like_suggested: tuple[int, ...]
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(self.round, self.rows, self.why, self.trust, self.picture)
+
+
+def read_queue(path: Path) -> dict[int, Question]:
+    """Copes with columns that an older `verify` didn't write, and with blank ones."""
+    with open_csv(path) as reader:
+        rows = list(reader)
+    try:
+        return {int(row["id"]): _question(row) for row in rows}
+    except (KeyError, ValueError) as error:
+        raise StageError(f"{path}: not the queue that `verify` writes ({error}); run it again: decant run") from error
+
+
+def _question(row: dict[str, str]) -> Question:
+    def text(column: str) -> str:
+        return (row.get(column) or "").strip()
+
+    def ids(column: str) -> tuple[int, ...]:
+        return tuple(int(word) for word in text(column).split())
+
+    return Question(
+        id=int(row["id"]),
+        given=row["given"],
+        suggested=text("suggested"),
+        trust=float(text("trust")) if text("trust") else None,
+        round=int(float(text("round") or 0)),
+        rows=int(float(text("rows"))) if text("rows") else None,
+        why=text("why"),
+        picture=text("picture"),
+        like_given=ids("like_given"),
+        like_suggested=ids("like_suggested"),
+    )
+
+
+def read_rounds(path: Path) -> list[int]:
+    """The round of every row that the expert has answered and `verify` has taken in."""
+    if not path.is_file():
+        return []
+    with open_csv(path) as reader:
+        return [int(float(row.get("round") or 0)) for row in reader]

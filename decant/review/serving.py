@@ -1,0 +1,135 @@
+"""`decant review`: the page on this machine, until Ctrl-C or, with `--until-answered`, until nothing is open."""
+
+import argparse
+import socket
+import threading
+import time
+import webbrowser
+from contextlib import suppress
+
+import uvicorn
+from rich.console import Console
+
+from decant.data.tables import read_info
+from decant.errors import DecantError
+from decant.review.app import create_app
+from decant.review.gate import Gate
+from decant.review.pictures import TABLES
+from decant.review.store import Closed, Store, is_being_written
+from decant.review.waiting import GRACE, verify_settings
+
+LULL = 0.5  # seconds between two looks whether all is answered
+STOPPED = 130
+
+
+def store_of(expert: str) -> Store:
+    """Raises: TableError when there are no images yet."""
+    return Store(read_info(TABLES["verified"]).class_names, expert)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Returns when the page has ended. Raises DecantError when the port is taken or there is nothing to show."""
+    console, store = Console(highlight=False), store_of(arguments.expert)
+    if not arguments.for_run and (nothing := why_nothing(store)):
+        console.print(nothing, soft_wrap=True)
+        tell_disputes(store, console)
+        return 0
+    with listening(arguments.port) as listener:
+
+        def announce(address: str) -> None:
+            console.print(f"for another browser: {address}", style="dim", soft_wrap=True, markup=False)
+
+        gate = Gate(listener.getsockname()[1], announce)
+        server = server_of(store, gate, for_run=arguments.for_run)
+        console.print(f"review page: {gate.address}", soft_wrap=True, markup=False)
+        if arguments.open:
+            webbrowser.open(gate.address)
+        if arguments.until_answered:
+            threading.Thread(target=end_when_answered, args=(server, store), daemon=True).start()
+        with suppress(KeyboardInterrupt):  # how the page is left
+            server.run(sockets=[listener])
+    if arguments.for_run:
+        return 0
+    return farewell(store, console, must_be_answered=arguments.until_answered)
+
+
+def why_nothing(store: Store) -> str:
+    """Why there is nothing to answer, empty if there is, or may be soon. A queue that is answered can still be looked
+    at, and a page that waits for the stage at work shows what it asks."""
+    try:
+        if store.questions():
+            return ""
+    except Closed as closed:
+        if is_being_written(store.queue_path.parent):
+            return ""
+        raise DecantError("no rows to review yet; let the stage `verify` ask: decant run verify") from closed
+    if verify_settings().expert == "oracle":
+        return (
+            "no row waits: the simulated expert answers all; to answer yourself: decant run --set verify.expert=person"
+        )
+    return "no row waits for an answer; decant run asks again when something has changed"
+
+
+def listening(port: int) -> socket.socket:
+    """A socket on 127.0.0.1; port 0 takes a free one."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        listener.close()
+        raise DecantError(f"port {port}: {error.strerror}; leave --port out to take a free one") from error
+    listener.listen()
+    return listener
+
+
+def server_of(store: Store, gate: Gate, *, for_run: bool) -> uvicorn.Server:
+    app = create_app(store, gate, for_run=for_run, budget=verify_settings().budget)
+    return uvicorn.Server(
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, server_header=False,
+        )
+    )  # fmt: skip
+
+
+def end_when_answered(server: uvicorn.Server, store: Store) -> None:
+    """Ends the server once nothing has been open for GRACE seconds."""
+    answered_since = None
+    while not server.should_exit:
+        try:
+            is_open = store.progress().open > 0
+        except (Closed, DecantError):
+            is_open = True
+        answered_since = None if is_open else answered_since or time.monotonic()
+        server.should_exit = answered_since is not None and time.monotonic() - answered_since >= GRACE
+        time.sleep(LULL)
+
+
+def farewell(store: Store, console: Console, *, must_be_answered: bool) -> int:
+    """How far it got and what to do next; the exit code."""
+    try:
+        progress = store.progress()
+    except Closed:
+        console.print("the stage that asks is at work; decant review goes on with what it asks next")
+        return STOPPED if must_be_answered else 0
+    tell_disputes(store, console)
+    if progress.open:
+        console.print(
+            f"{progress.answered} of {progress.asked} rows answered in all; every answer is on file. "
+            "decant review goes on, decant run works with what there is",
+            soft_wrap=True,
+        )
+        return STOPPED if must_be_answered else 0
+    console.print(why_nothing(store) or f"all {progress.round_asked} rows answered; next: decant run", soft_wrap=True)
+    return 0
+
+
+def tell_disputes(store: Store, console: Console) -> None:
+    """Rows on which the experts disagree, with who says what."""
+    try:
+        disputes = store.disputes()
+    except Closed:
+        return
+    for row, said in disputes.items():
+        words = ", ".join(f"{expert or 'unnamed'} says {label}" for expert, label in said.items())
+        console.print(f"row {row} is disputed: {words}", style="yellow", markup=False, soft_wrap=True)
