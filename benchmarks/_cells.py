@@ -51,10 +51,11 @@ def train(folder: Path, poisoned: Path, scale: str, countermeasure: str, network
     from dataclasses import asdict
 
     from decant.data.tables import read_images
+    from decant.models.settings import TrainSettings
     from decant.models.training import accuracy
-    from decant.purify.methods import train_with
+    from decant.purify.methods.base import train_with
     from decant.runtime import be_deterministic
-    from decant.settings import TrainSettings, load
+    from decant.settings import load
 
     be_deterministic()
     settings = load(TrainSettings, {**asdict(TRAIN[scale]), "network": network}, "train")

@@ -22,15 +22,17 @@ from torch import nn
 
 from benchmarks._cells import HERE, definition, run_all
 from benchmarks._rows import TRAIN, ingested
-from decant import attacks
-from decant.attacks import load_attacks
+from decant.attacks import base as attacks
+from decant.attacks.base import load_attacks
 from decant.data.images import Images, concat_images
-from decant.detectors import Case, Detection, candidates, detect, names
+from decant.detectors import candidates
+from decant.detectors.base import Case, Detection, detect, names
+from decant.detectors.settings import DetectSettings
 from decant.files import read_json, write_json
 from decant.labeltrust.scorer import TrustScorer
+from decant.labeltrust.settings import VerifySettings
 from decant.models.training import predict, train_classifier
 from decant.runtime import be_deterministic
-from decant.settings import DetectSettings, VerifySettings
 
 DATASETS: dict[str, dict[str, int | None]] = {  # scale to name: training rows
     "small": {"digits": None, "mnist": 2000, "fashion_mnist": 2000},

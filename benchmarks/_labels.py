@@ -30,15 +30,16 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from benchmarks._cells import HERE, run_all
 from benchmarks._rows import ingested, planted
 from benchmarks._stages import dataset
-from decant.attacks import load_attacks
+from decant.attacks.base import load_attacks
 from decant.data.images import Images
 from decant.files import read_json, write_json
-from decant.label_checks import Case, judge
+from decant.label_checks.base import Case, judge
 from decant.labeltrust.experts import Oracle
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.verify import Outcome, by_round
+from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, train_classifier
 from decant.runtime import be_deterministic
-from decant.settings import TrainSettings, VerifySettings
 
 TRAIN = TrainSettings(epochs=10)
 DATASETS = {  # name here: (dataset, training rows, classifier of the rivals who train one)

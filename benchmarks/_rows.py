@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks._stages import dataset
-from decant.attacks import load_attacks
+from decant.attacks.base import load_attacks
 from decant.data.images import Images
+from decant.data.settings import IngestSettings
 from decant.data.tables import read_images
-from decant.settings import IngestSettings, TrainSettings
+from decant.models.settings import TrainSettings
 
 ROWS = {"small": ("digits", None), "full": ("cifar10", None), "full100": ("cifar100", None)}
 """Dataset and number of training rows of a scale."""

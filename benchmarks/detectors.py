@@ -18,7 +18,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks._detect import ATTACKS, cells
-from decant.settings import DetectSettings
+from decant.detectors.settings import DetectSettings
 
 DIRTY = ("badnet", "badnet_all", "smooth")
 COMPARED = ("precision", "recall", "average_precision", "flagged", "said_false_alarms", "seconds")

@@ -37,7 +37,7 @@ from decant.influence.functions import influence, neg_margin
 from decant.models import networks
 from decant.models.networks import resnet18, small_cnn
 from decant.models.training import as_float, to_device
-from decant.peers import peer
+from decant.registry import peer
 from decant.runtime import device
 
 QUERIES, DAMPING = 51, 0.1

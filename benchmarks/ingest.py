@@ -29,10 +29,10 @@ from benchmarks._stages import dataset
 from decant.data.decode import choose_rules, decode_batches
 from decant.data.export import write_huggingface, write_image_folder
 from decant.data.ingest import SAMPLE_ROWS, choose_parts, sample_rules, write_part
+from decant.data.settings import IngestSettings
 from decant.data.sources import open_source
 from decant.errors import StageError
 from decant.runtime import Progress
-from decant.settings import IngestSettings
 
 ROWS = {"small": 10_000, "full": None}
 SETS = ("mnist", "cifar10")

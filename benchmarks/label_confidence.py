@@ -25,12 +25,13 @@ import numpy as np
 
 from benchmarks._rows import ingested, planted
 from decant.attacks import badnet
-from decant.confidence import ConfidenceCase, fit_and_score
+from decant.confidence.base import ConfidenceCase, fit_and_score
 from decant.data.images import Images
 from decant.labeltrust.scorer import TrustScorer
+from decant.labeltrust.settings import VerifySettings
+from decant.models.settings import TrainSettings
 from decant.models.training import predict, train_classifier
 from decant.runtime import be_deterministic
-from decant.settings import TrainSettings, VerifySettings
 
 ROWS = {"small": 12_000, "full": None}
 REFERENCES = 10

@@ -16,14 +16,14 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks._labels import TRAIN, case
 from decant.data.images import Images
-from decant.label_checks import Case, judge
+from decant.label_checks.base import Case, judge
 from decant.labeltrust.experts import Oracle
 from decant.labeltrust.scorer import TrustScorer
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.siamese import Pool, train
 from decant.labeltrust.verify import verify
 from decant.models.training import labels_to_device, to_device
 from decant.runtime import be_deterministic
-from decant.settings import VerifySettings
 
 TURNS = 3
 

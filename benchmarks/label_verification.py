@@ -13,11 +13,11 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from benchmarks._labels import POISONINGS, case
-from decant.attacks import load_attacks
+from decant.attacks.base import load_attacks
 from decant.data.images import Images
 from decant.labeltrust.scorer import TrustScorer
+from decant.labeltrust.settings import VerifySettings
 from decant.runtime import be_deterministic
-from decant.settings import VerifySettings
 
 SIZES = (2, 5, 10, 15, 20)
 SETTINGS = {"paper": VerifySettings(mode="paper", steps=1000), "plus": VerifySettings()}

@@ -22,9 +22,9 @@ from benchmarks._rows import ATTACKS, TRAIN, ingested, planted
 from decant.data.images import Images
 from decant.models.training import accuracy, as_float, labels_to_device, to_device, train_classifier
 from decant.purify.dvae import recipe
+from decant.purify.settings import PurifySettings
 from decant.purify.two_stage import LIMITS, Inference, Stage, fit, to_uint8
 from decant.runtime import be_deterministic
-from decant.settings import PurifySettings
 
 PAPER = {  # Table 7, CIFAR-10, percent: mean over eight attacks
     "no_s1": 80.52, "no_i2": 89.02, "no_s2": 36.21, "no_i3": 40.12, "s1_i3": 83.44, "ours": 90.01,

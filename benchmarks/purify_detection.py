@@ -21,9 +21,9 @@ from decant.data.images import Images
 from decant.models.training import accuracy, train_classifier
 from decant.purify.dvae import recipe
 from decant.purify.gate import RowScorer, amplified, pattern_scores, row_threshold
+from decant.purify.settings import PurifySettings
 from decant.purify.two_stage import LIMITS, Inference, Stage, fit
 from decant.runtime import be_deterministic
-from decant.settings import PurifySettings
 
 SHOWN = {"small": ("lsp", "ar", "pil"), "full": ("lsp", "em")}
 RATIOS = (0.2, 0.4, 0.6, 0.8)

@@ -19,9 +19,9 @@ from benchmarks._rows import COLOUR, GRAY, TRAIN, ingested, partly, planted
 from decant.data.images import Images
 from decant.models.training import accuracy, train_classifier
 from decant.purify.gate import RELIANCE_LIMIT, reliance
+from decant.purify.settings import PurifySettings
 from decant.purify.two_stage import purify
 from decant.runtime import be_deterministic
-from decant.settings import PurifySettings
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0)

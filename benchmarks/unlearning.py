@@ -30,14 +30,15 @@ from torch import nn
 
 from benchmarks._detect import FULL
 from benchmarks._rows import TRAIN, ingested
-from decant.attacks import Attack, load_attacks
+from decant.attacks.base import Attack, load_attacks
 from decant.data.images import Images
-from decant.detectors import detect
+from decant.detectors.base import detect
+from decant.detectors.settings import DetectSettings
 from decant.models.training import accuracy, predict, train_classifier
 from decant.runtime import be_deterministic
-from decant.settings import DetectSettings, UnlearnSettings
-from decant.unlearning import Task, Unlearned, names, unlearn_with
 from decant.unlearning._auto import cheapest
+from decant.unlearning.base import Task, Unlearned, names, unlearn_with
+from decant.unlearning.settings import UnlearnSettings
 from tasks.simulate import plant, triggered_rows
 
 DATASETS: dict[str, dict[str, int | None]] = {"small": {"digits": None, "mnist": 3_000}, "full": {"cifar10": None}}

@@ -25,7 +25,7 @@ def check(text: str) -> None:
     """Raises SettingsError when a stage could not work with this params.yaml."""
     attacks = _settings(text)["simulate"].attacks
     if attacks:
-        from decant.attacks import load_attacks  # costs pyarrow and pandas
+        from decant.attacks.base import load_attacks  # costs pyarrow and pandas
 
         load_attacks(attacks)
 

@@ -1,24 +1,50 @@
-"""Families of methods: packages with one file per method, found by its name. A file that begins with _ is none."""
+"""Families of methods, found by their file names; and libraries that only rivals of ours need.
+
+A method is a file of its family's package that defines the family's functions: ``decant/attacks/badnet.py`` is an attack
+because it has ``poison``. Adding a method is adding such a file.
+"""
 
 import importlib
-import pkgutil
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
-from decant.errors import SettingsError
+from decant.errors import SettingsError, StageError
 
 
-def names(package: str) -> list[str]:
-    """Of the methods in a package, such as "decant.attacks"."""
-    path = importlib.import_module(package).__path__
-    return sorted(module.name for module in pkgutil.iter_modules(path) if not module.name.startswith("_"))
+@dataclass(frozen=True)
+class Family:
+    """A package of methods."""
+
+    package: str
+    """Its dotted name, such as "decant.attacks"."""
+    functions: tuple[str, ...]
+    """A file that defines one of these is a method."""
+
+    def names(self) -> list[str]:
+        """Of the methods; nothing is imported but the package itself."""
+        defined = re.compile(rf"^def ({'|'.join(self.functions)})\(", re.MULTILINE)
+        folder = Path(str(importlib.import_module(self.package).__file__)).parent
+        files = (
+            path for path in folder.glob("*.py") if path.stem != "base"
+        )  # base.py: what its methods have in common
+        return sorted(path.stem for path in files if defined.search(path.read_text(encoding="utf-8")))
+
+    def member(self, name: str, asked_by: str) -> ModuleType:
+        """The method's module. `asked_by`: how an error calls the parameter or the caller that named it.
+
+        Raises: SettingsError for an unknown name.
+        """
+        known = self.names()
+        if name not in known:
+            raise SettingsError(f"{asked_by}: one of {', '.join(known)} expected, {name!r} found")
+        return importlib.import_module(f"{self.package}.{name}")
 
 
-def member(package: str, name: str, what: str) -> ModuleType:
-    """The method's file. `what`: how an error calls the one who asked.
-
-    Raises: SettingsError for an unknown name.
-    """
-    known = names(package)
-    if name not in known:
-        raise SettingsError(f"{what}: one of {', '.join(known)} expected, {name!r} found")
-    return importlib.import_module(f"{package}.{name}")
+def peer(library: str, *, needed_by: str) -> ModuleType:
+    """A library of the extra `peers`. Raises StageError, which says how to get it, where it is not installed."""
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise StageError(f"{needed_by}: needs {library}: pip install 'decant[peers]' ({error})") from error

@@ -1,21 +1,8 @@
-"""Writes docs/parameters.md from decant/settings.py: `make docs`."""
+"""Writes docs/parameters.md from the blocks' own JSON schema: `make docs`."""
 
-import ast
-import dataclasses
-import inspect
+import json
 
 from decant import settings
-
-
-def explanations(kind: type) -> dict[str, str]:
-    """Field name to the docstring below it, in the class itself or one that it inherits from."""
-    (definition,) = ast.parse(inspect.getsource(kind)).body
-    assert isinstance(definition, ast.ClassDef)
-    found = {} if kind.__base__ in (None, object) else explanations(kind.__base__)
-    for field, text in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
-    return found
 
 
 def page() -> str:
@@ -25,19 +12,19 @@ def page() -> str:
         "Every key of `params.yaml`. Change one in the file, with `decant run --set block.key=value`, or for one",
         "experiment with `dvc exp run -S block.key=value`. A key that is not listed here is refused; where one is",
         "missing, its default counts. What the demo runs with is in `params.yaml`.",
-        "Written by `make docs` from `decant/settings.py`; the attacks' own parameters are",
+        "Written by `make docs` from the `settings.py` of each room; the attacks' own parameters are",
         "on [their page](attacks.md).",
         "",
         "`seed` (whole number, default 0): every random draw of the pipeline follows from it.",
     ]
-    for block, kind in settings.BLOCKS.items():
-        texts, allowed = explanations(kind), settings.describe(kind)
+    for block in settings.BLOCKS:
         lines += ["", f"## {block}", "", "| parameter | allowed | default | meaning |", "|---|---|---|---|"]
-        for field in dataclasses.fields(kind):
-            default = "`[]`" if field.default == () else f"`{field.default}`".replace("None", "null")
-            default = default.replace("True", "true").replace("False", "false")
-            meaning = texts.get(field.name, "`false`: the data passes through." if field.name == "enabled" else "")
-            cells = [f"`{block}.{field.name}`", allowed[field.name], default, meaning.replace("|", "\\|")]
+        for name, parameter in settings.schema(settings.block_class(block))["properties"].items():
+            default = parameter["default"]
+            shown = default if isinstance(default, str) else json.dumps(default)
+            nothing = "`false`: the data passes through." if name == "enabled" else ""
+            meaning = " ".join(parameter.get("description", nothing).split())
+            cells = [f"`{block}.{name}`", settings.allowed(parameter), f"`{shown}`", meaning.replace("|", "\\|")]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -51,9 +51,12 @@ def parse(argv: list[str]) -> tuple[str, Callable[..., dict[str, Any]], argparse
 
 def run_stage(name: str, run: Callable[..., dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """Runs the stage into a temporary folder, writes its summary last, and then gives the folder its name."""
-    params = load_params(yaml.safe_load(options.params.read_text(encoding="utf-8")) or {})
     paths = {key: value for key, value in vars(options).items() if key != "params"}
-    wanted = {key: params[key] for key in inspect.signature(run).parameters if key not in paths}
+    asked = [key for key in inspect.signature(run).parameters if key not in paths]
+    params = load_params(
+        yaml.safe_load(options.params.read_text(encoding="utf-8")) or {}, [key for key in asked if key != "seed"]
+    )
+    wanted = {key: params[key] for key in asked}
     out: Path = paths["out"]
     partial = out.with_name(f".{out.name}.part")
     shutil.rmtree(partial, ignore_errors=True)

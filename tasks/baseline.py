@@ -11,9 +11,9 @@ import numpy as np
 from decant.data.images import Images
 from decant.data.tables import read_images
 from decant.models import networks
+from decant.models.settings import TrainSettings
 from decant.models.training import architecture_of, steps_of, train_classifier
 from decant.runtime import Progress, be_deterministic
-from decant.settings import TrainSettings
 
 
 def run(*, seed: int, train: TrainSettings, original: Path, received: Path, out: Path) -> dict[str, Any]:

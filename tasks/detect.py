@@ -14,13 +14,13 @@ import pandas as pd
 from decant.data.decode import Rules, decode_batch
 from decant.data.images import Images
 from decant.data.tables import apply_verdicts, read_images, write_images, write_verdicts
-from decant.detectors import Detection, passes
-from decant.detectors import detect as find_causes
+from decant.detectors.base import Detection, passes
+from decant.detectors.base import detect as find_causes
+from decant.detectors.settings import DetectSettings
 from decant.errors import SourceError
 from decant.influence.factor_cache import own_folder
 from decant.models import networks
 from decant.runtime import Progress, be_deterministic, device
-from decant.settings import DetectSettings
 
 HOW_TO = "list images and their wrongly predicted classes in {} (columns image,predicted) to trace them"
 

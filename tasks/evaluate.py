@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decant.attacks import kind_of
+from decant.attacks.base import kind_of
 from decant.data.images import Images
 from decant.data.tables import count_rows, read_images, read_truth, read_verdicts
 from decant.files import read_json, write_json, write_text
 from decant.models import networks
+from decant.models.settings import TrainSettings
 from decant.models.training import architecture_of, steps_of, train_classifier
 from decant.report.metrics import histogram, model_metrics, verdict_metrics
+from decant.report.settings import EvaluateSettings
 from decant.runtime import Progress, be_deterministic
-from decant.settings import EvaluateSettings, TrainSettings
 
 STEPS = ("as_received", "purified", "verified", "cleaned", "oracle")
 

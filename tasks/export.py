@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from decant.data.export import audit, write_huggingface, write_image_folder
+from decant.data.settings import ExportSettings
 from decant.data.tables import count_rows, read_verdicts
 from decant.files import write_text
-from decant.settings import ExportSettings
 
 
 def run(

@@ -13,12 +13,12 @@ import pandas as pd
 from decant.data.decode import Rules
 from decant.data.images import DatasetInfo
 from decant.data.ingest import Outcome, Part, check_outcomes, choose_parts, find_duplicates, sample_rules, write_part
+from decant.data.settings import IngestSettings
 from decant.data.sources import fingerprint, open_source
 from decant.data.tables import images_writer, write_places, write_rejected
 from decant.errors import SourceError
 from decant.files import write_text
 from decant.runtime import Progress
-from decant.settings import IngestSettings
 
 FINGERPRINT = Path("data/runs/ingest.source")
 """Digest of the files behind `ingest.source` as they were read; the command line compares. No output of the stage:

@@ -9,9 +9,9 @@ from typing import Any
 
 from decant.data.tables import count_rows, iter_images, read_images, sample_images
 from decant.purify.gate import Evidence, probe_gap, reader_sample
+from decant.purify.settings import PurifySettings, PurifyStageSettings
 from decant.purify.two_stage import Inference, Stage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
-from decant.settings import PurifySettings, PurifyStageSettings
 
 
 def run(

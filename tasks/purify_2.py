@@ -16,9 +16,9 @@ from decant.data.images import Images
 from decant.data.tables import images_writer, iter_images, read_labels, sample_images, write_verdicts
 from decant.files import read_json
 from decant.purify.gate import Evidence, RowScorer, reader_sample, reliance, row_threshold
+from decant.purify.settings import PurifySettings, SecondPurifyStageSettings
 from decant.purify.two_stage import Inference, Stage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
-from decant.settings import PurifySettings, SecondPurifyStageSettings
 
 
 def run(

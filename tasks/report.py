@@ -23,7 +23,7 @@ from decant.data.tables import (
 )
 from decant.files import read_json, write_text
 from decant.report.page import Evidence, Example, most_suspicious, render
-from decant.settings import ReportSettings
+from decant.report.settings import ReportSettings
 
 CLASSES_SHOWN = 10
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decant.attacks import Attack, load_attacks
+from decant.attacks.base import Attack, load_attacks
+from decant.attacks.settings import SimulateSettings
 from decant.data.images import Images, concat_images
 from decant.data.tables import TRUTH, read_images, write_images, write_truth
-from decant.settings import SimulateSettings
 
 
 def run(*, seed: int, simulate: SimulateSettings, train: Path, test: Path, out: Path) -> dict[str, Any]:

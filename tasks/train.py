@@ -5,9 +5,9 @@ from typing import Any
 
 from decant.data.tables import read_images
 from decant.models import networks
+from decant.models.settings import TrainSettings
 from decant.models.training import architecture_of, steps_of, train_classifier
 from decant.runtime import Progress, be_deterministic
-from decant.settings import TrainSettings
 
 
 def run(*, seed: int, train: TrainSettings, images: Path, out: Path) -> dict[str, Any]:

@@ -13,11 +13,12 @@ import numpy as np
 
 from decant.data.tables import read_images
 from decant.models import networks
+from decant.models.settings import TrainSettings
 from decant.models.training import architecture_of, steps_of
 from decant.runtime import Progress, be_deterministic, device
-from decant.settings import TrainSettings, UnlearnSettings
-from decant.unlearning import Task, unlearn_with
 from decant.unlearning._auto import cheapest, measured, remark
+from decant.unlearning.base import Task, unlearn_with
+from decant.unlearning.settings import UnlearnSettings
 
 
 def run(

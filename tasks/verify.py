@@ -16,12 +16,12 @@ from decant.data.tables import apply_verdicts, read_digests, read_images, read_t
 from decant.files import write_text
 from decant.labeltrust.experts import FileExpert, Oracle
 from decant.labeltrust.review_rounds import Reviews
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import parsed, resolution
 from decant.labeltrust.verify import Outcome, steps_of
 from decant.labeltrust.verify import verify as verify_labels
 from decant.models.embeddings import read_embeddings
 from decant.runtime import Progress, be_deterministic
-from decant.settings import VerifySettings
 
 HOW_ASKED = ["round", "rows", "why", "picture"]
 QUEUE = ["id", "given", "suggested", "trust", "label", *HOW_ASKED, "like_given", "like_suggested"]

@@ -10,10 +10,11 @@ from torch import nn
 
 from decant.attacks import badnet
 from decant.data.images import Images
-from decant.detectors import Case
+from decant.detectors.base import Case
+from decant.detectors.settings import DetectSettings
 from decant.influence.ekfac import Factors
+from decant.models.settings import TrainSettings
 from decant.models.training import train_classifier
-from decant.settings import DetectSettings, TrainSettings
 
 DEFAULT = DetectSettings()
 BADNET = badnet.Settings(mode="dirty", victim=8, target=5, rate=0.03, size=6)

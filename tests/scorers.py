@@ -7,7 +7,7 @@ from samples import digits
 
 from decant.data.images import Images
 from decant.labeltrust.scorer import TrustScorer
-from decant.settings import VerifySettings
+from decant.labeltrust.settings import VerifySettings
 
 UNKNOWN_CLASS = 9  # which it has no references of
 

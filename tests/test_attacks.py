@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from samples import digits
 
-from decant.attacks import Attack, kind_of, load_attacks, lsp, names
+from decant.attacks import lsp
 from decant.attacks.badnet import stamp
+from decant.attacks.base import Attack, kind_of, load_attacks, names
 from decant.data.images import Images
 from decant.errors import SettingsError
+from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, train_classifier
-from decant.settings import TrainSettings
 from tasks.simulate import plant, triggered_rows
 
 TRAIN = TrainSettings(epochs=6)

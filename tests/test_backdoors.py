@@ -7,11 +7,12 @@ import pytest
 import torch
 from samples import digits
 
-from decant.attacks import Attack, load_attacks, witches_brew
+from decant.attacks import witches_brew
 from decant.attacks._surrogate import Surrogate
+from decant.attacks.base import Attack, load_attacks
 from decant.attacks.smooth import stamp
+from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, as_float, to_device, train_classifier
-from decant.settings import TrainSettings
 from tasks.simulate import plant
 
 

@@ -11,13 +11,13 @@ from samples import ROOT, digits
 from benchmarks import _cells, _labels, label_rivals, unlearning
 from benchmarks.__main__ import bars_of, check, main, names, table
 from benchmarks._rows import entry
-from decant import label_checks
 from decant.data.images import Images
 from decant.data.tables import read_images
 from decant.files import read_json, write_json
+from decant.label_checks import base as label_checks
+from decant.models.settings import TrainSettings
 from decant.models.training import train_classifier
-from decant.settings import TrainSettings
-from decant.unlearning import Task, Unlearned
+from decant.unlearning.base import Task, Unlearned
 
 BAR = {"name": "a bar", "benchmark": "toy", "scale": "small", "key": "x", "limit": 0.5, "source": "a test"}
 

@@ -8,11 +8,12 @@ import torch
 from samples import digits
 from sklearn.metrics import roc_auc_score
 
-from decant import confidence
-from decant.confidence import ConfidenceCase, confidnet, steep_slope, trust_score
+from decant.confidence import base as confidence
+from decant.confidence import confidnet, steep_slope, trust_score
+from decant.confidence.base import ConfidenceCase
 from decant.errors import SettingsError
+from decant.models.settings import TrainSettings
 from decant.models.training import predict, train_classifier
-from decant.settings import TrainSettings
 
 QUICK: dict[str, dict[str, object]] = {"labeltrust": {"steps": 30}}
 

@@ -20,11 +20,11 @@ from decant.attacks import lsp
 from decant.data.images import Images
 from decant.errors import SettingsError, StageError
 from decant.models import networks, training
+from decant.models.settings import TrainSettings
 from decant.models.training import Batch
-from decant.purify import methods
 from decant.purify.dvae import PRESETS
 from decant.purify.methods import adversarial, avatar, iss, lfu, staged, ueraser
-from decant.settings import TrainSettings
+from decant.purify.methods import base as methods
 
 QUICK = TrainSettings(epochs=1)
 

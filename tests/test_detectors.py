@@ -9,17 +9,18 @@ from PIL import Image
 from samples import INFO, digits
 from scenes import BADNET, DEFAULT, Scene, precision_recall
 
-from decant import detectors
 from decant.attacks import badnet
 from decant.data.images import Images
 from decant.data.tables import read_images, read_verdicts, write_images
-from decant.detectors import detect, frequency, joint
+from decant.detectors import base as detectors
+from decant.detectors import frequency, joint
+from decant.detectors.base import detect
 from decant.detectors.joint import MAJORITY, MINORITY, two_groups
 from decant.detectors.renormalised import split_in_two
 from decant.errors import SourceError
 from decant.models import networks
+from decant.models.settings import TrainSettings
 from decant.models.training import architecture_of, predict, train_classifier
-from decant.settings import TrainSettings
 from tasks.detect import run
 
 NOBODY = np.zeros(0, np.int64)

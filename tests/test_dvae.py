@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from decant.purify import dvae
 from decant.purify.dvae import DVAE, PRESETS, Recipe
-from decant.settings import PurifySettings
+from decant.purify.settings import PurifySettings
 
 TINY = Recipe(width=8, batch_size=4, epochs=1)
 

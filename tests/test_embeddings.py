@@ -12,9 +12,9 @@ from samples import digits
 from decant.data.tables import write_images, write_truth
 from decant.errors import TableError
 from decant.labeltrust.experts import Oracle
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.verify import verify
 from decant.models.embeddings import read_embeddings
-from decant.settings import VerifySettings
 from tasks.verify import run
 
 IDS = np.array([5, 0, 3])

@@ -11,8 +11,8 @@ from PIL import Image
 
 from decant.data.export import audit, folder_names, write_huggingface, write_image_folder
 from decant.data.images import DatasetInfo, Images
+from decant.data.settings import ExportSettings, IngestSettings
 from decant.data.tables import read_images, write_images, write_places, write_verdicts
-from decant.settings import ExportSettings, IngestSettings
 from tasks import export as stage
 from tasks import ingest
 

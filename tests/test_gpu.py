@@ -10,9 +10,9 @@ from torch import nn
 from decant.influence import ekfac
 from decant.influence.functions import Influence, influence
 from decant.labeltrust.siamese import Pool, Siamese, class_scores
+from decant.models.settings import TrainSettings
 from decant.models.training import predict, train_classifier
 from decant.runtime import be_deterministic
-from decant.settings import TrainSettings
 
 GPU = "cuda"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]

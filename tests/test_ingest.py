@@ -18,10 +18,10 @@ from PIL import Image
 from decant.data import ingest as library
 from decant.data.images import pixel_digests, rows_checksum
 from decant.data.ingest import pick, shares
+from decant.data.settings import IngestSettings
 from decant.data.sources import fingerprint
 from decant.data.tables import read_images, read_places, read_rejected
 from decant.errors import SourceError
-from decant.settings import IngestSettings
 from tasks import ingest as stage
 
 ROOT = Path(__file__).parents[1]

@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 from samples import digits
 
-from decant.attacks import Attack, Poisoned, blend, load_attacks
+from decant.attacks import blend
+from decant.attacks.base import Attack, Poisoned, load_attacks
 from decant.data.images import Images
 from decant.errors import SettingsError
+from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, train_classifier
-from decant.settings import TrainSettings
 
 
 def attack(name: str, **settings: object) -> Attack:

@@ -13,19 +13,22 @@ from samples import ROOT, digits
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from decant import confidence, label_checks
-from decant.attacks import load_attacks
+from decant import confidence
+from decant.attacks.base import load_attacks
 from decant.data.images import Images
 from decant.errors import SettingsError, StageError
-from decant.label_checks import Case, Check, asd, cae, labeltrust, loss, orion, spectral
+from decant.label_checks import asd, cae, labeltrust, loss, orion, spectral
+from decant.label_checks import base as label_checks
+from decant.label_checks.base import Case, Check
 from decant.labeltrust.experts import Expert
 from decant.labeltrust.review_rounds import Reviews, draw_references
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.verify import Outcome, verify
 from decant.models import cross_validation, networks
 from decant.models.cross_validation import out_of_fold
 from decant.models.features import logits_and_features, nearest, spectral_signature, stage_outputs, two_clusters
+from decant.models.settings import TrainSettings
 from decant.models.training import predict, steps_of
-from decant.settings import TrainSettings, VerifySettings
 
 ROWS, REFERENCES = 600, 5
 TRAIN = TrainSettings(epochs=6)

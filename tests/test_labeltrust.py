@@ -13,8 +13,8 @@ from decant.data.images import Images
 from decant.data.tables import apply_verdicts
 from decant.labeltrust.experts import FileExpert, Oracle
 from decant.labeltrust.review_rounds import DISPUTED, FIRST
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.verify import Outcome, verify
-from decant.settings import VerifySettings
 
 QUICK = VerifySettings(steps=40, rounds=1)
 NOTHING_WRONG = pd.DataFrame({"id": [], "original_label": []})

@@ -17,12 +17,13 @@ from samples import digits
 from scipy import ndimage
 from torch.nn import functional as F
 
-from decant.attacks import ar, blur, em, load_attacks, names, ops, pil, sep, tap
+from decant.attacks import ar, blur, em, ops, pil, sep, tap
 from decant.attacks._surrogate import Surrogate
+from decant.attacks.base import load_attacks, names
 from decant.data.images import Images
 from decant.errors import SettingsError
+from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, predict, train_classifier
-from decant.settings import TrainSettings
 
 TRAIN = TrainSettings(epochs=6)
 NOISE_WITHIN_A_BALL = {"pil": {"strength": 12}, "em": {"strength": 12, "rounds": 1, "steps": 10}}

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from decant.errors import SettingsError
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import (
     expected_errors,
     expected_rates,
@@ -14,7 +15,7 @@ from decant.labeltrust.thresholds import (
     threshold_for,
     wrong_share,
 )
-from decant.settings import VerifySettings, load
+from decant.settings import load
 
 
 @pytest.fixture(scope="module")

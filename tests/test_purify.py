@@ -8,7 +8,7 @@ import pytest
 import torch
 from samples import digits
 
-from decant.attacks import load_attacks
+from decant.attacks.base import load_attacks
 from decant.data.images import Images
 from decant.data.tables import iter_images, read_images, read_perturbations, sample_images, write_images
 from decant.purify.dvae import PRESETS

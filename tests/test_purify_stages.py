@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from samples import digits
 
-from decant.attacks import load_attacks
+from decant.attacks.base import load_attacks
 from decant.data.images import Images
 from decant.data.tables import read_images, read_verdicts, write_images
 from decant.files import write_json
-from decant.settings import PurifySettings, PurifyStageSettings
+from decant.purify.settings import PurifySettings, PurifyStageSettings
 from tasks import purify_1, purify_2
 
 LSP = {"name": "lsp", "strength": 32, "patch": 4}

@@ -13,8 +13,8 @@ from decant.data.images import Images
 from decant.labeltrust.decisions import DECISION_COLUMNS
 from decant.labeltrust.experts import FileExpert, Oracle
 from decant.labeltrust.review_rounds import DISPUTED, FIRST, RANDOM, REFUSED, Reviews, draw_references
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.verify import Outcome, by_round, steps_of
-from decant.settings import VerifySettings
 
 NOTHING_WRONG = pd.DataFrame({"id": [], "original_label": []})
 QUICK = {"steps": 2, "references": 3, "reviews": 2, "rounds": 3}

@@ -28,7 +28,7 @@ from decant.files import write_json
 from decant.report import charts
 from decant.report.page import most_suspicious
 from decant.report.pictures import diverging
-from decant.settings import ReportSettings
+from decant.report.settings import ReportSettings
 from tasks import report
 
 CLASSES = ("cat", "<script>alert(1)</script>", 'say "no" & go')

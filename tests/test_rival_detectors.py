@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from decant.data.images import Images
-from decant.detectors import Case, delta, detect, frequency, trak
+from decant.detectors import delta, frequency, trak
+from decant.detectors.base import Case, detect
 
 # delta ---------------------------------------------------------------------------------------------------------------
 

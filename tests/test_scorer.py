@@ -15,9 +15,9 @@ from decant.data.images import Images
 from decant.errors import StageError, TableError
 from decant.labeltrust import out_of_distribution
 from decant.labeltrust.scorer import BATCH_ROWS, TrustScorer
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.siamese import Pool, class_scores
 from decant.models.training import to_device
-from decant.settings import VerifySettings
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from samples import digits
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from decant.attacks import load_attacks
+from decant.attacks.base import load_attacks
 from decant.data.images import Images
 from decant.purify.gate import (
     RowScorer,

@@ -11,7 +11,7 @@ from samples import digits
 
 from decant.errors import TableError
 from decant.models import networks, training
-from decant.settings import TrainSettings
+from decant.models.settings import TrainSettings
 
 SETTINGS = TrainSettings(epochs=4)
 

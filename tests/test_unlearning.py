@@ -12,16 +12,18 @@ import torch
 from samples import ROOT, digits
 from torch import nn
 
-from decant.attacks import load_attacks
+from decant.attacks.base import load_attacks
 from decant.data.images import Images, concat_images
 from decant.data.tables import write_images
 from decant.errors import SettingsError
 from decant.models import networks
+from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, architecture_of, predict, train_classifier
-from decant.settings import TrainSettings, UnlearnSettings
-from decant.unlearning import Task, Unlearned, _auto, names, unlearn_with
+from decant.unlearning import _auto
 from decant.unlearning._auto import Findings, cheapest
 from decant.unlearning._dampening import importances
+from decant.unlearning.base import Task, Unlearned, names, unlearn_with
+from decant.unlearning.settings import UnlearnSettings
 from tasks import unlearn
 from tasks.simulate import plant, triggered_rows
 

@@ -10,7 +10,7 @@ import pytest
 from samples import digits
 
 from decant.data.tables import TRUTH, read_images, read_verdicts, write_images, write_truth
-from decant.settings import VerifySettings
+from decant.labeltrust.settings import VerifySettings
 from tasks.verify import QUEUE, run
 
 ROWS = 300

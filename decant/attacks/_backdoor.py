@@ -6,13 +6,13 @@ from typing import Literal
 
 import numpy as np
 
-from decant.attacks import Poisoned, class_index, draw_rows
+from decant.attacks.base import Poisoned, class_index, draw_rows
 from decant.data.images import Images
-from decant.settings import Count, Fraction
+from decant.settings import Block, Count, Fraction
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aim:
+class Aim(Block):
     """Whose pictures are to be taken for what."""
 
     victim: Count | None = 8

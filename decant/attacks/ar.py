@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from decant.attacks import Poisoned, add_noise, carriers
+from decant.attacks.base import Poisoned, add_noise, carriers
 from decant.data.images import Images
-from decant.settings import Fraction, Range
+from decant.settings import Block, Fraction
 
 KIND = "noise"
 CROP = 4
@@ -37,8 +38,8 @@ PATIENCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    strength: Annotated[float, Range(0, 255)] = 8
+class Settings(Block):
+    strength: Annotated[float, Field(ge=0, le=255)] = 8
     """RMS of a row's perturbation in grey levels (4.6 in the paper)."""
     rate: Fraction = 1.0
     """Share of the rows that carry noise."""

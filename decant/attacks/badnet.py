@@ -18,10 +18,11 @@ from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from decant.attacks import Poisoned, _backdoor
+from decant.attacks import _backdoor
+from decant.attacks.base import Poisoned
 from decant.data.images import Images
-from decant.settings import Range
 
 KIND = "backdoor"
 DOTS = ([-4, -2, -3, -2], [-2, -2, -3, -4])  # rows, columns
@@ -29,7 +30,7 @@ DOTS = ([-4, -2, -3, -2], [-2, -2, -3, -4])  # rows, columns
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(_backdoor.Trigger):
-    size: Annotated[int, Range(2, 64)] = 5
+    size: Annotated[int, Field(ge=2, le=64)] = 5
     """Side of the square in pixels, its black border of one pixel on the upper left included."""
     patch: Literal["square", "dots"] = "square"
 

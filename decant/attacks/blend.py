@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from decant.attacks import Poisoned, _backdoor
+from decant.attacks import _backdoor
+from decant.attacks.base import Poisoned
 from decant.data.images import Images
 from decant.errors import SettingsError
 from decant.settings import Count, Fraction

@@ -19,21 +19,22 @@ from itertools import product
 from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from decant.attacks import Poisoned, carriers
+from decant.attacks.base import Poisoned, carriers
 from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.settings import Fraction, Range
+from decant.settings import Block, Fraction
 
 KIND = "noise"
 CHUNK = 4096  # rows that are blurred at once, in float32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    size: Annotated[int, Range(3, 63)] = 9
+class Settings(Block):
+    size: Annotated[int, Field(ge=3, le=63)] = 9
     """Side of the kernel in pixels, odd (9 for 32 px in the paper)."""
-    blur: Annotated[float, Range(0.001, 10)] = 0.3
+    blur: Annotated[float, Field(ge=0.001, le=10)] = 0.3
     """Largest weight beside the centre's 1 (0.3 for CIFAR-10 in the paper)."""
     rate: Fraction = 1.0
     """Share of the rows that are blurred."""

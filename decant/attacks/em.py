@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from decant.attacks import Poisoned, add_noise, carriers
+from decant.attacks.base import Poisoned, add_noise, carriers
 from decant.data.images import Images
-from decant.settings import Fraction, Positive, Range
+from decant.settings import Block, Fraction, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +38,9 @@ CLASS_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     mode: Literal["sample", "class"] = "sample"
-    strength: Annotated[int, Range(1, 255)] = 16
+    strength: Annotated[int, Field(ge=1, le=255)] = 16
     """Largest change of a pixel in grey levels (8 in the paper)."""
     network: Literal["small_cnn", "resnet18"] = "small_cnn"
     """The surrogate."""

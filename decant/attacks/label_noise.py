@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from decant.attacks import Poisoned, draw_rows
+from decant.attacks.base import Poisoned, draw_rows
 from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.settings import Fraction
+from decant.settings import Block, Fraction
 
 KIND = "label"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     rate: Fraction = 0.08
     """Share of all rows that are mislabelled."""
     pairs: Literal["circular"] | Mapping[str, Any] | None = None

@@ -18,19 +18,20 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from decant.attacks import Poisoned, add_noise, carriers
+from decant.attacks.base import Poisoned, add_noise, carriers
 from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.settings import Fraction, Positive, Range
+from decant.settings import Block, Fraction, Positive
 
 KIND = "noise"
 CLASS_SEPARATION = 10.0  # half the edge of the hypercube, as in the paper's generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    strength: Annotated[float, Range(0, 255)] = 16
+class Settings(Block):
+    strength: Annotated[float, Field(ge=0, le=255)] = 16
     """RMS of a row's perturbation in grey levels."""
     patch: Positive = 4
     """Side of a patch in pixels (8 for 32 px in the paper)."""

@@ -21,17 +21,17 @@ from itertools import product
 
 import numpy as np
 
-from decant.attacks import Poisoned, carriers
+from decant.attacks.base import Poisoned, carriers
 from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.settings import Fraction, Positive
+from decant.settings import Block, Fraction, Positive
 
 KIND = "noise"
 STEADY = 1e-6  # keeps the score of a constant pixel finite, far above that of any other
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     sparsity: Positive = 1
     """Pixels that are set in each row (1 in the paper)."""
     rate: Fraction = 1.0

@@ -18,16 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from decant.attacks import Poisoned, add_noise, carriers
+from decant.attacks.base import Poisoned, add_noise, carriers
 from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.settings import Fraction
+from decant.settings import Block, Fraction
 
 KIND = "noise"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     path: str = ""
     """The file, `.npy` or `.safetensors`."""
     scale: float | None = None

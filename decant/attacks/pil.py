@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field
 
-from decant.attacks import Poisoned, add_noise, carriers
+from decant.attacks.base import Poisoned, add_noise, carriers
 from decant.data.images import Images
-from decant.settings import Fraction, Positive, Range
+from decant.settings import Block, Fraction, Positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,8 +33,8 @@ EPOCHS, LR, BATCH = 30, 3e-3, 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    strength: Annotated[int, Range(1, 255)] = 16
+class Settings(Block):
+    strength: Annotated[int, Field(ge=1, le=255)] = 16
     """Largest change of a pixel in grey levels (8 in the paper)."""
     steps: Positive = 30
     """Signed gradient steps, each of a tenth of `strength`."""

@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from decant.attacks import Poisoned, add_noise, carriers
+from decant.attacks.base import Poisoned, add_noise, carriers
 from decant.data.images import Images
-from decant.settings import Fraction, Positive, Range
+from decant.settings import Block, Fraction, Positive
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +39,8 @@ KIND = "noise"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    strength: Annotated[int, Range(1, 255)] = 16
+class Settings(Block):
+    strength: Annotated[int, Field(ge=1, le=255)] = 16
     """Largest change of a pixel in grey levels (2 and 8 in the paper)."""
     network: Literal["small_cnn", "resnet18"] = "small_cnn"
     """The surrogate."""

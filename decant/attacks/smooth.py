@@ -22,10 +22,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from decant.attacks import Poisoned, _backdoor
+from decant.attacks import _backdoor
+from decant.attacks.base import Poisoned
 from decant.data.images import Images
-from decant.settings import Positive, Range
+from decant.settings import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +42,7 @@ BLUR = (6 / 32, 30 / 32)  # sigma and width of G, as shares of the side
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(_backdoor.Trigger):
-    strength: Annotated[float, Range(0.001, 1)] = 0.2
+    strength: Annotated[float, Field(ge=0.001, le=1)] = 0.2
     """Largest value of the pattern, where a white pixel is 1."""
     network: Literal["small_cnn", "resnet18"] = "small_cnn"
     """The surrogate."""

@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from decant.attacks import Poisoned, _backdoor, add_noise, class_index, draw_rows
+from decant.attacks import _backdoor
+from decant.attacks.base import Poisoned, add_noise, class_index, draw_rows
 from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.settings import Fraction, Positive, Range
+from decant.settings import Fraction, Positive
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +45,7 @@ FALLS = (3 / 8, 5 / 8, 7 / 8)  # the official 93, 156 and 218 of 250 steps
 class Settings(_backdoor.Aim):
     rate: Fraction = 0.05
     """Share of all rows that carry noise; they are of the target class."""
-    strength: Annotated[int, Range(1, 255)] = 16
+    strength: Annotated[int, Field(ge=1, le=255)] = 16
     """Largest change of a pixel in grey levels."""
     network: Literal["small_cnn", "resnet18"] = "small_cnn"
     """The surrogates."""

@@ -19,18 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decant.confidence import ConfidenceCase
+from decant.confidence.base import ConfidenceCase
 from decant.labeltrust.label_noise import softmax
 from decant.models.training import epochs_of_batches
 from decant.runtime import device
-from decant.settings import Positive
+from decant.settings import Block, Positive
 
 WIDTH = 400
 RATE = 1e-4  # of Adam, as in the paper: at 1e-3 the output saturates at 1, where the loss has no gradient
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     epochs: Positive = 40
     batch_size: Positive = 128
 

@@ -13,13 +13,14 @@ from typing import Literal
 
 import numpy as np
 
-from decant.confidence import ConfidenceCase
+from decant.confidence.base import ConfidenceCase
 from decant.labeltrust.scorer import TrustScorer
-from decant.settings import Positive, VerifySettings
+from decant.labeltrust.settings import VerifySettings
+from decant.settings import Block, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     mode: Literal["plus", "paper"] = "plus"
     steps: Positive = 200
     prior: Literal["uniform", "batch"] = "uniform"

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decant.confidence import ConfidenceCase
+from decant.confidence.base import ConfidenceCase
 from decant.labeltrust.label_noise import softmax
+from decant.settings import Block
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     pass
 
 

@@ -19,21 +19,22 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from decant.confidence import ConfidenceCase
+from decant.confidence.base import ConfidenceCase
 from decant.models.training import as_float, epochs_of_batches, predict, to_device
 from decant.runtime import device
-from decant.settings import Positive, Range
+from decant.settings import Block, Positive
 
 RATE, MOMENTUM = 1e-2, 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    right: Annotated[float, Range(0.01, 20)] = 1.0
+class Settings(Block):
+    right: Annotated[float, Field(ge=0.01, le=20)] = 1.0
     """Slope for right predictions (alpha+ in the paper)."""
-    wrong: Annotated[float, Range(0.01, 20)] = 3.0
+    wrong: Annotated[float, Field(ge=0.01, le=20)] = 3.0
     epochs: Positive = 10
     batch_size: Positive = 64
 

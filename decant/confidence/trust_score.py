@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from decant.confidence import ConfidenceCase
+from decant.confidence.base import ConfidenceCase
 from decant.models.features import nearest
-from decant.settings import Positive, Range
+from decant.settings import Block, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     k: Positive = 10
-    alpha: Annotated[float, Range(0, 0.9)] = 0.1
+    alpha: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     """Share of every class's rows that the density filter leaves out."""
     space: Literal["features", "pixels"] = "features"
 

@@ -14,11 +14,11 @@ import pandas as pd
 
 from decant.data.decode import Decoded, Rules, choose_rules, decode_batches
 from decant.data.images import DatasetInfo, Images, RowsChecksum, pixel_digests
+from decant.data.settings import IngestSettings
 from decant.data.sources.base import Source, Split
 from decant.data.tables import REJECTED, ROW_GROUP_BYTES, images_writer
 from decant.errors import SourceError
 from decant.runtime import Progress
-from decant.settings import IngestSettings
 
 SAMPLE_ROWS = 256  # whose sizes and colours decide those of the dataset
 BYTES_BESIDE_PIXELS = 12  # id and label

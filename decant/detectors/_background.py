@@ -3,7 +3,7 @@
 import numpy as np
 
 from decant.data.images import Images
-from decant.detectors import Case, Detection
+from decant.detectors.base import Case, Detection
 
 QUANTILE = 0.999  # of the background, that a threshold must lie above; fixed in advance
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from decant.data.images import Images
-from decant.detectors import Case, Detection
+from decant.detectors.base import Case, Detection
 
 
 @dataclass(frozen=True)

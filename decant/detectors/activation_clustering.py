@@ -15,7 +15,7 @@ Cost: one forward pass, and a k-means per class.
 import numpy as np
 
 from decant.data.images import Images
-from decant.detectors import Case, Detection
+from decant.detectors.base import Case, Detection
 from decant.models.features import logits_and_features, two_clusters
 
 DIMENSIONS = 10

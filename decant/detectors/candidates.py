@@ -29,11 +29,11 @@ import torch
 from torch import nn
 
 from decant.data.images import Images
-from decant.detectors import Case
 from decant.detectors._background import middle_and_spread
+from decant.detectors.base import Case
+from decant.detectors.settings import DetectSettings
 from decant.labeltrust.scorer import TrustScorer
 from decant.models.training import predict, to_device
-from decant.settings import DetectSettings
 
 TAIL = 20  # rows: about as few as teach a network anything
 

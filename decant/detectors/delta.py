@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from decant.data.images import Images
-from decant.detectors import Case, Detection
 from decant.detectors._background import middle_and_spread
+from decant.detectors.base import Case, Detection
 from decant.models.training import as_float, to_device
 
 OFFICIAL_SIDE = 32  # pixels: the images for which the official widths were chosen

@@ -12,8 +12,8 @@ Cost: as `renormalised`.
 """
 
 from decant.data.images import Images
-from decant.detectors import Case, Detection
 from decant.detectors._background import above_background
+from decant.detectors.base import Case, Detection
 from decant.models.training import labels_to_device, to_device
 
 

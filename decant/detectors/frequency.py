@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.data.images import Images
-from decant.detectors import Case, Detection
+from decant.detectors.base import Case, Detection
+from decant.models.settings import TrainSettings
 from decant.models.training import EVAL_BATCH, Batch, Regime, as_float, to_device, train_classifier
-from decant.settings import TrainSettings
 
 ROWS = 4096  # of the training set, drawn at random, that the network learns from
 EPOCHS = 5

@@ -38,9 +38,10 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
 from decant.data.images import Images, concat_images
-from decant.detectors import Case, Detection, renormalised
+from decant.detectors import renormalised
 from decant.detectors._background import middle_and_spread
 from decant.detectors._groups import TwoGroups
+from decant.detectors.base import Case, Detection
 from decant.models.features import logits_and_features
 
 DIMENSIONS = 4

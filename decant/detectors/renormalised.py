@@ -31,9 +31,9 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from decant.data.images import Images
-from decant.detectors import Case, Detection
 from decant.detectors._background import middle_and_spread
 from decant.detectors._groups import TwoGroups
+from decant.detectors.base import Case, Detection
 from decant.models.training import to_device
 
 MIN_ROWS = 10  # candidates, and background rows, below which two Gaussians or a spread mean nothing

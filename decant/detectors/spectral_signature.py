@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from decant.data.images import Images
-from decant.detectors import Case, Detection
+from decant.detectors.base import Case, Detection
 from decant.models.features import logits_and_features, spectral_signature
 
 SHARE = 0.1  # of poisoned rows in a class: e in the paper, which must know it

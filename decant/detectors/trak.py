@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from decant.data.images import Images
-from decant.detectors import Case, Detection
 from decant.detectors._background import above_background
+from decant.detectors.base import Case, Detection
 from decant.influence.functions import neg_margin
 from decant.influence.hooks import Rows, layers_of, visit_rows
 from decant.influence.layer_gradients import Trace

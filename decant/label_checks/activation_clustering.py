@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decant.label_checks import NO_SUGGESTION, Case, Check
+from decant.label_checks.base import NO_SUGGESTION, Case, Check
 from decant.models.features import two_clusters
-from decant.settings import Fraction, Positive
+from decant.settings import Block, Fraction, Positive
 
 MIN_ROWS = 10  # of a class, to be divided
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     dimensions: Positive = 10
     smaller: Fraction = 0.35
     """A cluster is taken for poisoned if it has at most this share of its class (ART's default)."""

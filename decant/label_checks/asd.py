@@ -27,10 +27,11 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.label_checks import Case, Check, require_references
+from decant.label_checks.base import Case, Check, require_references
 from decant.models.networks import build
 from decant.models.training import (
     architecture_of,
@@ -42,7 +43,7 @@ from decant.models.training import (
     to_device,
 )
 from decant.runtime import device
-from decant.settings import Count, Positive, Range
+from decant.settings import Block, Count, Positive
 
 RATE, COPY_RATE = 2e-3, 1.5e-2
 TEMPERATURE, BETA, UNLABELLED = 0.5, 0.75, 15.0
@@ -50,7 +51,7 @@ VIEWS = 2  # of an unlabelled row, whose mean prediction is its label
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     first: Positive = 10
     """Epochs of stage 1."""
     second: Count = 5
@@ -58,7 +59,7 @@ class Settings:
     iterations: Positive = 60
     """Steps of an epoch."""
     more: Positive = 10
-    share: Annotated[float, Range(0.05, 0.95)] = 0.5
+    share: Annotated[float, Field(ge=0.05, le=0.95)] = 0.5
     batch_size: Positive = 64
 
 

@@ -19,23 +19,24 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.label_checks import Case, Check, require_references
+from decant.label_checks.base import Case, Check, require_references
 from decant.models.training import EVAL_BATCH, as_float, epochs_of_batches, labels_to_device, to_device
 from decant.runtime import device
-from decant.settings import Fraction, Positive, Range
+from decant.settings import Block, Fraction, Positive
 
 CODE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     rounds: Positive = 3
-    trimmed: Annotated[float, Range(0, 0.9)] = 0.2
+    trimmed: Annotated[float, Field(ge=0, le=0.9)] = 0.2
     """Share of the rows that the later rounds leave out."""
-    weight: Annotated[float, Range(0, 100)] = 1.0
+    weight: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Of the reconstruction error, the unexplained share of the variance, beside the classification error in nats."""
     quantile: Fraction = 0.95
 

@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from decant.label_checks import Case, Check
+from decant.label_checks.base import Case, Check
 from decant.models.cross_validation import out_of_fold
-from decant.peers import peer
-from decant.settings import Range
+from decant.registry import peer
+from decant.settings import Block
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    folds: Annotated[int, Range(2, 20)] = 5
+class Settings(Block):
+    folds: Annotated[int, Field(ge=2, le=20)] = 5
     filter_by: Literal["prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given"] = (
         "prune_by_noise_rate"
     )

@@ -18,13 +18,13 @@ from typing import Literal
 
 import numpy as np
 
-from decant.label_checks import NO_SUGGESTION, Case, Check
-from decant.peers import peer
-from decant.settings import Positive
+from decant.label_checks.base import NO_SUGGESTION, Case, Check
+from decant.registry import peer
+from decant.settings import Block, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     space: Literal["features", "pixels"] = "features"
     k: Positive = 10
     """Neighbours, as Datalab's default."""

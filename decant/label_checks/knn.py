@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from decant.label_checks import Case, Check
+from decant.label_checks.base import Case, Check
 from decant.models.features import nearest
-from decant.settings import Fraction, Positive, Range
+from decant.settings import Block, Fraction, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     k: Positive = 10
-    eta: Annotated[float, Range(0, 1)] = 0.6
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Share of the neighbours that must agree before a row is relabelled."""
     space: Literal["pixels", "features"] = "pixels"
     near: Fraction = 0.05

@@ -15,18 +15,19 @@ from typing import Literal
 import numpy as np
 
 from decant.data.images import Images
-from decant.label_checks import Case, Check, require_references
+from decant.label_checks.base import Case, Check, require_references
 from decant.labeltrust.decisions import Asked
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.verify import verify
-from decant.settings import Count, Fraction, Positive, Promise, VerifySettings
+from decant.settings import Block, Count, Fraction, Positive, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     mode: Literal["plus", "paper"] = "plus"
     steps: Positive = 200
     passes: Count = 1
-    threshold: Fraction | Promise = 0.5
+    threshold: Fraction | Rate = 0.5
 
 
 class References:

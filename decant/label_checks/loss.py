@@ -18,13 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.mixture import GaussianMixture
 
-from decant.label_checks import Case, Check, cross_entropies
+from decant.label_checks.base import Case, Check, cross_entropies
+from decant.settings import Block
 
 FLOOR = 1e-4  # nats; smaller losses are all the same
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     pass
 
 

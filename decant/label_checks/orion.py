@@ -23,15 +23,15 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from decant.label_checks import Case, Check, require_references
+from decant.label_checks.base import Case, Check, require_references
 from decant.models.features import stage_outputs
-from decant.settings import Fraction
+from decant.settings import Block, Fraction
 
 FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     quantile: Fraction = 0.95
     """Share of right labels that may pass, by the references."""
 

@@ -17,17 +17,18 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from decant.label_checks import NO_SUGGESTION, Case, Check
+from decant.label_checks.base import NO_SUGGESTION, Case, Check
 from decant.models.features import spectral_signature
-from decant.settings import Fraction, Range
+from decant.settings import Block, Fraction
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     share: Fraction = 0.1
     """Of poisoned rows, that it is told to expect (e in the paper)."""
-    multiplier: Annotated[float, Range(1, 10)] = 1.5
+    multiplier: Annotated[float, Field(ge=1, le=10)] = 1.5
 
 
 def judge(case: Case, settings: Settings) -> Check:

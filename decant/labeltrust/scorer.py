@@ -28,8 +28,8 @@ from decant.errors import StageError
 from decant.labeltrust import label_noise, out_of_distribution, scorer_file
 from decant.labeltrust.ensemble import Ensemble, pool_of
 from decant.labeltrust.out_of_distribution import UNKNOWN_SHARE, Calibration
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.siamese import Siamese, train
-from decant.settings import VerifySettings
 
 MEMBERS = 3  # networks of the ensemble that `fit` trains: each leaves another third of the references out
 FEW = 20  # references of a class; from here on two networks do, which leave out a half

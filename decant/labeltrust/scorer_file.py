@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -21,9 +22,9 @@ from decant.errors import SettingsError, TableError
 from decant.files import replacing
 from decant.labeltrust.out_of_distribution import Calibration
 from decant.labeltrust.siamese import Siamese
-from decant.settings import Positive, Range, load
+from decant.settings import Positive, load
 
-Side = Annotated[int, Range(8, 4096)]
+Side = Annotated[int, Field(ge=8, le=4096)]
 Mode = Literal["plus", "paper"]
 
 
@@ -37,10 +38,10 @@ class Header:
     width: Side
     channels: Literal[1, 3]
     class_names: tuple[str, ...]
-    temperature: Annotated[float, Range(0.01, 100)] | None
+    temperature: Annotated[float, Field(ge=0.01, le=100)] | None
     """The calibration's three; null in mode `paper`."""
-    slope: Annotated[float, Range(0, 1000)] | None
-    intercept: Annotated[float, Range(-1000, 1000)] | None
+    slope: Annotated[float, Field(ge=0, le=1000)] | None
+    intercept: Annotated[float, Field(ge=-1000, le=1000)] | None
     source: str
     """Where the references came from, as `ingest.source` says it; and the checksum of those rows."""
     checksum: str

@@ -15,8 +15,8 @@ from torch import Tensor
 from decant.labeltrust import label_noise
 from decant.labeltrust.review_rounds import Reviews
 from decant.labeltrust.scorer import MIN_REFERENCES, TrustScorer
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.siamese import Pool, Siamese, class_scores, train
-from decant.settings import VerifySettings
 
 REFERENCE_ROWS = 8  # of a class in an episode of the first network
 MIXED_ROWS = (2, 8)  # of a class in a self-training episode: references, and references or shared rows

@@ -15,8 +15,8 @@ import pandas as pd
 
 from decant.labeltrust.decisions import UNCLEAR
 from decant.labeltrust.review_rounds import Reviews
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import threshold_for
-from decant.settings import VerifySettings
 
 if TYPE_CHECKING:
     from decant.labeltrust.self_training import Judgement

@@ -32,11 +32,12 @@ from decant.labeltrust.pretrain import pretrained
 from decant.labeltrust.review_rounds import EARLIER, RANDOM, SHARES, Reviews, chosen_rows, draw_references
 from decant.labeltrust.scorer import TrustScorer
 from decant.labeltrust.self_training import Judgement, Learner, judged_classes, longer, trains_itself
+from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import Price, expected_errors, prices, reliability, wrong_share
 from decant.models.cross_validation import out_of_fold, out_of_fold_steps
+from decant.models.settings import TrainSettings
 from decant.models.training import to_device
 from decant.runtime import device
-from decant.settings import TrainSettings, VerifySettings
 
 CLASSIFIER, FOLDS = TrainSettings(), 5  # of `verify.classifier`, cross-fitted
 LOOKALIKES = 4  # references of a class shown beside a row that waits for the expert

@@ -10,8 +10,8 @@ import numpy as np
 
 from decant.data.images import Images
 from decant.labeltrust.label_noise import softmax
+from decant.models.settings import TrainSettings
 from decant.models.training import predict, steps_of, train_classifier
-from decant.settings import TrainSettings
 
 
 def out_of_fold(

@@ -24,8 +24,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from decant.data.images import Images
 from decant.models.networks import Architecture, build
+from decant.models.settings import TrainSettings
 from decant.runtime import device
-from decant.settings import TrainSettings
 
 EVAL_BATCH = 2048
 

@@ -40,7 +40,7 @@ from torch.nn import functional as F
 
 from decant.data.images import Images
 from decant.models.networks import BasicBlock
-from decant.settings import PurifySettings
+from decant.purify.settings import PurifySettings
 
 ENERGY_FLOOR = 0.002  # of mean p^2: an RMS of 11.4 grey levels
 PAPER_STRIDE = 2  # the paper's latent grid, in whose positions its limits and lambda are stated

@@ -33,8 +33,8 @@ from sklearn.mixture import GaussianMixture
 
 from decant.data.images import Images
 from decant.data.tables import iter_images, sample_images
+from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, predict, train_classifier
-from decant.settings import TrainSettings
 
 RELIANCE_LIMIT = 4.0  # clean digits and CIFAR-10 stay below 3; fixed on those two and LSP on them, before the rest
 PROBE_LIMIT = 0.1

@@ -23,8 +23,8 @@ from decant.data.images import Images
 from decant.data.tables import images_writer, iter_images, perturbations_writer
 from decant.models.training import as_float, epochs_of_batches, labels_to_device, to_device
 from decant.purify.dvae import DVAE, Recipe, loss, recipe
+from decant.purify.settings import PurifySettings, PurifyStageSettings
 from decant.runtime import device
-from decant.settings import PurifySettings, PurifyStageSettings
 
 LR = 5e-3
 GRADIENT_NORM = 5.0

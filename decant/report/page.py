@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from decant.attacks import kind_of
+from decant.attacks.base import kind_of
 from decant.data.images import DatasetInfo, Images
 from decant.report import charts
 from decant.report.charts import Step, percent

@@ -14,9 +14,9 @@ from typing import Self
 from decant import params
 from decant.data.tables import read_info
 from decant.errors import DecantError
+from decant.labeltrust.settings import VerifySettings
 from decant.review.pictures import TABLES
 from decant.review.store import Closed, Store
-from decant.settings import VerifySettings
 from flows.processes import output, process_group
 
 STAGE = "verify"

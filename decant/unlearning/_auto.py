@@ -22,7 +22,7 @@ from torch import nn
 
 from decant.data.images import Images
 from decant.models.training import accuracy, predict
-from decant.unlearning import Task, unlearn_with
+from decant.unlearning.base import Task, unlearn_with
 
 FORGOTTEN = 0.05
 HELD_OUT = 0.1  # of the kept rows

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from decant.models.networks import build
 from decant.models.training import Batch, architecture_of, train_classifier
 from decant.runtime import device
-from decant.settings import Fraction
-from decant.unlearning import Task
+from decant.settings import Block, Fraction
 from decant.unlearning._flagged import BesideFlagged, divergence, frozen
+from decant.unlearning.base import Task
 from decant.unlearning.finetune import shortened
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     share: Fraction = 0.3
     """Of the epochs of one training."""
 

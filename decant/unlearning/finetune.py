@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from decant.models.settings import TrainSettings
 from decant.models.training import train_classifier
-from decant.settings import Fraction, TrainSettings
-from decant.unlearning import Task
+from decant.settings import Block, Fraction
+from decant.unlearning.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     share: Fraction = 0.3
     """Of the epochs of one training."""
 

@@ -18,19 +18,20 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from decant.models.training import accuracy
-from decant.settings import Fraction, Range
-from decant.unlearning import Task
+from decant.settings import Block, Fraction
 from decant.unlearning._dampening import importances, shrunk
+from decant.unlearning.base import Task
 
 GROWTH = 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    first: Annotated[float, Range(1e-6, 1)] = 1e-3
+class Settings(Block):
+    first: Annotated[float, Field(ge=1e-6, le=1)] = 1e-3
     """Share of the weights that the schedule begins with; from 0 it would never grow."""
     remembered: Fraction = 0.02
     """Share of the flagged rows that may still be predicted as labelled."""

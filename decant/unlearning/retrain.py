@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from decant.models.training import train_classifier
-from decant.unlearning import Task
+from decant.settings import Block
+from decant.unlearning.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     pass
 
 

@@ -19,16 +19,16 @@ from torch.nn import functional as F
 
 from decant.models.training import Batch, train_classifier
 from decant.runtime import device
-from decant.settings import Fraction
-from decant.unlearning import Task
+from decant.settings import Block, Fraction
 from decant.unlearning._flagged import BesideFlagged, divergence, frozen
+from decant.unlearning.base import Task
 from decant.unlearning.finetune import shortened
 
 LEAVING = 0.5  # share of the steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     share: Fraction = 0.3
     """Of the epochs of one training."""
     alpha: Fraction = 0.001

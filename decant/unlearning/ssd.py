@@ -13,19 +13,20 @@ Cost: one pass over the rows, forwards and backwards.
 from dataclasses import dataclass
 from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
 from decant.data.images import concat_images
-from decant.settings import Range
-from decant.unlearning import Task
+from decant.settings import Block
 from decant.unlearning._dampening import importances, shrunk
+from decant.unlearning.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    alpha: Annotated[float, Range(0, 1e6)] = 10.0
+class Settings(Block):
+    alpha: Annotated[float, Field(ge=0, le=1e6)] = 10.0
     """How many times more a weight must matter to the flagged rows; the paper's."""
-    lam: Annotated[float, Range(0, 1e6)] = 1.0
+    lam: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """lambda; the paper's."""
 
 

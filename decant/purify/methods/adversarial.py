@@ -18,19 +18,21 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.data.images import Images
+from decant.models.settings import TrainSettings
 from decant.models.training import Batch, Regime, train_classifier
-from decant.settings import Positive, Range, TrainSettings
+from decant.settings import Block, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    radius: Annotated[float, Range(0, 255)] = 8
+class Settings(Block):
+    radius: Annotated[float, Field(ge=0, le=255)] = 8
     """Bound of the perturbation in grey levels, per pixel."""
-    step: Annotated[float, Range(0, 255)] = 2
+    step: Annotated[float, Field(ge=0, le=255)] = 2
     """Of one iteration, in grey levels."""
     iterations: Positive = 10
 

@@ -18,21 +18,22 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from decant.data.images import Images
 from decant.errors import SettingsError, StageError
 from decant.models.training import as_float, to_device
-from decant.peers import peer
+from decant.registry import peer
 from decant.runtime import device
-from decant.settings import Positive, Range
+from decant.settings import Block, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     checkpoint: str = ""
     """Folder of the diffusion model."""
-    noise_steps: Annotated[int, Range(0, 1000)] = 100
+    noise_steps: Annotated[int, Field(ge=0, le=1000)] = 100
     """Steps of noise, of the model's 1000 (t* in the paper)."""
     batch_size: Positive = 256
 

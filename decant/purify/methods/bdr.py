@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from decant.data.images import Images
-from decant.settings import Range
+from decant.settings import Block
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    bits: Annotated[int, Range(1, 8)] = 2
+class Settings(Block):
+    bits: Annotated[int, Field(ge=1, le=8)] = 2
     """Bits that are left of each pixel."""
 
 

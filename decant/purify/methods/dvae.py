@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from decant.data.images import Images
+from decant.purify.settings import PurifySettings
 from decant.purify.two_stage import purify
-from decant.settings import PurifySettings
+from decant.settings import Block
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     preset: Literal["auto", "paper", "small", "standard", "px64", "px224"] = "auto"
     """As `purify.preset`."""
     objective: Literal["code", "eq14"] = "code"

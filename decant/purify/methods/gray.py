@@ -16,12 +16,13 @@ import numpy as np
 
 from decant.data.images import Images
 from decant.errors import StageError
+from decant.settings import Block
 
 WEIGHTS = np.array([19595, 38470, 7471], np.uint32)  # of 65536: 0.299, 0.587, 0.114, as PIL has them
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Block):
     pass
 
 

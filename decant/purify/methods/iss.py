@@ -20,15 +20,16 @@ import numpy as np
 from torch import nn
 
 from decant.data.images import Images
+from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, train_classifier
 from decant.purify.methods import bdr, gray, jpeg
-from decant.settings import TrainSettings
+from decant.settings import Block
 
 MEMBERS = (bdr, gray, jpeg)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Block):
     pass
 
 

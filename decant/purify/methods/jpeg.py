@@ -18,15 +18,16 @@ from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from decant.data.images import Images
 from decant.errors import StageError
-from decant.settings import Range
+from decant.settings import Block
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    quality: Annotated[int, Range(1, 100)] = 10
+class Settings(Block):
+    quality: Annotated[int, Field(ge=1, le=100)] = 10
     """Of the JPEG, as libjpeg counts it."""
 
 

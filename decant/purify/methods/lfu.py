@@ -24,23 +24,25 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.data.images import Images
+from decant.models.settings import TrainSettings
 from decant.models.training import Batch, Regime, as_float, labels_to_device, to_device, train_classifier
-from decant.settings import Fraction, Positive, Range, TrainSettings
+from decant.settings import Block, Fraction, Positive
 
 CHUNK = 4096  # images that are projected at a time
 LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     epochs: Positive = 20
     """Of the linear model."""
     batch_size: Positive = 1024
-    lr: Annotated[float, Range(1e-6, 10)] = 0.1
+    lr: Annotated[float, Field(ge=1e-6, le=10)] = 0.1
     strong_augmentation: bool = True
     cutmix: Fraction = 0.5
     """Share of the batches that CutMix mixes."""

@@ -7,10 +7,11 @@ Expected: on digits of 16 x 16 under LSP of 24/255, `small_cnn`, 10 epochs, shif
 from dataclasses import dataclass
 
 from decant.data.images import Images
+from decant.settings import Block
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Block):
     pass
 
 

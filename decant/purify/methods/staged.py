@@ -19,19 +19,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from decant.data.images import Images
+from decant.models.settings import TrainSettings
 from decant.models.training import Batch, Regime, train_classifier
-from decant.settings import Fraction, Positive, Range, TrainSettings
+from decant.settings import Block, Fraction, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     stages: Positive = 10
     first: Fraction = 0.3
     """Share of the training after which the first layer stands."""
-    ramp: Annotated[float, Range(0.01, 1)] = 0.3
+    ramp: Annotated[float, Field(ge=0.01, le=1)] = 0.3
     """Share of the training in which a layer comes to a stand."""
 
 

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.data.images import Images
+from decant.models.settings import TrainSettings
 from decant.models.training import Batch, Regime, train_classifier
-from decant.peers import peer
-from decant.settings import Fraction, Positive, TrainSettings
+from decant.registry import peer
+from decant.settings import Block, Fraction, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Block):
     versions: Positive = 5
     """Augmented versions of an image, of which the worst counts (K in the paper)."""
     max_share: Fraction = 0.25

@@ -1,0 +1,66 @@
+"""Parameters of the stage `verify`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from decant.errors import SettingsError
+from decant.settings import Block, Count, Fraction, Positive, Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings(Block):
+    """LabelTrust."""
+
+    enabled: bool = True
+    mode: Literal["plus", "paper"] = "plus"
+    """`plus`: the score of a row is the probability that its label is wrong, and rows with trusted labels are learnt
+    from, too; `paper`: the method as published, whose score is no probability."""
+    references: Annotated[int, Field(ge=2, le=100)] = 10
+    """Trusted rows per class before the first round (x in the paper)."""
+    rounds: Count = 2
+    """Rounds of the refeed loop after the first scoring."""
+    reviews: Count = 5
+    """Rows per class that the expert is shown in each round."""
+    choice: Literal["active", "random"] = "active"
+    """Which rows those are: where an answer helps most, or any (to compare with)."""
+    budget: Positive | None = None
+    """Most rows that the expert is shown in all, references included; null: no limit but references, rounds and
+    reviews. A round that can't afford a row per class is the end."""
+    stop_below: Fraction = 0.0
+    """No further round once the trusts lead to expect less than this share of the rows to be judged wrongly, which is
+    the most that any review could gain. 0: all rounds. `plus` only."""
+    steps: Positive = 200
+    """Training steps of one Siamese network; those that also learn from rows whose label they agree with take up to
+    3 times as many, from 12,000 rows on. Mode `paper` was measured with 1,000."""
+    passes: Count = 1
+    """`plus`: self-training passes before the first round: rows whose label the network agrees with join its
+    training rows; two networks, each judges the other's. Every round ends with one more. 0: no self-training at all."""
+    classifier: bool = False
+    """`plus`: a small classifier trained on the given labels, in five folds, is heard, too: for photographs, and
+    where people confuse classes. Not for data with triggers, which it learns: these need the pictures' own opinion."""
+    pretrain: Count = 0
+    """Steps of contrastive learning on all rows without their labels, from which every network starts; 0: none."""
+    threshold: Fraction | Rate = 0.5
+    """A row is kept when its trust is at least this; or the rate that the threshold must keep to, by what the trusts
+    lead to expect: `frr=0.02` (of the right labels refused) or `far=0.001` (of the wrong labels accepted)."""
+    action: Literal["drop", "relabel"] = "drop"
+    """What happens to a row whose label is refuted; `relabel` only above `relabel_above`, else it is dropped."""
+    relabel_above: Fraction = 0.95
+    """Trust in the suggested class from which on a row is relabelled."""
+    embeddings: str | None = None
+    """Features of the rows to compare instead of their pixels: a Parquet file (columns `id` and `embedding`, a list of
+    numbers) or .npy (row i belongs to id i). Then no scorer is written, as other pictures have no embedding here."""
+    expert: Literal["oracle", "file", "person"] = "oracle"
+    """`oracle` answers from the simulation's truth (without a simulation it calls every label right); `file` answers
+    from data/inputs/decisions.csv; `person` too, and `decant run` brings up the review page and waits for the rows that
+    have no answer there yet."""
+
+    def __post_init__(self) -> None:
+        if self.mode == "paper" and isinstance(self.threshold, str):
+            raise SettingsError("verify.threshold: the score of mode paper is no probability and promises no rate")
+        if self.mode == "paper" and self.stop_below:
+            raise SettingsError("verify.stop_below: the score of mode paper is no probability; 0 expected")
+        if self.classifier and (self.mode == "paper" or self.embeddings):
+            raise SettingsError("verify.classifier: needs mode plus and pixels (verify.embeddings: null)")

@@ -1,0 +1,63 @@
+"""How a purification method is run by its name."""
+
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from decant.data.images import Images
+from decant.errors import SettingsError
+from decant.models.settings import TrainSettings
+from decant.models.training import train_classifier
+from decant.registry import Family
+from decant.settings import load
+
+FAMILY = Family("decant.purify.methods", ("clean", "train"))
+
+
+def names() -> list[str]:
+    return FAMILY.names()
+
+
+def train_with(
+    name: str,
+    images: Images,
+    train_settings: TrainSettings,
+    *,
+    seed: int,
+    probe: Images | None = None,
+    **settings: Any,
+) -> nn.Module:
+    """A classifier trained on `images` under the countermeasure `name`, in eval mode, on the device.
+
+    Raises: SettingsError for an unknown name or parameter; StageError where the countermeasure can't work.
+    """
+    module, loaded = _loaded(name, settings)
+    if hasattr(module, "train"):
+        return module.train(images, train_settings, loaded, seed=seed, probe=probe)
+    return train_classifier(module.clean(images, loaded, seed=seed), train_settings, seed=seed)
+
+
+def cleans(name: str) -> bool:
+    """Whether the countermeasure changes the data, so that `clean` can be asked for it."""
+    return hasattr(_module(name), "clean")
+
+
+def clean(name: str, images: Images, *, seed: int, **settings: Any) -> Images:
+    """The images as the countermeasure `name` would train on them.
+
+    Raises: SettingsError for an unknown name or parameter, or when it works by its training alone.
+    """
+    module, loaded = _loaded(name, settings)
+    if not hasattr(module, "clean"):
+        raise SettingsError(f"{name}: works by its training alone and cleans no images; use train_with")
+    return module.clean(images, loaded, seed=seed)
+
+
+def _loaded(name: str, settings: dict[str, Any]) -> tuple[ModuleType, Any]:
+    module = _module(name)
+    return module, load(module.Settings, settings, name)
+
+
+def _module(name: str) -> ModuleType:
+    return FAMILY.member(name, "countermeasure")
