@@ -31,7 +31,7 @@ docs: $(ENV)
 
 # Writes requirements.lock anew from pyproject.toml, for every platform and Python from 3.11 on.
 lock: $(ENV)
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra peers --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra pipeline --extra dev --extra peers --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-emit-index-url --upgrade -o requirements.lock
 
 # Removes what the pipeline made (stages, cache), not the environment and not your inputs.
