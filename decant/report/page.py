@@ -145,7 +145,7 @@ def render(evidence: Evidence) -> str:
     )
     environment.filters |= {"percent": percent, "thousands": "{:,}".format, "picture": png_uri}
     environment.filters |= {"plain": plain, "sentence": sentence}
-    template = resources.files("decant").joinpath("report.html.j2").read_text(encoding="utf-8")
+    template = resources.files("decant").joinpath("page.html.j2").read_text(encoding="utf-8")
     steps = _steps(evidence.metrics)
     return environment.from_string(template).render(
         e=evidence,
