@@ -1,7 +1,7 @@
 """Families of methods, found by their file names; and libraries that only rivals of ours need.
 
-A method is a file of its family's package that defines the family's functions: ``decant/attacks/badnet.py`` is an attack
-because it has ``poison``. Adding a method is adding such a file.
+A method is a file of its family's package that defines the family's functions: ``decant/attacks/badnet.py`` is an
+attack because it has ``poison``. Adding a method is adding such a file.
 """
 
 import importlib

@@ -1,11 +1,12 @@
 """Parameters: what is refused, and that the message says what is allowed."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from decant.errors import SettingsError
-from decant.settings import load_params
+from decant.settings import BLOCKS, block_class, load_params, schema
 
 
 def test_absent_blocks_and_keys_take_their_defaults() -> None:
@@ -35,6 +36,10 @@ def test_absent_blocks_and_keys_take_their_defaults() -> None:
         ({"ingest": {"limit": 0}}, "ingest.limit: whole number (at least 1) or null expected, 0 found"),
         ({"ingest": ["digits"]}, "ingest: a block of parameters expected"),
         ({"seed": -1}, "seed: whole number (at least 0) expected, -1 found"),
+        ({"seed": True}, "seed: whole number (at least 0) expected, True found"),
+        ({"detect": {"tau": float("nan")}}, "detect.tau: number expected, nan found"),
+        ({"ingest": {"source": b"\xff"}}, "ingest: numbers, texts, true, false, null or lists expected"),
+        ({"simulate": {"attacks": [3]}}, "simulate.attacks: a list expected, [3] found"),
     ],
 )
 def test_refused_with_what_is_allowed(params: dict[str, object], message: str) -> None:
@@ -47,6 +52,10 @@ def test_a_whole_number_is_a_number() -> None:
     assert load_params({"purify_1": {"kld_limit": 2}})["purify_1"].kld_limit == 2.0
 
 
+def test_a_text_that_yaml_takes_for_a_date_is_the_text() -> None:
+    assert load_params({"ingest": {"source": date(2024, 1, 1)}})["ingest"].source == "2024-01-01"
+
+
 def test_a_run_is_called_by_what_it_cleans_and_bad_parameters_keep_none_from_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,3 +66,10 @@ def test_a_run_is_called_by_what_it_cleans_and_bad_parameters_keep_none_from_sta
     assert what_is_cleaned() == "photos, seed 3"
     (tmp_path / "params.yaml").write_text("verify: {threshold: nonsense}\n")
     assert what_is_cleaned() == "clean"
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_parameter_says_what_it_means(block: str) -> None:
+    plain = {"enabled", "epochs", "batch_size", "momentum", "weight_decay"}  # whose names say it
+    for name, parameter in schema(block_class(block))["properties"].items():
+        assert "default" in parameter and ("description" in parameter or name in plain), name
