@@ -36,7 +36,7 @@ from decant.files import read_json, write_json
 from decant.label_checks.base import Case, judge
 from decant.labeltrust.experts import Oracle
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.verify import Outcome, by_round
+from decant.labeltrust.verify import VerifyOutcome, by_round
 from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, train_classifier
 from decant.runtime import be_deterministic
@@ -161,7 +161,7 @@ def held_out(name: str, rows: Rows, seed: int) -> np.ndarray | None:
 
 def loops(
     rows: Rows, method: str, seed: int, withheld: np.ndarray | None
-) -> Iterator[tuple[Outcome, dict[str, float]]]:
+) -> Iterator[tuple[VerifyOutcome, dict[str, float]]]:
     """LabelTrust's outcome before any loop and after each, with its figures."""
     received = rows.received
     kind, _, variant = method.partition("_")

@@ -18,7 +18,7 @@ from decant.labeltrust.experts import FileExpert, Oracle
 from decant.labeltrust.review_rounds import Reviews
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import parsed, resolution
-from decant.labeltrust.verify import Outcome, steps_of
+from decant.labeltrust.verify import VerifyOutcome, steps_of
 from decant.labeltrust.verify import verify as verify_labels
 from decant.models.embeddings import read_embeddings
 from decant.runtime import Progress, be_deterministic
@@ -82,7 +82,7 @@ def run(
     return {**summary, "note": said}
 
 
-def switched_off(images: Images) -> Outcome:
+def switched_off(images: Images) -> VerifyOutcome:
     """Every row kept, nobody asked."""
     nobody = Reviews(images).table(np.zeros(len(images), bool))
     verdicts = pd.DataFrame(
@@ -95,7 +95,7 @@ def switched_off(images: Images) -> Outcome:
             "reason": "switched off",
         }
     )
-    return Outcome(verdicts=verdicts, reviews=nobody, queue=nobody)
+    return VerifyOutcome(verdicts=verdicts, reviews=nobody, queue=nobody)
 
 
 def vouched_for(verify: VerifySettings, reviews: pd.DataFrame) -> float | None:

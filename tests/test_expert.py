@@ -172,7 +172,7 @@ def test_rows_of_a_round_keep_it_and_what_is_open_among_them_waits_again(tmp_pat
         ["", 1, EARLIER],
     ]
     assert reviews.images.ids[reviews.waiting].tolist() == [103, 105]
-    assert reviews.trusted[[1, 2, 3]].tolist() == pytest.approx([np.nan, 0.7, 0.8], nan_ok=True)
+    assert reviews.trust_before[[1, 2, 3]].tolist() == pytest.approx([np.nan, 0.7, 0.8], nan_ok=True)
     assert [reviews.missing(number, 10) for number in (1, 2, 3)] == [2, 4, 25]
 
 

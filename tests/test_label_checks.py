@@ -23,7 +23,7 @@ from decant.label_checks.base import Case, Check
 from decant.labeltrust.experts import Expert
 from decant.labeltrust.review_rounds import Reviews, draw_references
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.verify import Outcome, verify
+from decant.labeltrust.verify import VerifyOutcome, verify
 from decant.models import cross_validation, networks
 from decant.models.cross_validation import out_of_fold
 from decant.models.features import logits_and_features, nearest, spectral_signature, stage_outputs, two_clusters
@@ -255,7 +255,7 @@ def test_references_do_not_pass_for_rows_drawn_at_random(monkeypatch: pytest.Mon
     case, _ = mislabelled()
     drawn: list[int] = []
 
-    def reviewed(images: Images, expert: Expert, settings: VerifySettings, *, seed: int) -> Outcome:
+    def reviewed(images: Images, expert: Expert, settings: VerifySettings, *, seed: int) -> VerifyOutcome:
         for number in range(40):
             reviews = Reviews(images)
             draw_references(reviews, expert, settings.references, np.random.default_rng(number), settings.budget)

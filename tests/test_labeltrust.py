@@ -14,7 +14,7 @@ from decant.data.tables import apply_verdicts
 from decant.labeltrust.experts import FileExpert, Oracle
 from decant.labeltrust.review_rounds import DISPUTED, FIRST
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.verify import Outcome, verify
+from decant.labeltrust.verify import VerifyOutcome, verify
 
 QUICK = VerifySettings(steps=40, rounds=1)
 NOTHING_WRONG = pd.DataFrame({"id": [], "original_label": []})
@@ -35,7 +35,7 @@ def mislabelled(images: Images, rate: float) -> tuple[Images, pd.DataFrame, np.n
     return images.with_labels(labels), pd.DataFrame(rows), wrong
 
 
-def judge(images: Images, truth: pd.DataFrame, settings: VerifySettings = QUICK) -> Outcome:
+def judge(images: Images, truth: pd.DataFrame, settings: VerifySettings = QUICK) -> VerifyOutcome:
     return verify(images, Oracle(images, truth), settings, seed=0)
 
 
@@ -45,12 +45,12 @@ def noisy() -> tuple[Images, pd.DataFrame, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def outcome(noisy: tuple[Images, pd.DataFrame, np.ndarray]) -> Outcome:
+def outcome(noisy: tuple[Images, pd.DataFrame, np.ndarray]) -> VerifyOutcome:
     return judge(noisy[0], noisy[1], replace(QUICK, action="relabel", relabel_above=0.9))
 
 
 def test_wrong_labels_are_found_and_right_ones_kept(
-    noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome
+    noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: VerifyOutcome
 ) -> None:
     wrong, flagged = noisy[2], outcome.verdicts["flagged"].to_numpy()
     assert flagged[wrong].mean() > 0.85
@@ -61,7 +61,9 @@ def test_wrong_labels_are_found_and_right_ones_kept(
     assert outcome.noise_rate == pytest.approx(0.1, abs=0.02)
 
 
-def test_verdicts_say_what_a_row_looks_like(noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome) -> None:
+def test_verdicts_say_what_a_row_looks_like(
+    noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: VerifyOutcome
+) -> None:
     _, truth, _ = noisy
     verdicts = outcome.verdicts.set_index("id")
     found = verdicts[verdicts["flagged"] & verdicts.index.isin(truth["id"])]
@@ -74,7 +76,7 @@ def test_verdicts_say_what_a_row_looks_like(noisy: tuple[Images, pd.DataFrame, n
 
 
 def test_a_suggestion_is_as_often_right_as_its_trust_says(
-    noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome
+    noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: VerifyOutcome
 ) -> None:
     images = noisy[0]
     refused = outcome.verdicts[outcome.verdicts["flagged"]].set_index("id")
@@ -89,7 +91,7 @@ def test_a_suggestion_is_as_often_right_as_its_trust_says(
     assert seen.any() and (trust[seen] == 1).all()
 
 
-def test_the_expert_has_the_last_word(noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome) -> None:
+def test_the_expert_has_the_last_word(noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: VerifyOutcome) -> None:
     _, truth, _ = noisy
     verdicts = outcome.verdicts.set_index("id").loc[outcome.reviews["id"]]
     is_wrong = np.isin(outcome.reviews["id"], truth["id"])
@@ -109,7 +111,7 @@ def test_clean_data_is_left_nearly_as_it_was() -> None:
     assert outcome.noise_rate < 0.01
 
 
-def test_relabelling_restores_labels(noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: Outcome) -> None:
+def test_relabelling_restores_labels(noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: VerifyOutcome) -> None:
     images, verdicts = noisy[0], outcome.verdicts
     counts = verdicts["action"].value_counts()
     assert counts["relabel"] > counts["drop"]

@@ -14,7 +14,7 @@ from decant.labeltrust.decisions import DECISION_COLUMNS
 from decant.labeltrust.experts import FileExpert, Oracle
 from decant.labeltrust.review_rounds import DISPUTED, FIRST, RANDOM, REFUSED, Reviews, draw_references
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.verify import Outcome, by_round, steps_of
+from decant.labeltrust.verify import VerifyOutcome, by_round, steps_of
 
 NOTHING_WRONG = pd.DataFrame({"id": [], "original_label": []})
 QUICK = {"steps": 2, "references": 3, "reviews": 2, "rounds": 3}
@@ -24,7 +24,7 @@ def rows(n: int = 300) -> Images:
     return digits()[0].select(np.arange(n))
 
 
-def outcomes(**settings: float) -> list[Outcome]:
+def outcomes(**settings: float) -> list[VerifyOutcome]:
     images = rows()
     expert = Oracle(images, NOTHING_WRONG)
     found = list(by_round(images, expert, VerifySettings(**{**QUICK, **settings}), seed=0))  # type: ignore[arg-type]
@@ -141,7 +141,7 @@ class Person:
         self.path, self.images, self.settings, self.seed = folder / "decisions.csv", images, settings, seed
         self.path.write_text(",".join(DECISION_COLUMNS) + "\n", encoding="utf-8")
 
-    def run(self) -> Outcome:
+    def run(self) -> VerifyOutcome:
         *_, outcome = by_round(self.images, FileExpert(self.path, self.images), self.settings, seed=self.seed)
         return outcome
 
@@ -152,7 +152,7 @@ class Person:
         )
         said.to_csv(self.path, mode="a", header=False, index=False)
 
-    def until_nothing_is_open(self) -> Outcome:
+    def until_nothing_is_open(self) -> VerifyOutcome:
         for _ in range(8):
             outcome = self.run()
             if outcome.queue.empty:
@@ -164,7 +164,7 @@ class Person:
 PERSONS = VerifySettings(steps=5, references=3, reviews=5, rounds=2)
 
 
-def asked(outcome: Outcome) -> list[int]:
+def asked(outcome: VerifyOutcome) -> list[int]:
     """Rows of every round, answered or waiting."""
     return np.bincount(np.concatenate([outcome.reviews["round"], outcome.queue["round"]]).astype(int)).tolist()
 

@@ -1,22 +1,32 @@
-"""LabelTrust's learner: fits Siamese networks to what is known so far, and has them judge every row.
+"""How LabelTrust's networks are trained: three strategies, each from the references to a judgement of every row.
 
-`Learner.from_references` fits one network to the references alone; `Learner.once_more` two, each to all references and
-to one half of the rows whose label the last judgement shared. A row is scored by the network that didn't train on its
-half. From class scores to trust: `decant.labeltrust.label_noise`. What the expert is asked in between: `decant.labeltrust.verify`.
+    Paper        `mode: paper`               one network on the references; its scores are the trust
+    References   `mode: plus`, `passes: 0`   one network on the references; trust by a label-noise model
+    TwoHalves    `mode: plus` (default)      self-training: also on rows whose label the last judgement shares
+
+`TwoHalves` divides the rows into two random halves and trains one network for each: on all references, and on those
+rows of its half whose label the last judgement shares. A row is scored by the network of the other half, so that no row
+confirms its own label, and a row whose label is disputed is never trained on.
+
+From class scores to trust: `decant.labeltrust.judgement`. What the expert is asked in between:
+`decant.labeltrust.verify`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from decant.labeltrust import label_noise
+from decant.labeltrust.judgement import Fit, Judgement, by_posterior, by_score
 from decant.labeltrust.review_rounds import Reviews
-from decant.labeltrust.scorer import MIN_REFERENCES, TrustScorer
+from decant.labeltrust.schedule import Schedule
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.siamese import Pool, Siamese, class_scores, train
+from decant.streams import child, stream
 
 REFERENCE_ROWS = 8  # of a class in an episode of the first network
 MIXED_ROWS = (2, 8)  # of a class in a self-training episode: references, and references or shared rows
@@ -26,136 +36,146 @@ MOST_TIMES_STEPS, ROWS_PER_TIMES_STEPS = 3, 4_000
 99.9 % of the wrong labels refused: 6.7 % of the right ones refused with 200 steps, 2.7 % with 600."""
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What a fitted model makes of every row. Columns of classes with fewer than two references are 0."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingRows:
+    """All rows, what the expert said about them, and how a network is trained on some of them."""
 
-    q: np.ndarray  # (n, classes): confidence by the picture alone
-    belief: np.ndarray  # (n, classes): by picture and given label; `paper`: the same as q
-    judged: np.ndarray  # classes that have references enough
-    scorer: TrustScorer | None
-    """The networks with their references, to judge other pictures; None where they compared embeddings."""
-    classifier_weight: float | None = None
-    """Of the classifier's opinion in q and belief; None where there is none."""
+    x: Num[Tensor, "n ..."]
+    """On the device: (n, c, h, w) uint8 pixels or (n, e) float32 embeddings."""
+    shape: tuple[int, ...]
+    """Of a row: (height, width, channels) or (e,)."""
+    reviews: Reviews
+    settings: VerifySettings
+    start: Mapping[str, Tensor] | None = None
+    """Weights from which every network's encoder starts; None: random ones."""
+    classifier: Float[np.ndarray, "n classes"] | None = None
+    """Out-of-fold log-probabilities of a classifier that trained on the given labels."""
+    on_step: Callable[[], None] = lambda: None
 
-    def trust(self, labels: np.ndarray) -> np.ndarray:
-        return self.belief[np.arange(len(labels)), labels]
+    @property
+    def pixels(self) -> bool:
+        """Whether networks compare pixels, not embeddings."""
+        return len(self.shape) == 3
 
-    def suggestion(self, labels: np.ndarray) -> np.ndarray:
-        """(n,) the likeliest class other than the given one."""
-        others = self.belief.copy()
-        others[np.arange(len(labels)), labels] = -1
-        return others.argmax(1)
+    @property
+    def judged(self) -> Int[np.ndarray, " judged"]:
+        """Classes that have references enough, ascending."""
+        return Schedule(self.reviews, self.settings).judged
+
+    def references(self) -> Int[np.ndarray, " m"]:
+        """Row numbers of the references of judged classes, sorted by their class."""
+        rows, answers = self.reviews.references, self.reviews.answers
+        rows = rows[np.isin(answers[rows], self.judged)]
+        return rows[np.argsort(answers[rows], kind="stable")]
+
+    def pool(self, rows: Int[np.ndarray, " r"]) -> Pool:
+        """Rows to train on, under the expert's label where there is one, else under the given one."""
+        labels = np.where(self.reviews.answers >= 0, self.reviews.answers, self.reviews.images.labels)[rows]
+        columns = torch.from_numpy(np.searchsorted(self.judged, labels)).to(self.x.device)
+        return Pool.of(self.at(rows), columns, len(self.judged))
+
+    def at(self, rows: Int[np.ndarray, " r"]) -> Num[Tensor, "r ..."]:
+        return self.x[torch.from_numpy(rows).to(self.x.device)]
+
+    def train(self, pools: list[tuple[Pool, int]], steps: int, seed: int) -> Siamese:
+        mode = self.settings.mode
+        return train(pools, self.shape, mode=mode, steps=steps, seed=seed, start=self.start, on_step=self.on_step)
 
 
-def longer(settings: VerifySettings, rows: int) -> int:
+def fit_references(rows: TrainingRows, seed: int) -> Fit:
+    """One network, trained on the references alone, scores every row."""
+    references = rows.references()
+    pool = rows.pool(references)
+    network = rows.train([(pool, REFERENCE_ROWS)], rows.settings.steps, seed)
+    return Fit([network], rows.judged, references, class_scores(network, rows.x, pool).cpu().numpy())
+
+
+def fit_halves(rows: TrainingRows, last: Judgement, seed: int) -> Fit:
+    """Two networks, each trained on the references and on the rows of its half whose label `last` shares; each scores
+    the other half."""
+    labels, judged = rows.reviews.images.labels, rows.judged
+    shared = (last.q.argmax(1) == labels) & (last.q.max(1) >= MIN_CONFIDENCE)
+    shared &= ~rows.reviews.reviewed & np.isin(labels, judged)
+    half = stream(seed, "halves").permutation(len(labels)) % 2
+    references = rows.references()
+    pool = rows.pool(references)
+    scores, networks = np.empty((len(labels), len(judged)), np.float32), []
+    for side in (0, 1):
+        own, others = np.flatnonzero(shared & (half == side)), np.flatnonzero(half != side)
+        pools = [(pool, MIXED_ROWS[0]), (rows.pool(np.concatenate([references, own])), MIXED_ROWS[1])]
+        network = rows.train(pools, _longer(rows.settings, len(labels)), child(seed, "half", side))
+        scores[others] = class_scores(network, rows.at(others), pool).cpu().numpy()
+        networks.append(network)
+    return Fit(networks, judged, references, scores)
+
+
+def _longer(settings: VerifySettings, rows: int) -> int:
     """Training steps of a network that also learns from shared rows: the more of these, the longer it pays."""
     return settings.steps * min(MOST_TIMES_STEPS, max(1, rows // ROWS_PER_TIMES_STEPS))
 
 
-def trains_itself(settings: VerifySettings) -> bool:
-    return settings.mode == "plus" and settings.passes > 0
+# ---------------------------------------------------------------------------------------------------------------------
+# The strategies
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def judged_classes(reviews: Reviews) -> np.ndarray:
-    counts = np.bincount(reviews.answers[reviews.references], minlength=reviews.images.classes)
-    return np.flatnonzero(counts >= MIN_REFERENCES)
+class Strategy(Protocol):
+    """How networks are trained and how their scores become trust."""
+
+    def first(self, rows: TrainingRows, seed: int) -> Judgement:
+        """The judgement after the first draw, from scratch."""
+
+    def after_round(self, rows: TrainingRows, last: Judgement, seed: int) -> Judgement:
+        """The judgement by new networks after a round of review. last: the judgement that the round was chosen by."""
+
+    def steps(self, rows: int, rounds: int) -> int:
+        """Training steps of `first` and of so many `after_round`s."""
 
 
 @dataclass(frozen=True)
-class Learner:
-    """Fits networks to what is known so far, and has them judge every row."""
+class References:
+    """One network on the references; the trust is a posterior."""
 
-    x: Tensor  # (n, c, h, w) uint8 or (n, e) float32, on the device
-    shape: tuple[int, ...]  # of a row
-    reviews: Reviews
     settings: VerifySettings
-    start: Mapping[str, Tensor] | None
-    """Weights from which every network's encoder starts."""
-    opinion: np.ndarray | None
-    """(n, classes) log-probabilities of a classifier that trained on the given labels of other rows."""
-    on_step: Callable[[], None]
 
-    def from_references(self, seed: int) -> Judgement:
-        """Of a network that learns from the references alone."""
-        judged = judged_classes(self.reviews)
-        rows, pool = self._references(judged)
-        model = self._train([(pool, REFERENCE_ROWS)], self.settings.steps, seed)
-        return self._judgement(class_scores(model, self.x, pool).cpu().numpy(), judged, [model], rows)
+    def first(self, rows: TrainingRows, seed: int) -> Judgement:
+        return by_posterior(fit_references(rows, seed), rows.reviews, rows.classifier, pixels=rows.pixels)
 
-    def once_more(self, last: Judgement, seed: int) -> Judgement:
-        """Of new networks that learn from all references and, in `plus`, from rows whose label the last shared."""
-        if not trains_itself(self.settings):
-            return self.from_references(seed)
-        judged, labels = judged_classes(self.reviews), self.reviews.images.labels
-        shared = (last.q.argmax(1) == labels) & (last.q.max(1) >= MIN_CONFIDENCE)
-        shared &= ~self.reviews.reviewed & np.isin(labels, judged)
-        half = np.random.default_rng([seed, 5]).permutation(len(labels)) % 2
-        rows, references = self._references(judged)
-        scores, models = np.empty((len(labels), len(judged)), np.float32), []
-        for side in (0, 1):
-            own, others = np.flatnonzero(shared & (half == side)), np.flatnonzero(half != side)
-            mixed = self._pool(judged, np.concatenate([rows, own]), np.concatenate([self._answers(rows), labels[own]]))
-            pools = [(references, MIXED_ROWS[0]), (mixed, MIXED_ROWS[1])]
-            model = self._train(pools, longer(self.settings, len(labels)), seed + 1000 * side)
-            scores[others] = class_scores(model, self._at(others), references).cpu().numpy()
-            models.append(model)
-        return self._judgement(scores, judged, models, rows)
+    def after_round(self, rows: TrainingRows, last: Judgement, seed: int) -> Judgement:
+        return self.first(rows, seed)
 
-    def _references(self, judged: np.ndarray) -> tuple[np.ndarray, Pool]:
-        """(row numbers sorted by class, the pool of them) of the judged classes under the expert's labels."""
-        rows = self.reviews.references[np.isin(self._answers(self.reviews.references), judged)]
-        rows = rows[np.argsort(self._answers(rows), kind="stable")]
-        return rows, self._pool(judged, rows, self._answers(rows))
+    def steps(self, rows: int, rounds: int) -> int:
+        return self.settings.steps * (1 + rounds)
 
-    def _answers(self, rows: np.ndarray) -> np.ndarray:
-        return self.reviews.answers[rows]
 
-    def _pool(self, judged: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> Pool:
-        columns = torch.from_numpy(np.searchsorted(judged, labels)).to(self.x.device)
-        return Pool.of(self._at(rows), columns, len(judged))
+class Paper(References):
+    """The method as published: one network on the references, its score taken as it is."""
 
-    def _at(self, rows: np.ndarray) -> Tensor:
-        return self.x[torch.from_numpy(rows).to(self.x.device)]
+    def first(self, rows: TrainingRows, seed: int) -> Judgement:
+        return by_score(fit_references(rows, seed), rows.reviews, pixels=rows.pixels)
 
-    def _train(self, pools: list[tuple[Pool, int]], steps: int, seed: int) -> Siamese:
-        mode, start = self.settings.mode, self.start
-        return train(pools, self.shape, mode=mode, steps=steps, seed=seed, start=start, on_step=self.on_step)
 
-    def _judgement(self, scores: np.ndarray, judged: np.ndarray, models: list[Siamese], rows: np.ndarray) -> Judgement:
-        """scores: (n, judged classes), pair logits in `plus`, mean sigmoids in `paper`; rows: of the references."""
-        reviews = self.reviews
-        labels = reviews.images.labels
-        references = reviews.images.select(rows).with_labels(self._answers(rows))
-        q = np.zeros((len(labels), reviews.images.classes))
-        belief = np.zeros_like(q)
-        if self.settings.mode == "paper":
-            q[:, judged] = belief[:, judged] = scores
-            scorer = TrustScorer.of(models, references, mode="paper") if len(self.shape) == 3 else None
-            return Judgement(q, belief, judged, scorer)
-        given = np.searchsorted(judged, labels).clip(max=len(judged) - 1)
-        known = np.isin(labels, judged)
-        counts = reviews.first_draw_counts()[np.ix_(judged, judged)]
-        unseen = known & ~reviews.reviewed
-        alone = label_noise.fit(scores[unseen], given[unseen], counts)
-        weight, logits, model = None, scores, alone
-        if self.opinion is not None:
-            log_p = self.opinion[np.ix_(unseen, judged)]
-            weight = 0.0 if self._misled(self.opinion) else label_noise.best_share(scores[unseen], log_p, given[unseen])
-            logits = (1 - weight) * scores + weight * self.opinion[:, judged]
-            model = label_noise.fit(logits[unseen], given[unseen], counts)
-        q[:, judged] = label_noise.softmax(logits / model.temperature)
-        belief[:, judged] = np.where(known[:, None], model.posterior(logits, given), q[:, judged])
-        if len(self.shape) != 3:
-            return Judgement(q, belief, judged, None, weight)
-        ordinary = scores[unseen if unseen.any() else rows]  # the expert saw all rows: the references stand for others
-        scorer = TrustScorer.of(models, references, mode="plus", temperature=alone.temperature, ordinary=ordinary)
-        return Judgement(q, belief, judged, scorer, weight)
+@dataclass(frozen=True)
+class TwoHalves:
+    """Self-training: `References` first, then two networks that also learn from rows with a shared label."""
 
-    def _misled(self, opinion: np.ndarray) -> bool:
-        """Whether the classifier shares most of the labels that the expert refuted in the first draw. Then it has
-        learnt what came with them: a trigger, say."""
-        reviews = self.reviews
-        refuted = np.setdiff1d(reviews.first_draw, np.flatnonzero(reviews.confirmed))
-        given, right = opinion[refuted, reviews.images.labels[refuted]], opinion[refuted, reviews.answers[refuted]]
-        return bool((given > right).sum() > len(refuted) / 2)
+    settings: VerifySettings
+
+    def first(self, rows: TrainingRows, seed: int) -> Judgement:
+        judgement = References(self.settings).first(rows, seed)
+        for number in range(self.settings.passes):
+            judgement = self.after_round(rows, judgement, child(seed, "pass", number))
+        return judgement
+
+    def after_round(self, rows: TrainingRows, last: Judgement, seed: int) -> Judgement:
+        return by_posterior(fit_halves(rows, last, seed), rows.reviews, rows.classifier, pixels=rows.pixels)
+
+    def steps(self, rows: int, rounds: int) -> int:
+        return self.settings.steps + 2 * _longer(self.settings, rows) * (self.settings.passes + rounds)
+
+
+def strategy_for(settings: VerifySettings) -> Strategy:
+    """By `verify.mode` and `verify.passes`."""
+    if settings.mode == "paper":
+        return Paper(settings)
+    return TwoHalves(settings) if settings.passes else References(settings)
