@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
+from decant import paths
 from decant.errors import StageError
 from decant.files import read_json
+from decant.steps import ORACLE, STEPS
 
 ROOT = Path(__file__).parents[1]
-STEPS = ("as_received", "purified", "verified", "cleaned", "oracle")
 
 
 def params(seed: int, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,10 +31,10 @@ def params(seed: int, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_stages(folder: Path, values: Mapping[str, Any], *, start: str | None = None) -> dict[str, float]:
     """Runs all stages (or those from `start` on, over what an earlier run left); returns seconds per stage."""
-    (folder / "data").mkdir(exist_ok=True)
-    inputs = folder / "data/inputs"
+    (folder / paths.DATA).mkdir(exist_ok=True)
+    inputs = folder / paths.INPUTS
     if not inputs.exists():
-        inputs.symlink_to(ROOT / "data/inputs")
+        inputs.symlink_to(ROOT / paths.INPUTS)
     (folder / "params.yaml").write_text(yaml.safe_dump(dict(values)), encoding="utf-8")
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     names = list(stages)
@@ -64,7 +65,8 @@ def summary(found: dict[str, Any]) -> dict[str, float]:
     """The figures that the bars speak of, from metrics.json."""
     received, cleaned = found["as_received"], found["cleaned"]
     oracle = found.get("oracle", received)  # nothing was planted: the same rows
-    figures: dict[str, float] = {f"{step}.accuracy": found[step]["accuracy"] for step in STEPS if step in found}
+    measured = [step.key for step in (*STEPS, ORACLE) if step.key in found]
+    figures: dict[str, float] = {f"{step}.accuracy": found[step]["accuracy"] for step in measured}
     figures |= {
         "gain": cleaned["accuracy"] - received["accuracy"],
         "gap": oracle["accuracy"] - cleaned["accuracy"],
@@ -78,7 +80,7 @@ def summary(found: dict[str, Any]) -> dict[str, float]:
 
 
 def metrics(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "metrics.json")
+    return read_json(folder / paths.METRICS)
 
 
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}

@@ -38,7 +38,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, Paused, State
 from prefect.tasks import Task
 
-from decant import params
+from decant import params, paths
 from decant.errors import SettingsError
 from decant.report import table
 from decant.review.waiting import PATIENCE, ReviewPage, open_questions
@@ -193,7 +193,7 @@ def progress_bar(stage: str) -> Callable[[float], None]:
 
 def publish_result() -> None:
     """The result table and the way to the report, among the flow run's artifacts."""
-    result, report = table.read_result(), Path("data/report/index.html").resolve()
+    result, report = table.read_result(), paths.REPORT.resolve()
     if result is None:
         return
     link = f"\n\nThe report: [{report}]({report.as_uri()})" if report.is_file() else ""

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import yaml
 
-FINGERPRINT = Path("data/runs/ingest.source")
+from decant.paths import SOURCE_FINGERPRINT
 
 
 def source_changed() -> bool:
     """False also where nothing was ingested yet, and where the source is away: what was ingested still counts."""
-    if not FINGERPRINT.is_file():
+    if not SOURCE_FINGERPRINT.is_file():
         return False
     from decant.data.sources import fingerprint
 
     source = str(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["ingest"]["source"])
     if not Path(source).expanduser().exists():
         return False
-    return fingerprint(source) != FINGERPRINT.read_text(encoding="utf-8").strip()
+    return fingerprint(source) != SOURCE_FINGERPRINT.read_text(encoding="utf-8").strip()

@@ -11,24 +11,22 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 import tasks
 from decant.errors import DecantError, StageError
-from decant.files import write_json
+from decant.paths import RUNS
 from decant.runtime import recorded_run
 from decant.settings import load_params
-
-RUNS = Path("data/runs")
+from decant.summaries import Summary
 
 
 def stage_names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(tasks.__path__) if not m.name.startswith("_"))
 
 
-def parse(argv: list[str]) -> tuple[str, Callable[..., dict[str, Any]], argparse.Namespace]:
+def parse(argv: list[str]) -> tuple[str, Callable[..., Summary], argparse.Namespace]:
     parser = argparse.ArgumentParser(prog="python -m tasks", description=__doc__.splitlines()[0])
     stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
     for name in stage_names():
@@ -49,7 +47,7 @@ def parse(argv: list[str]) -> tuple[str, Callable[..., dict[str, Any]], argparse
     return name, module.run, options.parse_args(argv[1:])
 
 
-def run_stage(name: str, run: Callable[..., dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+def run_stage(run: Callable[..., Summary], options: argparse.Namespace) -> Summary:
     """Runs the stage into a temporary folder, writes its summary last, and then gives the folder its name."""
     paths = {key: value for key, value in vars(options).items() if key != "params"}
     asked = [key for key in inspect.signature(run).parameters if key not in paths]
@@ -66,7 +64,7 @@ def run_stage(name: str, run: Callable[..., dict[str, Any]], options: argparse.N
         raise StageError(f"{out}: can't write there ({error.strerror}); free it or choose another") from error
     try:
         summary = run(**{**paths, **wanted, "out": partial})
-        write_json(partial / "summary.json", {"stage": name, **summary})
+        summary.write(partial)
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
     finally:
@@ -78,11 +76,11 @@ def main(argv: list[str]) -> int:
     name, run, options = parse(argv)
     try:
         with recorded_run(name, RUNS):
-            summary = run_stage(name, run, options)
+            summary = run_stage(run, options)
     except DecantError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    print(f"{name}: {summary['note']}")
+    print(f"{name}: {summary.note}")
     return 0
 
 

@@ -4,7 +4,6 @@ The second, the *oracle*, is what a perfect cleaning could reach; it exists only
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,10 @@ from decant.models import networks
 from decant.models.settings import TrainSettings
 from decant.models.training import architecture_of, steps_of, train_classifier
 from decant.runtime import Progress, be_deterministic
+from decant.summaries import BaselineSummary
 
 
-def run(*, seed: int, train: TrainSettings, original: Path, received: Path, out: Path) -> dict[str, Any]:
+def run(*, seed: int, train: TrainSettings, original: Path, received: Path, out: Path) -> BaselineSummary:
     be_deterministic()
     rows, originals = read_images(received), read_images(original)
     models = {"received": rows} if untouched(rows, originals) else {"received": rows, "oracle": originals}
@@ -25,7 +25,7 @@ def run(*, seed: int, train: TrainSettings, original: Path, received: Path, out:
         model = train_classifier(images, train, seed=seed, on_step=progress.step)
         networks.save(out / f"{name}.safetensors", model, architecture_of(images, train))
     note = f"trained on {len(rows)} rows as received" + (", and on their originals" if "oracle" in models else "")
-    return {"rows_in": len(rows), "rows_out": len(rows), "note": note}
+    return BaselineSummary(rows_in=len(rows), rows_out=len(rows), oracle="oracle" in models, note=note)
 
 
 def untouched(received: Images, original: Images) -> bool:

@@ -6,7 +6,6 @@ Affected points are images with the wrong label that a user saw predicted. They 
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,13 +20,14 @@ from decant.errors import SourceError
 from decant.influence.factor_cache import own_folder
 from decant.models import networks
 from decant.runtime import Progress, be_deterministic, device
+from decant.summaries import DetectSummary
 
 HOW_TO = "list images and their wrongly predicted classes in {} (columns image,predicted) to trace them"
 
 
 def run(
     *, seed: int, detect: DetectSettings, train: Path, model: Path, affected: Path, own_affected: Path, out: Path
-) -> dict[str, Any]:
+) -> DetectSummary:
     rows = read_images(train)
     points = read_affected(own_affected, rows)
     if points is None:
@@ -44,15 +44,15 @@ def run(
     write_images(out / "train.parquet", kept)
     write_images(out / "affected.parquet", points)
     write_verdicts(out / "verdicts.parquet", verdicts)
-    summary = {
-        "rows_in": len(rows),
-        "rows_out": len(kept),
-        "flagged": int(found.flagged.sum()),
-        "affected_points": found.points,
-        "left_out": found.left_out,
-        "note": note_of(found, len(points), own_affected) if detect.enabled else "switched off: all rows pass through",
-    }
-    return summary if found.false_alarms is None else {**summary, "expected_false_alarms": round(found.false_alarms, 2)}
+    return DetectSummary(
+        rows_in=len(rows),
+        rows_out=len(kept),
+        flagged=int(found.flagged.sum()),
+        affected_points=found.points,
+        left_out=found.left_out,
+        expected_false_alarms=None if found.false_alarms is None else round(found.false_alarms, 2),
+        note=note_of(found, len(points), own_affected) if detect.enabled else "switched off: all rows pass through",
+    )
 
 
 def note_of(found: Detection, given: int, own_affected: Path) -> str:

@@ -12,15 +12,15 @@ import pandas as pd
 from decant.attacks.base import kind_of
 from decant.data.images import Images
 from decant.data.tables import count_rows, read_images, read_truth, read_verdicts
-from decant.files import read_json, write_json, write_text
+from decant.files import write_json, write_text
 from decant.models import networks
 from decant.models.settings import TrainSettings
 from decant.models.training import architecture_of, steps_of, train_classifier
 from decant.report.metrics import histogram, model_metrics, verdict_metrics
 from decant.report.settings import EvaluateSettings
 from decant.runtime import Progress, be_deterministic
-
-STEPS = ("as_received", "purified", "verified", "cleaned", "oracle")
+from decant.steps import ORACLE, STEPS
+from decant.summaries import EvaluateSummary, VerifySummary
 
 
 def run(
@@ -38,7 +38,7 @@ def run(
     unlearned: Path,
     metrics: Path,
     out: Path,
-) -> dict[str, Any]:
+) -> EvaluateSummary:
     be_deterministic()
     received = read_images(simulate_dir / "train.parquet")
     purified = read_images(purify_dir / "train.parquet")
@@ -66,13 +66,17 @@ def run(
     if len(truth):
         guilty = guilty_rows(truth, received)
         figures |= {stage: verdict_metrics(frame, guilty[stage]) for stage, frame in verdicts.items()}
-    figures["reviews"] = read_json(verify_dir / "summary.json")["reviews"]
+    figures["reviews"] = VerifySummary.read(verify_dir).reviews
     write_json(metrics, figures)
     write_plots(out, figures, list(verdicts.values()), evaluate.bins)
-    gain = figures["cleaned"]["accuracy"] - figures["as_received"]["accuracy"]
-    note = f"clean accuracy {figures['as_received']['accuracy']:.3f} as received, {figures['cleaned']['accuracy']:.3f} "
-    note += f"cleaned ({100 * gain:+.1f} points)"
-    return {"rows_in": len(received), "rows_out": trained["cleaned"][1], "note": note}
+    before, after = (figures[step]["accuracy"] for step in ("as_received", "cleaned"))
+    return EvaluateSummary(
+        rows_in=len(received),
+        rows_out=trained["cleaned"][1],
+        accuracy_received=before,
+        accuracy_cleaned=after,
+        note=f"clean accuracy {before:.3f} as received, {after:.3f} cleaned ({100 * (after - before):+.1f} points)",
+    )
 
 
 def guilty_rows(truth: pd.DataFrame, received: Images) -> dict[str, np.ndarray]:
@@ -92,7 +96,7 @@ def guilty_rows(truth: pd.DataFrame, received: Images) -> dict[str, np.ndarray]:
 
 def write_plots(out: Path, figures: dict[str, Any], verdicts: list[pd.DataFrame], bins: int) -> None:
     """steps.csv and histograms.csv, for `dvc plots` and the report."""
-    steps = pd.DataFrame([{"step": step, **figures[step]} for step in STEPS if step in figures])
+    steps = pd.DataFrame([{"step": step.key, **figures[step.key]} for step in (*STEPS, ORACLE) if step.key in figures])
     write_text(out / "steps.csv", steps.to_csv(index=False, lineterminator="\n"))
     bars = pd.concat([histogram(frame, bins) for frame in verdicts], ignore_index=True)
     write_text(out / "histograms.csv", bars.to_csv(index=False, lineterminator="\n"))

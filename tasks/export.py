@@ -6,12 +6,12 @@ model.safetensors and, with `export.image_folder`, image_folder/<split>/<class>/
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from decant.data.export import audit, write_huggingface, write_image_folder
 from decant.data.settings import ExportSettings
 from decant.data.tables import count_rows, read_verdicts
 from decant.files import write_text
+from decant.summaries import ExportSummary
 
 
 def run(
@@ -26,7 +26,7 @@ def run(
     verify_verdicts: Path,
     detect_verdicts: Path,
     out: Path,
-) -> dict[str, Any]:
+) -> ExportSummary:
     verdicts = [read_verdicts(path) for path in (purify_verdicts, verify_verdicts, detect_verdicts)]
     lines = audit(verdicts, received, train, places)
     write_text(out / "audit.csv", lines.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
@@ -43,13 +43,13 @@ def run(
         f"{rows_out} of {rows_in} training rows as Hugging Face Parquet{f' and {files} PNG files' if files else ''}; "
         f"audit of {lines['id'].nunique()} rows: {dropped} dropped, {relabelled} relabelled"
     )
-    return {
-        "rows_in": rows_in,
-        "rows_out": rows_out,
-        "test_rows": count_rows(test),
-        "dropped": dropped,
-        "relabelled": relabelled,
-        "audited": len(lines),
-        "files": files,
-        "note": note,
-    }
+    return ExportSummary(
+        rows_in=rows_in,
+        rows_out=rows_out,
+        test_rows=count_rows(test),
+        dropped=dropped,
+        relabelled=relabelled,
+        audited=len(lines),
+        files=files,
+        note=note,
+    )

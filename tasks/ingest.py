@@ -5,7 +5,6 @@ training and test rows), rejected.parquet (split, row, path, reason) and duplica
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +17,9 @@ from decant.data.sources import fingerprint, open_source
 from decant.data.tables import images_writer, write_places, write_rejected
 from decant.errors import SourceError
 from decant.files import write_text
+from decant.paths import SOURCE_FINGERPRINT
 from decant.runtime import Progress
-
-FINGERPRINT = Path("data/runs/ingest.source")
-"""Digest of the files behind `ingest.source` as they were read; the command line compares. No output of the stage:
-modification times differ between machines, and nothing that DVC hashes may."""
+from decant.summaries import IngestSummary
 
 
 def write_probe(path: Path, ingest: IngestSettings, class_names: tuple[str, ...], rules: Rules) -> Outcome | None:
@@ -40,7 +37,7 @@ def write_probe(path: Path, ingest: IngestSettings, class_names: tuple[str, ...]
     return write_part(path, part, rules, class_names, ingest.probe, Progress("ingest", len(part.rows)))
 
 
-def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
+def run(*, seed: int, ingest: IngestSettings, out: Path) -> IngestSummary:
     seen = fingerprint(ingest.source)
     rng = np.random.default_rng([seed, 0])
     source = open_source(ingest.source, test_fraction=ingest.test_fraction, rng=rng)
@@ -60,7 +57,7 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
     write_places(out / "places.parquet", pd.concat(places, ignore_index=True))
     duplicates = find_duplicates(train, test)
     write_text(out / "duplicates.csv", duplicates.to_csv(index=False, lineterminator="\n"))
-    write_text(FINGERPRINT, seen)
+    write_text(SOURCE_FINGERPRINT, seen)  # no output: it holds times, and nothing that DVC hashes may
     in_train = int(np.isin(test.digests, train.digests).sum())
     kind = f"{rules.height} x {rules.width} {'gray' if rules.channels == 1 else 'RGB'}"
     facts = [
@@ -72,20 +69,20 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> dict[str, Any]:
         f"clean rows to compare with: {len(probe.ids)}" if probe else "",
         source.note,
     ]
-    return {
-        "rows_in": len(parts[0].rows) + len(parts[0].faulty) + parts[0].left_out,
-        "rows_out": len(train.ids),
-        "test_rows": len(test.ids),
-        "left_out": parts[0].left_out,
-        "rejected": len(rejected),
-        "probe_rows": len(probe.ids) if probe else 0,
-        "duplicates": len(duplicates),
-        "duplicates_other_label": int((~duplicates["same_label"]).sum()),
-        "test_rows_in_train": in_train,
-        "classes": list(source.class_names),
-        "shape": list(rules.shape),
-        "source": ingest.source,
-        "checksum": train.checksum,
-        "test_checksum": test.checksum,
-        "note": "; ".join(fact for fact in facts if fact),
-    }
+    return IngestSummary(
+        rows_in=len(parts[0].rows) + len(parts[0].faulty) + parts[0].left_out,
+        rows_out=len(train.ids),
+        test_rows=len(test.ids),
+        left_out=parts[0].left_out,
+        rejected=len(rejected),
+        probe_rows=len(probe.ids) if probe else 0,
+        duplicates=len(duplicates),
+        duplicates_other_label=int((~duplicates["same_label"]).sum()),
+        test_rows_in_train=in_train,
+        classes=source.class_names,
+        shape=rules.shape,
+        source=ingest.source,
+        checksum=train.checksum,
+        test_checksum=test.checksum,
+        note="; ".join(fact for fact in facts if fact),
+    )

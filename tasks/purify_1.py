@@ -5,29 +5,25 @@ purify, and passes the data through when there is not; `purify_2` then does the 
 """
 
 from pathlib import Path
-from typing import Any
 
 from decant.data.tables import count_rows, iter_images, read_images, sample_images
 from decant.purify.gate import Evidence, probe_gap, reader_sample
 from decant.purify.settings import PurifySettings, PurifyStageSettings
 from decant.purify.two_stage import Inference, Stage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
+from decant.summaries import Purify1Summary
 
 
 def run(
     *, seed: int, purify: PurifySettings, purify_1: PurifyStageSettings, images: Path, probe: Path, out: Path
-) -> dict[str, Any]:
+) -> Purify1Summary:
     be_deterministic()
     evidence = ask_probe(purify, images, probe, seed)
     if purify.when == "never" or (evidence and not evidence.found):
         rows, _ = write_parts(untouched(images), out / "train.parquet", out / "perturbations.parquet")
         why = f"{evidence}: the data is no easier than clean data" if evidence else "switched off"
-        return {
-            "rows_in": rows,
-            "rows_out": rows,
-            "go_on": False,
-            "note": f"{why}; the pixels pass through as they are",
-        }
+        note = f"{why}; the pixels pass through as they are"
+        return Purify1Summary(rows_in=rows, rows_out=rows, go_on=False, note=note)
     sample = sample_images(images, purify.sample, seed=seed)
     stage = Stage.of(purify, purify_1, sample)
     progress = Progress("purify_1", stage.steps(len(sample)))
@@ -37,7 +33,7 @@ def run(
     rows, rms = write_parts(parts, out / "train.parquet", out / "perturbations.parquet")
     note = f"subtracted a perturbation of {rms:.1f} grey levels RMS from {rows} rows"
     note = f"{evidence}; {note}" if evidence else note
-    return {"rows_in": rows, "rows_out": rows, "go_on": True, "perturbation_rms": round(rms, 2), "note": note}
+    return Purify1Summary(rows_in=rows, rows_out=rows, go_on=True, perturbation_rms=round(rms, 2), note=note)
 
 
 def ask_probe(purify: PurifySettings, images: Path, probe: Path, seed: int) -> Evidence | None:

@@ -7,18 +7,17 @@ purification would take off, and flag those that seem to carry a perturbation. T
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from decant.data.images import Images
 from decant.data.tables import images_writer, iter_images, read_labels, sample_images, write_verdicts
-from decant.files import read_json
 from decant.purify.gate import Evidence, RowScorer, reader_sample, reliance, row_threshold
 from decant.purify.settings import PurifySettings, SecondPurifyStageSettings
 from decant.purify.two_stage import Inference, Stage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
+from decant.summaries import Purify1Summary, Purify2Summary
 
 
 def run(
@@ -29,10 +28,10 @@ def run(
     first_dir: Path,
     received: Path,
     out: Path,
-) -> dict[str, Any]:
+) -> Purify2Summary:
     be_deterministic()
     first, x3 = first_dir / "train.parquet", out / "purified.parquet"  # x3 of all rows, until it is decided who gets it
-    go_on = read_json(first_dir / "summary.json")["go_on"]
+    go_on = Purify1Summary.read(first_dir).go_on
     parts = second_stage(seed, purify, purify_2, first) if go_on else untouched(first)
     rows, _ = write_parts(parts, x3, out / "perturbations.parquet")
     evidence, scores, threshold = judge(seed, purify, received, x3) if go_on else (None, np.zeros(rows), 0.0)
@@ -44,13 +43,13 @@ def run(
     ids, _, _ = read_labels(received)
     write_verdicts(out / "verdicts.parquet", as_verdicts(ids, scores, flagged, changes))
     counts = {"flagged": int(flagged.sum()), "purified": int(purified.sum())}
-    return {
-        "rows_in": rows,
-        "rows_out": rows,
+    return Purify2Summary(
+        rows_in=rows,
+        rows_out=rows,
         **counts,
-        "changed_rms": round(float(changes.mean()), 2),
-        "note": note(evidence, go_on, **counts, rms=float(changes.mean())),
-    }
+        changed_rms=round(float(changes.mean()), 2),
+        note=note(evidence, go_on, **counts, rms=float(changes.mean())),
+    )
 
 
 def second_stage(

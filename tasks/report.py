@@ -4,7 +4,6 @@ Reads the planted truth only to show beside each suspicion whether it was right.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,8 +21,9 @@ from decant.data.tables import (
     read_verdicts,
 )
 from decant.files import read_json, write_text
-from decant.report.page import Evidence, Example, most_suspicious, render
+from decant.report.page import Evidence, Example, Summaries, most_suspicious, render
 from decant.report.settings import ReportSettings
+from decant.summaries import ReportSummary
 
 CLASSES_SHOWN = 10
 
@@ -42,7 +42,7 @@ def run(
     detect_dir: Path,
     evaluate_dir: Path,
     out: Path,
-) -> dict[str, Any]:
+) -> ReportSummary:
     folders = {
         "ingest": ingest_dir,
         "purify_1": purify_1_dir,
@@ -66,7 +66,7 @@ def run(
         shape=next(iter_images(received)).shape,
         ids=ids,
         labels=labels,
-        summaries={stage: read_json(folder / "summary.json") for stage, folder in folders.items()},
+        summaries=Summaries.read(ingest_dir.parent),
         verdicts=verdicts,
         suspects=suspects,
         reviewed=len(reviewed),
@@ -80,7 +80,7 @@ def run(
     page = render(evidence)
     write_text(out / "index.html", page)
     rows_out = evidence.counts["kept"]
-    return {"rows_in": len(ids), "rows_out": rows_out, "bytes": len(page.encode()), "note": "wrote index.html"}
+    return ReportSummary(rows_in=len(ids), rows_out=rows_out, bytes=len(page.encode()), note="wrote index.html")
 
 
 def rows_of(path: Path, ids: np.ndarray) -> Images:

@@ -4,7 +4,6 @@ With ``simulate.attacks: []`` the data passes through untouched.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,10 @@ from decant.attacks.base import Attack, load_attacks
 from decant.attacks.settings import SimulateSettings
 from decant.data.images import Images, concat_images
 from decant.data.tables import TRUTH, read_images, write_images, write_truth
+from decant.summaries import SimulateSummary
 
 
-def run(*, seed: int, simulate: SimulateSettings, train: Path, test: Path, out: Path) -> dict[str, Any]:
+def run(*, seed: int, simulate: SimulateSettings, train: Path, test: Path, out: Path) -> SimulateSummary:
     received, clean_test = read_images(train), read_images(test)
     rng = np.random.default_rng([seed, 1])
     attacks = [attack.prepared(received, clean_test, rng) for attack in load_attacks(simulate.attacks)]
@@ -27,14 +27,14 @@ def run(*, seed: int, simulate: SimulateSettings, train: Path, test: Path, out: 
     write_images(out / "affected.parquet", affected)
     counts = {attack.name: int((truth["attack"] == attack.name).sum()) for attack in attacks}
     planted = ", ".join(f"{name} on {count} rows" for name, count in counts.items())
-    return {
-        "rows_in": len(received),
-        "rows_out": len(poisoned),
-        "attacks": counts,
-        "triggered": len(triggered),
-        "affected_points": len(affected),
-        "note": f"planted {planted}" if attacks else "no attacks asked for: the data passes through as it is",
-    }
+    return SimulateSummary(
+        rows_in=len(received),
+        rows_out=len(poisoned),
+        attacks=counts,
+        triggered=len(triggered),
+        affected_points=len(affected),
+        note=f"planted {planted}" if attacks else "no attacks asked for: the data passes through as it is",
+    )
 
 
 def plant(images: Images, attacks: list[Attack], rng: np.random.Generator) -> tuple[Images, pd.DataFrame]:

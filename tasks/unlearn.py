@@ -7,7 +7,6 @@ nothing was flagged, the trained model is already that model and is kept.
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from decant.models import networks
 from decant.models.settings import TrainSettings
 from decant.models.training import architecture_of, steps_of
 from decant.runtime import Progress, be_deterministic, device
+from decant.summaries import UnlearnSummary
 from decant.unlearning._auto import cheapest, measured, remark
 from decant.unlearning.base import Task, unlearn_with
 from decant.unlearning.settings import UnlearnSettings
@@ -30,14 +30,14 @@ def run(
     detect_dir: Path,
     model: Path,
     out: Path,
-) -> dict[str, Any]:
+) -> UnlearnSummary:
     rows, kept = read_images(images), read_images(detect_dir / "train.parquet")
     flagged = rows.select(~np.isin(rows.ids, kept.ids))
-    summary = {"rows_in": len(kept), "rows_out": len(kept), "unlearned": len(flagged) if unlearn.enabled else 0}
     if not unlearn.enabled or not len(flagged):
         shutil.copyfile(model, out / "model.safetensors")
         reason = "switched off" if not unlearn.enabled else "nothing was flagged"
-        return {**summary, "note": f"{reason}: the trained model stays as it is"}
+        note = f"{reason}: the trained model stays as it is"
+        return UnlearnSummary(rows_in=len(kept), rows_out=len(kept), unlearned=0, note=note)
     be_deterministic()
     progress = Progress("unlearn", steps_of(len(kept), train))
     trained = networks.load(model)[0].to(device())
@@ -51,8 +51,10 @@ def run(
         found = measured(result, task, affected, task.kept)
         note = f"{found}, on the kept rows themselves{remark(found)}"
     networks.save(out / "model.safetensors", result, architecture_of(kept, train))
-    return {
-        **summary,
-        "method": method,
-        "note": f"{method} without the {len(flagged)} flagged rows, on {len(kept)} ({note})",
-    }
+    return UnlearnSummary(
+        rows_in=len(kept),
+        rows_out=len(kept),
+        unlearned=len(flagged),
+        method=method,
+        note=f"{method} without the {len(flagged)} flagged rows, on {len(kept)} ({note})",
+    )

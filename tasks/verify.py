@@ -6,7 +6,6 @@ doesn't wait for them (with ``person`` the flow does, and runs it again).
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from decant.data.images import Images
 from decant.data.tables import apply_verdicts, read_digests, read_images, read_truth, write_images, write_verdicts
 from decant.files import write_text
 from decant.labeltrust.experts import FileExpert, Oracle
+from decant.labeltrust.note import note
 from decant.labeltrust.review_rounds import Reviews
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import parsed, resolution
@@ -22,6 +22,7 @@ from decant.labeltrust.verify import VerifyOutcome, steps_of
 from decant.labeltrust.verify import verify as verify_labels
 from decant.models.embeddings import read_embeddings
 from decant.runtime import Progress, be_deterministic
+from decant.summaries import OperatingPoint, Reliability, VerifySummary
 
 HOW_ASKED = ["round", "rows", "why", "picture"]
 QUEUE = ["id", "given", "suggested", "trust", "label", *HOW_ASKED, "like_given", "like_suggested"]
@@ -29,7 +30,7 @@ QUEUE = ["id", "given", "suggested", "trust", "label", *HOW_ASKED, "like_given",
 
 def run(
     *, seed: int, verify: VerifySettings, images: Path, received: Path, truth: Path, decisions: Path, out: Path
-) -> dict[str, Any]:
+) -> VerifySummary:
     rows = read_images(images)
     outcome, nothing_planted, outdated = switched_off(rows), False, 0
     pictures: dict[int, str] = {}
@@ -54,32 +55,51 @@ def run(
     write_csv(out / "reviews.csv", outcome.reviews)
     queue = outcome.queue.assign(picture=outcome.queue["id"].map(pictures))
     write_csv(out / "queue.csv", queue.rename(columns={"answer": "label"}).reindex(columns=QUEUE))
-    summary = {
-        "rows_in": len(rows),
-        "rows_out": len(kept),
-        "dropped": int((outcome.verdicts["action"] == "drop").sum()),
-        "relabelled": int((outcome.verdicts["action"] == "relabel").sum()),
-        "reviews": len(outcome.reviews),
-        "queued": len(outcome.queue),
-        "noise_rate": rounded(outcome.noise_rate),
-        "noise_interval": outcome.noise_interval and [rounded(bound) for bound in outcome.noise_interval],
-        "reliability": outcome.reliability and {key: rounded(value) for key, value in outcome.reliability.items()},
-        "threshold": rounded(outcome.threshold),
-        "prices": [{key: rounded(value, 6) for key, value in price._asdict().items()} for price in outcome.prices],
-        "vouched_for": vouched_for(verify, outcome.reviews),
-        "classifier_weight": outcome.classifier_weight,
-    }
-    said = note(summary, verify, decisions, nothing_planted=nothing_planted)
-    if outdated:
-        said += f". The answers about {outdated} rows don't count, as these show other pixels now than they did then "
-        said += f"(to keep them all the same, empty the column picture of {decisions})"
-    if outcome.noise_rate is not None and verify.embeddings:
-        said += ". It compared embeddings, so there is no scorer for other pictures"
-    if outcome.classifier_weight == 0:
-        said += ". The classifier was not heard: it shares labels that the expert refuted, or knows nothing more"
-    if outcome.stopped and not summary["queued"]:
-        said += f". No further round: {outcome.stopped}"
-    return {**summary, "note": said}
+    confirmed = lowest_confirmed_rate(verify, outcome.reviews)
+    said = note(
+        outcome,
+        verify,
+        decisions=decisions,
+        lowest_confirmed_rate=confirmed,
+        outdated=outdated,
+        nothing_planted=nothing_planted,
+    )
+    return summary_of(outcome, rows_in=len(rows), rows_out=len(kept), lowest_confirmed_rate=confirmed, note=said)
+
+
+def summary_of(
+    outcome: Outcome, *, rows_in: int, rows_out: int, lowest_confirmed_rate: float | None, note: str
+) -> VerifySummary:
+    """The outcome in figures, rounded."""
+    actions, found = outcome.verdicts["action"].value_counts(), outcome.reliability
+    interval = outcome.noise_interval
+    return VerifySummary(
+        rows_in=rows_in,
+        rows_out=rows_out,
+        dropped=int(actions.get("drop", 0)),
+        relabelled=int(actions.get("relabel", 0)),
+        reviews=len(outcome.reviews),
+        queued=len(outcome.queue),
+        noise_rate=rounded(outcome.noise_rate),
+        noise_interval=interval and (round(interval[0], 4), round(interval[1], 4)),
+        reliability=None
+        if found is None
+        else Reliability(rows=int(found["rows"]), brier=round(found["brier"], 4), ece=round(found["ece"], 4)),
+        threshold=rounded(outcome.threshold),
+        operating_points=tuple(
+            OperatingPoint(
+                threshold=point.threshold,
+                trust=round(point.trust, 6),
+                refused=point.refused,
+                far=round(point.far, 6),
+                frr=round(point.frr, 6),
+            )
+            for point in outcome.prices
+        ),
+        lowest_confirmed_rate=rounded(lowest_confirmed_rate),
+        classifier_weight=outcome.classifier_weight,
+        note=note,
+    )
 
 
 def switched_off(images: Images) -> VerifyOutcome:
@@ -98,52 +118,18 @@ def switched_off(images: Images) -> VerifyOutcome:
     return VerifyOutcome(verdicts=verdicts, reviews=nobody, queue=nobody)
 
 
-def vouched_for(verify: VerifySettings, reviews: pd.DataFrame) -> float | None:
-    """The lowest rate that the rows drawn at random could confirm where the threshold promises one."""
+def lowest_confirmed_rate(verify: VerifySettings, reviews: pd.DataFrame) -> float | None:
+    """The lowest rate that the rows drawn at random could confirm; None where the threshold is no target rate."""
     if not isinstance(verify.threshold, str):
         return None
     drawn = reviews[reviews["round"] == 0]
     wrong = (drawn["given"] != drawn["answer"]) & (drawn["answer"] != "unclear")
     kind, _ = parsed(verify.threshold)
-    return rounded(resolution(int(wrong.sum() if kind == "far" else (drawn["given"] == drawn["answer"]).sum())))
+    return resolution(int(wrong.sum() if kind == "far" else (drawn["given"] == drawn["answer"]).sum()))
 
 
-def note(summary: dict[str, Any], verify: VerifySettings, decisions: Path, *, nothing_planted: bool) -> str:
-    """What was done, and what a person may have to do next."""
-    if not verify.enabled:
-        return "switched off: the labels pass through as they are"
-    dropped, relabelled, seen = summary["dropped"], summary["relabelled"], summary["reviews"]
-    said = f"dropped {dropped} and relabelled {relabelled} of {summary['rows_in']} rows; the expert saw {seen}"
-    if summary["noise_rate"] is None:
-        said = f"judged no labels, too few references yet; the expert has answered {seen} rows"
-    else:
-        said += f"; about {summary['noise_rate']:.1%} of the labels looked wrong"
-        if summary["noise_interval"]:
-            low, high = summary["noise_interval"]
-            said += f" (by the rows drawn at random alone, with 95 % confidence: {low:.1%} to {high:.1%})"
-    if summary["prices"]:
-        far, frr = (summary["prices"][0][key] for key in ("far", "frr"))
-        said += (
-            f". At this threshold {far:.1%} of the wrong labels are expected to pass and {frr:.1%} of the right ones "
-        )
-        said += "to be refused, of rows that nobody reviewed"
-    if summary["vouched_for"] and summary["vouched_for"] > parsed(verify.threshold)[1]:
-        said += f". The promise {verify.threshold} rests on the noise model: the rows that the expert saw at random "
-        said += f"can vouch for no less than {summary['vouched_for']:.2g}"
-    if summary["queued"]:
-        said += (
-            f". {summary['queued']} rows wait for your answer: `decant review` shows them (or write lines "
-            f"`id,label` to {decisions}); then run again"
-        )
-    if nothing_planted:
-        said += ". No poison was simulated, so the oracle called every label right that it was shown; "
-        said += "to look at your own data yourself, set verify.expert to person"
-    return said
-
-
-def rounded(value: Any, digits: int = 4) -> Any:
-    """Numbers with so many decimals; anything else as it is."""
-    return round(value, digits) if isinstance(value, float) else value
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -22,6 +22,7 @@ from decant.data.tables import write_images, write_places, write_truth, write_ve
 from decant.errors import DecantError
 from decant.files import write_json
 from decant.report import table
+from decant.steps import STEPS
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
@@ -317,7 +318,7 @@ def test_result_table_does_without_what_was_not_measured() -> None:
 
 def test_result_table_fits_80_columns() -> None:
     full = {"accuracy": 1.0, "poison_success": 1.0, "rows": 1_000_000}
-    result = table.result_of(dict.fromkeys(table.STEPS, full), {})
+    result = table.result_of(dict.fromkeys([step.key for step in STEPS], full), {})
     console = Console(width=80)
     with console.capture() as captured:
         console.print(*table.as_rich(result))

@@ -306,8 +306,8 @@ def test_stage_drops_what_it_flags_and_judges_every_row(stage_inputs: dict[str, 
     assert verdicts["id"].tolist() == backdoored.train.ids.tolist() and set(verdicts["stage"]) == {"detect"}
     assert (verdicts["action"] == np.where(verdicts["flagged"], "drop", "keep")).all()
     assert set(kept.ids) == set(verdicts.loc[~verdicts["flagged"], "id"])
-    assert summary["flagged"] == summary["rows_in"] - summary["rows_out"] == int(verdicts["flagged"].sum()) > 0
-    assert summary["affected_points"] == 4 and summary["expected_false_alarms"] < 2
+    assert summary.flagged == summary.rows_in - summary.rows_out == int(verdicts["flagged"].sum()) > 0
+    assert summary.affected_points == 4 and summary.expected_false_alarms < 2
 
 
 def test_the_users_own_points_come_first(stage_inputs: dict[str, Path], backdoored: Scene) -> None:
@@ -320,7 +320,7 @@ def test_the_users_own_points_come_first(stage_inputs: dict[str, Path], backdoor
     stage_inputs["own_affected"].write_text("image,predicted\n" + lines)
     summary = run(seed=0, detect=DEFAULT, **stage_inputs)
     flagged = read_verdicts(stage_inputs["out"] / "verdicts.parquet")["flagged"].to_numpy()
-    assert summary["affected_points"] == 4
+    assert summary.affected_points == 4
     assert min(precision_recall(flagged, backdoored.poisoned)) >= 0.95
 
 
@@ -345,11 +345,9 @@ def test_nothing_to_trace_passes_the_rows_through(enabled: bool, stage_inputs: d
         write_images(stage_inputs["affected"], read_images(stage_inputs["affected"]).select(NOBODY))
     summary = run(seed=0, detect=replace(DEFAULT, enabled=enabled), **stage_inputs)
     assert (stage_inputs["out"] / "train.parquet").read_bytes() == stage_inputs["train"].read_bytes()
-    assert summary["flagged"] == 0 and summary["rows_out"] == summary["rows_in"]
-    assert len(read_verdicts(stage_inputs["out"] / "verdicts.parquet")) == summary["rows_in"]
+    assert summary.flagged == 0 and summary.rows_out == summary.rows_in
+    assert len(read_verdicts(stage_inputs["out"] / "verdicts.parquet")) == summary.rows_in
     if enabled:
-        assert (
-            "no affected point given" in summary["note"] and "affected.csv (columns image,predicted)" in summary["note"]
-        )
+        assert "no affected point given" in summary.note and "affected.csv (columns image,predicted)" in summary.note
     else:
-        assert summary["note"].startswith("switched off")
+        assert summary.note.startswith("switched off")

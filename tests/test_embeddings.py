@@ -119,6 +119,6 @@ def test_the_stage_writes_no_scorer_and_says_so(tmp_path: Path) -> None:
     paths = {name: tmp_path / f"{name}.parquet" for name in ("images", "truth")}
     paths |= {"received": paths["images"], "decisions": tmp_path / "none.csv", "out": tmp_path / "out"}
     summary = run(seed=0, verify=settings, **paths)
-    assert "no scorer for other pictures" in summary["note"]
+    assert "no scorer for other pictures" in summary.note
     assert not (tmp_path / "out/scorer.safetensors").exists()
-    assert summary["rows_in"] == 200
+    assert summary.rows_in == 200

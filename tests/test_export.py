@@ -1,7 +1,6 @@
 """The exported dataset, opened with its real readers, and the audit of what was changed."""
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from decant.data.export import audit, folder_names, write_huggingface, write_ima
 from decant.data.images import DatasetInfo, Images
 from decant.data.settings import ExportSettings, IngestSettings
 from decant.data.tables import read_images, write_images, write_places, write_verdicts
+from decant.summaries import ExportSummary
 from tasks import export as stage
 from tasks import ingest
 
@@ -169,8 +169,8 @@ def test_audit_has_a_line_for_each_flag_and_change_and_no_other(history: dict[st
         [4, "purify_2", "keep", "Ankle boot", "", 0.25, "purify_2 says so", "boots/4.jpg"],
         [4, "detect", "drop", "Ankle boot", "", 0.25, "detect says so", "boots/4.jpg"],
     ]
-    assert (summary["rows_in"], summary["rows_out"], summary["dropped"], summary["relabelled"]) == (6, 5, 1, 1)
-    assert "5 of 6 training rows" in summary["note"]
+    assert (summary.rows_in, summary.rows_out, summary.dropped, summary.relabelled) == (6, 5, 1, 1)
+    assert "5 of 6 training rows" in summary.note
 
 
 def test_audit_without_a_single_verdict_is_an_empty_table(tmp_path: Path, history: dict[str, Path]) -> None:
@@ -191,8 +191,9 @@ def test_stage_writes_the_whole_dataset_and_folders_only_when_asked(history: dic
         expected = {"train-00000-of-00001.parquet", "test-00000-of-00001.parquet", "audit.csv", "model.safetensors"}
         assert names == expected
         assert (out / "image_folder").exists() == image_folder
-        assert summary["files"] == (5 + 6 if image_folder else 0)
-        json.dumps(summary)
+        assert summary.files == (5 + 6 if image_folder else 0)
+        summary.write(out)
+        assert ExportSummary.read(out) == summary
     file = tmp_path / "out_True/image_folder/train/猫/1.png"
     np.testing.assert_array_equal(
         np.asarray(Image.open(io.BytesIO(file.read_bytes()))), read_images(history["train"]).pixels[1, ..., 0]

@@ -22,10 +22,11 @@ from decant.data.settings import IngestSettings
 from decant.data.sources import fingerprint
 from decant.data.tables import read_images, read_places, read_rejected
 from decant.errors import SourceError
+from decant.summaries import IngestSummary
 from tasks import ingest as stage
 
 ROOT = Path(__file__).parents[1]
-Ingest = Callable[..., dict[str, Any]]
+Ingest = Callable[..., IngestSummary]
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ingest:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DECANT_WORKERS", "1")
 
-    def run(source: str | Path, seed: int = 0, **settings: Any) -> dict[str, Any]:
+    def run(source: str | Path, seed: int = 0, **settings: Any) -> IngestSummary:
         return stage.run(seed=seed, ingest=IngestSettings(source=str(source), **settings), out=tmp_path / "out")
 
     return run
@@ -71,9 +72,9 @@ def test_digits_arrive_as_promised(ingest: Ingest, tmp_path: Path) -> None:
     summary = ingest("digits")
     train, test = (read_images(tmp_path / f"out/{name}.parquet") for name in ("train", "test"))
     assert (len(train), len(test), train.shape) == (2874, 720, (16, 16, 1))
-    assert summary["rows_in"] == summary["rows_out"] == 2874 and summary["rejected"] == 0
-    assert summary["checksum"] == train.info.checksum == rows_checksum(train)
-    assert summary["test_checksum"] == test.info.checksum == rows_checksum(test)
+    assert summary.rows_in == summary.rows_out == 2874 and summary.rejected == 0
+    assert summary.checksum == train.info.checksum == rows_checksum(train)
+    assert summary.test_checksum == test.info.checksum == rows_checksum(test)
     assert train.info.class_names == tuple("0123456789") and train.info.source == "digits"
     assert not set(train.ids) & set(test.ids)
     assert (tmp_path / stage.FINGERPRINT).read_text() == fingerprint("digits")
@@ -124,7 +125,7 @@ def test_limit_is_stratified_and_picks_before_decoding(ingest: Ingest, tmp_path:
     summary = ingest(tmp_path / "a.parquet", limit=20, test_fraction=0.1)
     train = read_images(tmp_path / "out/train.parquet")
     assert np.bincount(train.labels).tolist() == [12, 6, 2]
-    assert (summary["rows_in"], summary["rows_out"], summary["left_out"], summary["test_rows"]) == (90, 20, 70, 10)
+    assert (summary.rows_in, summary.rows_out, summary.left_out, summary.test_rows) == (90, 20, 70, 10)
     for row_id, pixels in zip(train.ids, train.pixels, strict=True):
         np.testing.assert_array_equal(pixels, noise(row_id))
 
@@ -161,10 +162,10 @@ def test_bad_rows_are_quarantined_with_place_and_reason(ingest: Ingest, tmp_path
     assert rejected["path"].str.endswith(("a/003.png", "b/zz.txt", "new/000.png")).all()
     for reason, expected in zip(rejected["reason"], ["truncated", "not an image", "label 'new'"], strict=True):
         assert expected in reason
-    assert summary["rejected"] == 3 and summary["rows_in"] == summary["rows_out"] + 2 == 61
+    assert summary.rejected == 3 and summary.rows_in == summary.rows_out + 2 == 61
     train = read_images(tmp_path / "out/train.parquet")
     assert 3 not in train.ids and 4 in train.ids, "the other rows keep their ids"
-    assert "quarantined: 3" in summary["note"]
+    assert "quarantined: 3" in summary.note
 
 
 def test_every_row_s_place_leads_to_its_picture(ingest: Ingest, tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_missing_labels_are_quarantined_even_where_limit_leaves_rows_out(ingest:
     summary = ingest(tmp_path / "a.parquet", limit=10)
     rejected = read_rejected(tmp_path / "out/rejected.parquet")
     assert rejected["row"].tolist() == [96, 99] and set(rejected["reason"]) == {"label missing"}
-    assert summary["rows_out"] == 10, "2 of 100 labels are bad, not 2 of 12"
+    assert summary.rows_out == 10, "2 of 100 labels are bad, not 2 of 12"
 
 
 def test_duplicates_are_reported_and_stay(ingest: Ingest, tmp_path: Path) -> None:
@@ -198,8 +199,8 @@ def test_duplicates_are_reported_and_stay(ingest: Ingest, tmp_path: Path) -> Non
     # ids: train 0 to 7, test 8 to 13; their pixels: 1 2 1 3 | 2 4 5 6 | 1 7 7 | 8 8 9
     found = pd.read_csv(tmp_path / "out/duplicates.csv")
     assert found.to_numpy().tolist() == [[2, 0, True], [4, 1, False], [8, 0, True], [10, 9, True], [12, 11, True]]
-    assert (summary["duplicates"], summary["duplicates_other_label"], summary["test_rows_in_train"]) == (5, 1, 1)
-    assert (summary["rows_out"], summary["test_rows"]) == (8, 6), "nothing is taken out"
+    assert (summary.duplicates, summary.duplicates_other_label, summary.test_rows_in_train) == (5, 1, 1)
+    assert (summary.rows_out, summary.test_rows) == (8, 6), "nothing is taken out"
 
 
 def test_digests_tell_images_apart_by_their_pixels_alone() -> None:
@@ -291,7 +292,7 @@ def test_clean_rows_to_compare_with_are_decoded_as_the_dataset_is(tmp_path: Path
     summary = ingest(tmp_path / "source", probe=str(tmp_path / "clean"), size=10, color="gray", max_rejected=0.5)
     probe = read_images(tmp_path / "out/probe.parquet")
     assert probe.shape == (10, 10, 1) and probe.labels.tolist() == [0, 0, 1, 1, 1]
-    assert summary["probe_rows"] == 5 and "clean rows to compare with: 5" in summary["note"]
+    assert summary.probe_rows == 5 and "clean rows to compare with: 5" in summary.note
     rejected = read_rejected(tmp_path / "out/rejected.parquet")
     assert rejected["split"].tolist() == ["probe"] and rejected["path"].iloc[0].endswith("torn.png")
 

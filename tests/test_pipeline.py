@@ -14,6 +14,7 @@ import yaml
 
 from decant.data.tables import read_images, read_truth
 from decant.files import read_json
+from decant.summaries import Summary
 from tasks.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,11 @@ def run_pipeline(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: dict[
     return folder
 
 
+def summary_of(stage: str, folder: Path) -> Summary:
+    kind: type[Summary] = inspect.signature(import_module(f"tasks.{stage}").run).return_annotation
+    return kind.read(folder / "data" / stage)
+
+
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -70,10 +76,10 @@ def test_labels_that_differ_from_those_received_are_in_the_audit(poisoned: Path)
 
 def test_rows_in_are_the_rows_that_the_stage_before_put_out(poisoned: Path) -> None:
     chain = ("ingest", "simulate", "purify_1", "purify_2", "verify", "detect", "unlearn")
-    summaries = [read_json(poisoned / f"data/{stage}/summary.json") for stage in chain]
+    summaries = [summary_of(stage, poisoned) for stage in chain]
     for before, after in pairwise(summaries[1:]):
-        assert after["rows_in"] == before["rows_out"], after["stage"]
-    assert all(summary["note"] for summary in summaries)
+        assert after.rows_in == before.rows_out, after
+    assert all(summary.note for summary in summaries)
 
 
 def test_the_truth_agrees_with_what_was_changed(poisoned: Path) -> None:
@@ -115,7 +121,7 @@ def test_with_all_stages_off_the_data_comes_out_as_it_went_in(tmp_path: Path, mo
     assert found["as_received"] == found["cleaned"]  # one seed, one recipe, the same rows
     assert "oracle" not in found and "oracle" not in (folder / "data/evaluate/steps.csv").read_text()
     for stage in CLEANING:
-        assert "switched off" in read_json(folder / f"data/{stage}/summary.json")["note"]
+        assert "switched off" in summary_of(stage, folder).note
 
 
 def test_the_examples_of_label_checks_run_where_the_pipeline_ran(

@@ -10,8 +10,8 @@ from samples import digits
 from decant.attacks.base import load_attacks
 from decant.data.images import Images
 from decant.data.tables import read_images, read_verdicts, write_images
-from decant.files import write_json
 from decant.purify.settings import PurifySettings, PurifyStageSettings
+from decant.summaries import Purify2Summary
 from tasks import purify_1, purify_2
 
 LSP = {"name": "lsp", "strength": 32, "patch": 4}
@@ -23,7 +23,7 @@ def some_digits(rows: int = 800) -> Images:
 
 def run(
     root: Path, received: Images, probe: Images | None = None, epochs: int = 4, **settings: Any
-) -> tuple[Images, dict[str, Any]]:
+) -> tuple[Images, Purify2Summary]:
     """(what purify_2 puts out, its summary)."""
     write_images(root / "received.parquet", received)
     write_images(root / "probe.parquet", received.select(np.arange(0)) if probe is None else probe)
@@ -32,10 +32,10 @@ def run(
     first = PurifyStageSettings(kld_limit=0.25, epochs=epochs)
     second = PurifyStageSettings(kld_limit=0.75, epochs=epochs)
     common = {"seed": 0, "purify": purify}
-    summary = purify_1.run(
+    said = purify_1.run(
         **common, purify_1=first, images=root / "received.parquet", probe=root / "probe.parquet", out=root / "one"
     )
-    write_json(root / "one/summary.json", summary)
+    said.write(root / "one")
     summary = purify_2.run(
         **common, purify_2=second, first_dir=root / "one", received=root / "received.parquet", out=root / "two"
     )
@@ -54,7 +54,7 @@ def test_auto_leaves_clean_data_exactly_as_it_is(tmp_path: Path) -> None:
     train, _ = digits()
     out, summary = run(tmp_path, train)
     assert (out.pixels == train.pixels).all() and (out.labels == train.labels).all() and (out.ids == train.ids).all()
-    assert summary["purified"] == summary["flagged"] == 0 and "every row keeps its pixels" in summary["note"]
+    assert summary.purified == summary.flagged == 0 and "every row keeps its pixels" in summary.note
     verdicts = read_verdicts(tmp_path / "two/verdicts.parquet")
     assert not verdicts["flagged"].any() and set(verdicts["reason"]) == {"untouched"}
 
@@ -63,7 +63,7 @@ def test_auto_leaves_clean_data_exactly_as_it_is(tmp_path: Path) -> None:
 def test_auto_purifies_what_carries_a_shortcut(tmp_path: Path) -> None:
     received, _ = poisoned(some_digits(600))
     out, summary = run(tmp_path, received)
-    assert summary["purified"] == len(received) and (out.pixels != received.pixels).any((1, 2, 3)).all()
+    assert summary.purified == len(received) and (out.pixels != received.pixels).any((1, 2, 3)).all()
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ def test_flagged_rows_alone_are_purified_when_asked(tmp_path: Path) -> None:
     out, summary = run(tmp_path, received, rows="flagged")
     changed = (out.pixels != received.pixels).any((1, 2, 3))
     flagged = read_verdicts(tmp_path / "two/verdicts.parquet")["flagged"].to_numpy()
-    assert (changed == flagged).all() and summary["purified"] == flagged.sum()
+    assert (changed == flagged).all() and summary.purified == flagged.sum()
     actions = read_verdicts(tmp_path / "two/verdicts.parquet")["action"].to_numpy()
     assert (actions[changed] == "purify").all() and (actions[~changed] == "keep").all()  # the audit lists what changed
     assert 0 < flagged.mean() < 1 and rows[flagged].mean() > 0.8
@@ -83,19 +83,19 @@ def test_clean_rows_to_compare_with_decide_before_anything_is_fitted(tmp_path: P
     train = some_digits()
     received = poisoned(train, strength=48)[0] if spoilt else train
     out, summary = run(tmp_path, received, probe=digits()[1].select(np.arange(200)), epochs=1)
-    assert bool(summary["purified"]) is spoilt
+    assert bool(summary.purified) is spoilt
     assert ((out.pixels == received.pixels).all()) is np.bool_(not spoilt)
     if not spoilt:
-        assert summary["note"].startswith("as purify_1 decided")
+        assert summary.note.startswith("as purify_1 decided")
 
 
 def test_never_passes_through(tmp_path: Path) -> None:
     received, _ = poisoned(some_digits())
     out, summary = run(tmp_path, received, when="never")
-    assert (out.pixels == received.pixels).all() and summary["purified"] == 0
+    assert (out.pixels == received.pixels).all() and summary.purified == 0
 
 
 def test_always_asks_nobody(tmp_path: Path) -> None:
     few = some_digits(300)
     out, summary = run(tmp_path, few, when="always", epochs=1)
-    assert summary["purified"] == 300 and (out.pixels != few.pixels).any()
+    assert summary.purified == 300 and (out.pixels != few.pixels).any()

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,16 @@ from decant.report import charts
 from decant.report.page import most_suspicious
 from decant.report.pictures import diverging
 from decant.report.settings import ReportSettings
+from decant.summaries import (
+    DetectSummary,
+    EvaluateSummary,
+    IngestSummary,
+    OperatingPoint,
+    Purify1Summary,
+    Purify2Summary,
+    Summary,
+    VerifySummary,
+)
 from tasks import report
 
 CLASSES = ("cat", "<script>alert(1)</script>", 'say "no" & go')
@@ -55,6 +66,23 @@ def verdicts(images: Images, stage: str, flagged: np.ndarray, action: str, rng: 
             "reason": np.where(flagged, "out of line", "fits"),
         }
     )
+
+
+def summary_of(stage: str, rows: int, note: str) -> Summary:
+    every: dict[str, Any] = {"rows_in": rows, "rows_out": rows, "note": note}
+    if stage == "ingest":
+        none = dict.fromkeys(("test_rows", "left_out", "rejected", "probe_rows", "test_rows_in_train"), 0)
+        of_rows = {"classes": CLASSES, "shape": (8, 8, 1), "source": "", "checksum": "", "test_checksum": ""}
+        return IngestSummary(**every, **none, **of_rows, duplicates=1, duplicates_other_label=0)
+    if stage == "purify_1":
+        return Purify1Summary(**every, go_on=True)
+    if stage == "purify_2":
+        return Purify2Summary(**every, flagged=rows, purified=rows, changed_rms=12.0)
+    if stage == "detect":
+        return DetectSummary(**every, flagged=3, affected_points=2, left_out=0)
+    if stage == "evaluate":
+        return EvaluateSummary(**every, accuracy_received=0.25, accuracy_cleaned=0.981)
+    return VerifySummary(**every)
 
 
 def make_run(root: Path, *, known: bool = True, switched_off: bool = False, color: bool = False) -> dict[str, Path]:
@@ -84,8 +112,9 @@ def make_run(root: Path, *, known: bool = True, switched_off: bool = False, colo
     }
     for stage in ("ingest", "purify_1", "purify_2", "verify", "detect", "evaluate"):
         (root / stage).mkdir(parents=True)
-        note = "switched off: nothing done" if switched_off else f"{stage} did its <work>"
-        write_json(root / stage / "summary.json", {"stage": stage, "rows_in": n, "rows_out": n, "note": note})
+        summary_of(stage, n, "switched off: nothing done" if switched_off else f"{stage} did its <work>").write(
+            root / stage
+        )
         if stage in outputs:
             write_images(root / stage / "train.parquet", outputs[stage])
         if stage in frames:
@@ -134,7 +163,7 @@ def make_report(root: Path, **kind: bool) -> Path:
     arguments = make_run(root, **kind)
     (root / "report").mkdir()
     summary = report.run(report=ReportSettings(), out=root / "report", **arguments)
-    assert summary["rows_in"] == 30
+    assert summary.rows_in == 30
     return root / "report/index.html"
 
 
@@ -228,9 +257,8 @@ def test_headline_and_figures_come_from_the_metrics(page: Path) -> None:
 def test_what_a_threshold_costs_is_a_table_where_it_is_known(page: Path, tmp_path: Path) -> None:
     assert "What a threshold costs" not in page.read_text()
     arguments = make_run(tmp_path)
-    price = {"threshold": "far=0.001", "trust": 0.98765, "refused": 1234, "far": 0.00091, "frr": 0.7702}
-    summary = json.loads((tmp_path / "verify/summary.json").read_text()) | {"prices": [price]}
-    write_json(tmp_path / "verify/summary.json", summary)
+    point = OperatingPoint(threshold="far=0.001", trust=0.98765, refused=1234, far=0.00091, frr=0.7702)
+    replace(VerifySummary.read(tmp_path / "verify"), operating_points=(point,)).write(tmp_path / "verify")
     report.run(report=ReportSettings(), out=tmp_path, **arguments)
     line = re.search(r"<tr>[^\n]*far=0\.001[^\n]*</tr>", (tmp_path / "index.html").read_text())
     assert line is not None

@@ -16,11 +16,11 @@ from toy_pipeline import environment
 
 from decant.cli import main
 from decant.data import tables
-from decant.files import write_json
 from decant.review import serving
 from decant.review.app import BODY_BYTES, create_app
 from decant.review.gate import Gate
 from decant.review.store import Closed, Store
+from decant.summaries import Purify2Summary
 
 PORT = 8123
 HOME = f"http://127.0.0.1:{PORT}"
@@ -155,9 +155,10 @@ def test_pictures_as_verify_sees_them_and_as_received(root: Path) -> None:
 
 def test_page_knows_whether_any_pixel_was_purified(root: Path) -> None:
     client = browser(root)
-    for summary, purified in (({"purified": 0}, False), ({"purified": 3}, True)):
-        write_json(root / "data/purify_2/summary.json", summary)
-        assert client.get("/api/review").json()["purified"] is purified
+    for rows in (0, 3):
+        summary = Purify2Summary(rows_in=5, rows_out=5, flagged=0, purified=rows, changed_rms=0.0, note="")
+        summary.write(root / "data/purify_2")
+        assert client.get("/api/review").json()["purified"] is (rows > 0)
 
 
 def test_a_row_group_is_read_once_for_all_its_rows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

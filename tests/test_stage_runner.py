@@ -10,6 +10,7 @@ import tasks.simulate
 from decant.data.tables import read_images, read_truth, write_images
 from decant.files import read_json
 from decant.runtime import Progress
+from decant.summaries import SimulateSummary
 from tasks.__main__ import main, stage_names
 
 
@@ -29,7 +30,7 @@ SIMULATE = ["simulate", "--train", "train.parquet", "--test", "test.parquet", "-
 def test_a_stage_leaves_its_folder_its_summary_and_its_record(workspace: Path) -> None:
     assert main(SIMULATE) == 0
     out = workspace / "data/simulate"
-    assert read_json(out / "summary.json")["attacks"] == {"label_noise": round(0.1 * len(digits()[0]))}
+    assert SimulateSummary.read(out).attacks == {"label_noise": round(0.1 * len(digits()[0]))}
     assert len(read_truth(out / "truth.parquet")) == round(0.1 * len(digits()[0]))
     record = read_json(workspace / "data/runs/simulate.json")
     assert record["stage"] == "simulate" and record["seconds"] > 0
@@ -49,7 +50,7 @@ def test_a_failing_stage_leaves_nothing_and_what_was_there(workspace: Path, monk
     assert main(SIMULATE) == 0
     before = sorted(path.name for path in (workspace / "data").iterdir())
 
-    def failing(*, out: Path, **_: Any) -> dict[str, Any]:
+    def failing(*, out: Path, **_: Any) -> SimulateSummary:
         (out / "half.parquet").write_text("half")
         raise RuntimeError("in the middle")
 

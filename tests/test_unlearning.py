@@ -4,7 +4,6 @@ that the methods don't see."""
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from decant.errors import SettingsError
 from decant.models import networks
 from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, architecture_of, predict, train_classifier
+from decant.summaries import UnlearnSummary
 from decant.unlearning import _auto
 from decant.unlearning._auto import Findings, cheapest
 from decant.unlearning._dampening import importances
@@ -141,7 +141,7 @@ def test_potion_heals_what_retraining_cannot_when_half_of_the_poison_is_found() 
     assert accuracy(unlearn_with("potion", partly).model, triggered) < 0.1  # type: ignore[operator]
 
 
-def staged(folder: Path, method: str) -> tuple[nn.Module, dict[str, Any]]:
+def staged(folder: Path, method: str) -> tuple[nn.Module, UnlearnSummary]:
     """(the model that the stage leaves, its summary)."""
     task, _, affected = backdoored()
     write_images(folder / "rows.parquet", concat_images([task.kept, task.flagged]))
@@ -166,15 +166,15 @@ def test_stage_removes_the_backdoor_and_tells_what_it_measured(tmp_path: Path) -
     model, summary = staged(tmp_path, "auto")
     assert accuracy(model, triggered) <= 0.12  # type: ignore[operator]  # 0.08 of a model that never saw the patch
     assert accuracy(model, test) > accuracy(task.model, test) - 0.02  # type: ignore[operator]
-    assert summary["unlearned"] == len(task.flagged)
-    assert "before: affected 100.0 %" in summary["note"] and f"; {summary['method']}: affected 0.0 %" in summary["note"]
+    assert summary.unlearned == len(task.flagged)
+    assert "before: affected 100.0 %" in summary.note and f"; {summary.method}: affected 0.0 %" in summary.note
 
 
 def test_a_fixed_methods_note_says_on_which_rows_it_measured(tmp_path: Path) -> None:
     task, _, _ = backdoored()
     model, summary = staged(tmp_path, "finetune")
     kept = f"accuracy {100 * accuracy(model, task.kept):.1f} %, on the kept rows themselves"  # type: ignore[operator]
-    assert kept in summary["note"] and summary["note"].endswith(f"; {_auto.FOUND_IN_PART})")
+    assert kept in summary.note and summary.note.endswith(f"; {_auto.FOUND_IN_PART})")
 
 
 def test_auto_repairs_where_retraining_leaves_affected_points_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ Reads only the row groups that hold the row. The truth of a simulation is shown 
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -17,16 +16,11 @@ from rich.text import Text
 from decant.data.images import Images
 from decant.data.tables import read_image_row, read_places, read_truth, read_verdicts
 from decant.errors import DecantError
+from decant.paths import DATA, EXPORT, PLACES, TRUTH
+from decant.steps import STEPS
 
-DATA = Path("data")
-CHAPTERS = {  # stage folder: what its train.parquet holds
-    "ingest": "as ingested",
-    "simulate": "as received",
-    "purify_1": "after purification, first stage",
-    "purify_2": "after purification",
-    "verify": "after label verification",
-    "detect": "after Δ-Influence",
-}
+STAGES = ("ingest", "simulate", "purify_1", "purify_2", "verify", "detect")  # each writes the rows that it passes on
+STEP_NAMES = {step.rows: step.name for step in STEPS}
 JUDGES = {  # stage with verdicts: how its score reads; higher is more suspicious
     "purify_2": "its label reads from its noise by {score:.2f}",
     "verify": "{score:.2f} (trust {trust:.2f})",
@@ -51,11 +45,11 @@ class Step:
 def main(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False)
     row_id: int = arguments.id
-    rows = {stage: row for stage in CHAPTERS if (row := _row(stage, row_id)) is not None}
+    rows = {stage: row for stage in STAGES if (row := _row(stage, row_id)) is not None}
     if not rows:
         raise DecantError(_unknown(row_id))
     received = rows.get("simulate") or next(iter(rows.values()))
-    places = read_places(DATA / "ingest" / "places.parquet")
+    places = read_places(PLACES)
     console.print(f"[bold]row {row_id}[/], from {escape(places[row_id])}", soft_wrap=True)
     _print_pictures(rows, console)
     console.print(_as_table(steps(row_id, rows)))
@@ -73,14 +67,14 @@ def _unknown(row_id: int) -> str:
     path = DATA / "ingest" / "train.parquet"
     if not path.is_file():
         return "nothing was ingested yet; `decant run` first"
-    return f"no row {row_id} in {path}; audit.csv in data/export lists the ids"
+    return f"no row {row_id} in {path}; audit.csv in {EXPORT} lists the ids"
 
 
 def steps(row_id: int, rows: dict[str, Images]) -> list[Step]:
     """What each stage that has run made of the row; the last step is the one that dropped it, if one did."""
     names = next(iter(rows.values())).info.class_names
     found = []
-    for stage in CHAPTERS:
+    for stage in STAGES:
         row = rows.get(stage)
         verdict = _verdict(stage, row_id)
         if row is None and verdict is None:
@@ -115,10 +109,9 @@ def _as_table(found: list[Step]) -> Table:
 
 
 def _truth(row_id: int, received: Images) -> list[str]:
-    path = DATA / "simulate" / "truth.parquet"
-    if not path.is_file():
+    if not TRUTH.is_file():
         return []
-    truth = read_truth(path)
+    truth = read_truth(TRUTH)
     mine = truth[truth["id"] == row_id]
     names = received.info.class_names
     pairs = zip(mine["attack"], mine["original_label"], strict=True)
@@ -127,9 +120,9 @@ def _truth(row_id: int, received: Images) -> list[str]:
 
 
 def _end(rows: dict[str, Images]) -> str:
-    last = [stage for stage in CHAPTERS if (DATA / stage / "train.parquet").is_file()][-1]
+    last = [stage for stage in STAGES if (DATA / stage / "train.parquet").is_file()][-1]
     files = f"{{{','.join(rows)}}}" if len(rows) > 1 else next(iter(rows))
-    return f"in the end: {'kept' if last in rows else 'dropped'}; it is in data/{files}/train.parquet"
+    return f"in the end: {'kept' if last in rows else 'dropped'}; it is in {DATA}/{files}/train.parquet"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -142,7 +135,7 @@ def _print_pictures(rows: dict[str, Images], console: Console) -> None:
     shown = [stage for stage in ("simulate", "purify_2") if stage in rows] or list(rows)[:1]
     in_colour = console.color_system is not None
     grid.add_row(*(picture(rows[stage].pixels[0], in_colour=in_colour) for stage in shown))
-    grid.add_row(*(CHAPTERS[stage] for stage in shown))
+    grid.add_row(*(STEP_NAMES.get(f"{stage}/train.parquet", "as ingested") for stage in shown))
     console.print(grid)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from decant.errors import DecantError
+from decant.paths import SCORER, SUSPECTS, TEST
 
 
 class Parser(argparse.ArgumentParser):
@@ -98,22 +99,22 @@ def _serve(parser: argparse.ArgumentParser) -> None:
 
 def _scorer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--scorer", type=_file, default=Path("data/verify/scorer.safetensors"), metavar="FILE",
-        help="default: data/verify/scorer.safetensors, which `decant run verify` writes",
+        "--scorer", type=_file, default=SCORER, metavar="FILE",
+        help=f"default: {SCORER}, which `decant run verify` writes",
     )  # fmt: skip
 
 
 def _suspects(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "images", nargs="?", type=_source, default="data/ingest/test.parquet", metavar="IMAGES",
-        help="what ingest reads, or a folder of pictures (default: data/ingest/test.parquet)",
+        "images", nargs="?", type=_source, default=str(TEST), metavar="IMAGES",
+        help=f"what ingest reads, or a folder of pictures (default: {TEST})",
     )  # fmt: skip
     parser.add_argument("--count", type=int, default=20, help="images to show and write (default: 20)")
     parser.add_argument("--limit", type=int, default=1000, help="images to look at, drawn at random (default: 1000)")
     _scorer(parser)
     parser.add_argument(
-        "--out", type=_file, default=Path("data/inputs/suspects.csv"), metavar="CSV",
-        help="default: data/inputs/suspects.csv; the pictures go to the folder of the same name",
+        "--out", type=_file, default=SUSPECTS, metavar="CSV",
+        help=f"default: {SUSPECTS}; the pictures go to the folder of the same name",
     )  # fmt: skip
 
 

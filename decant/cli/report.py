@@ -2,11 +2,9 @@
 
 import argparse
 import webbrowser
-from pathlib import Path
 
 from decant.errors import DecantError
-
-REPORT = Path("data/report/index.html")
+from decant.paths import REPORT
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -6,20 +6,19 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
 from decant import params
 from decant.cli import terminal
+from decant.paths import REPORT
 from decant.report import table
 from decant.review.waiting import STAGE, ReviewPage, open_questions
 from flows import server
 from flows.stages import Stage, StageError, pipeline
 from flows.watch import Event, tell, watched
 
-REPORT = Path("data/report/index.html")
 OK, STAGE_FAILED, BAD_INPUT = 0, 1, 2
 
 

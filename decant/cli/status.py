@@ -16,11 +16,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from decant.paths import DATA, RUNS
 from decant.runtime import read_runs
 from flows.source import source_changed
 from flows.stages import Busy, Stage, changes, pipeline
 
-RUNS = Path("data/runs")
 STYLES = {"fresh": "green", "stale": "yellow", "behind": "dim", "busy": "cyan"}
 
 
@@ -103,7 +103,7 @@ def reasons(changed: list[Any], locked: Mapping[str, Any] | None) -> Iterator[st
 
 
 def _dependency(path: str, how: str) -> str:
-    kind = "code" if path.endswith(".py") or not path.startswith("data/") else "input"
+    kind = "code" if path.endswith(".py") or not path.startswith(f"{DATA}/") else "input"
     return f"{kind} {'changed' if how == 'modified' else 'missing' if how == 'deleted' else how}: {path}"
 
 

@@ -22,18 +22,15 @@ from decant.data.decode import Rules
 from decant.data.inputs import open_pictures
 from decant.errors import DecantError
 from decant.files import write_text
+from decant.paths import AFFECTED, INPUTS, MODEL, SCORER, VERIFIED
 
 if TYPE_CHECKING:
     from decant.data.images import Images
     from decant.detectors.candidates import Candidates
 
-MODEL, TRAIN = Path("data/train/model.safetensors"), Path("data/verify/train.parquet")
-SCORER = Path("data/verify/scorer.safetensors")  # not every run leaves one
-INPUTS = Path("data/inputs")  # of affected.csv, to which the lines are copied
-
 
 def main(arguments: argparse.Namespace) -> int:
-    for path in (MODEL, TRAIN):
+    for path in (MODEL, VERIFIED):
         if not path.is_file():
             raise DecantError(f"{path}: not there yet; `decant run train` first")
     for option in ("count", "limit"):
@@ -50,7 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
     console.print(as_table(pictures, found, shown, files))
     console.print(
         f"{len(pictures):,} images looked at. The first {len(shown)} are in {escape(str(folder))}: copy the lines of "
-        f"those that are wrong from {escape(str(arguments.out))} to data/inputs/affected.csv, then `decant run`"
+        f"those that are wrong from {escape(str(arguments.out))} to {AFFECTED}, then `decant run`"
     )
     return 0
 
@@ -67,7 +64,7 @@ def examined(source: str, limit: int, scorer_file: Path) -> "tuple[Images, Candi
 
     be_deterministic()
     settings = params.settings()
-    train, network = read_images(TRAIN), networks.load(MODEL)[0].to(device())
+    train, network = read_images(VERIFIED), networks.load(MODEL)[0].to(device())
     opened = open_pictures(source, train.info.class_names)
     rows = np.sort(np.random.default_rng(settings["seed"]).permutation(len(opened))[:limit])
     height, width, channels = train.shape
@@ -79,7 +76,7 @@ def examined(source: str, limit: int, scorer_file: Path) -> "tuple[Images, Candi
     scorer = TrustScorer.load(scorer_file) if scorer_file.is_file() or scorer_file != SCORER else None
     if scorer and (scorer.class_names, scorer.shape) != (train.info.class_names, train.shape):
         raise DecantError(
-            f"{scorer_file}: a scorer of other images than {TRAIN}; name the one that `verify` fitted to it"
+            f"{scorer_file}: a scorer of other images than {VERIFIED}; name the one that `verify` fitted to it"
         )
     found = candidates.rank(
         network, train, pixels, settings["detect"], seed=settings["seed"], scorer=scorer, cache=own_folder()

@@ -8,10 +8,11 @@ Cost: about a second for thousands of rows; under 1.5 MB with the default of 18 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import jinja2
 import numpy as np
@@ -23,16 +24,18 @@ from decant.data.images import DatasetInfo, Images
 from decant.report import charts
 from decant.report.charts import Step, percent
 from decant.report.pictures import diverging, png_uri, shown_side
+from decant.steps import CHECKS, ORACLE, STEPS
+from decant.summaries import (
+    DetectSummary,
+    EvaluateSummary,
+    IngestSummary,
+    Purify1Summary,
+    Purify2Summary,
+    Summary,
+    VerifySummary,
+)
 
 STRIP_SIDE, CARD_SIDE = 72, 92  # CSS pixels that a picture should take: about, at a whole multiple of its own size
-STEPS = (
-    ("as_received", "as received"),
-    ("purified", "pixels purified"),
-    ("verified", "labels verified"),
-    ("cleaned", "fully cleaned"),
-    ("oracle", "never poisoned"),
-)
-JUDGES = ("purify", "verify", "detect")  # as metrics.json calls the stages whose verdicts it measures
 REASONS_SHOWN = 12
 
 
@@ -51,6 +54,34 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Summaries:
+    """What the stages say of themselves."""
+
+    ingest: IngestSummary
+    purify_1: Purify1Summary
+    purify_2: Purify2Summary
+    verify: VerifySummary
+    detect: DetectSummary
+    evaluate: EvaluateSummary
+
+    @classmethod
+    def read(cls, data: Path) -> Self:
+        """data: the folder of the stages' folders."""
+        return cls(
+            ingest=IngestSummary.read(data / "ingest"),
+            purify_1=Purify1Summary.read(data / "purify_1"),
+            purify_2=Purify2Summary.read(data / "purify_2"),
+            verify=VerifySummary.read(data / "verify"),
+            detect=DetectSummary.read(data / "detect"),
+            evaluate=EvaluateSummary.read(data / "evaluate"),
+        )
+
+    def items(self) -> list[tuple[str, Summary]]:
+        """(stage, its summary), in the order in which they ran."""
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """Everything that the page shows, read from the stages' folders."""
 
@@ -63,8 +94,7 @@ class Evidence:
     """(n,) of the rows as received."""
     labels: np.ndarray
     """(n,) labels as received."""
-    summaries: Mapping[str, Mapping[str, Any]]
-    """Stage to its summary.json."""
+    summaries: Summaries
     verdicts: Mapping[str, pd.DataFrame]
     """purify_2, verify and detect to their Verdicts."""
     suspects: Mapping[str, Images]
@@ -145,7 +175,7 @@ def render(evidence: Evidence) -> str:
     )
     environment.filters |= {"percent": percent, "thousands": "{:,}".format, "picture": png_uri}
     environment.filters |= {"plain": plain, "sentence": sentence}
-    template = resources.files("decant").joinpath("page.html.j2").read_text(encoding="utf-8")
+    template = resources.files("decant.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     steps = _steps(evidence.metrics)
     return environment.from_string(template).render(
         e=evidence,
@@ -160,7 +190,7 @@ def render(evidence: Evidence) -> str:
         strip=[_strip(example, evidence) for example in evidence.examples],
         suspects={stage: _cards(stage, evidence) for stage in evidence.suspects},
         histograms={stage: _histogram(stage, evidence) for stage in evidence.verdicts},
-        judges={name: evidence.metrics[name] for name in JUDGES if name in evidence.metrics},
+        judges=[(check, evidence.metrics[check.key]) for check in CHECKS if check.key in evidence.metrics],
         refused=refused(evidence.rejected),
         zip=zip,
         side=shown_side(evidence.shape, STRIP_SIDE),
@@ -171,14 +201,14 @@ def render(evidence: Evidence) -> str:
 def _steps(metrics: Mapping[str, Any]) -> list[Step]:
     return [
         Step(
-            name=name,
-            accuracy=metrics[key].get("accuracy"),
-            poison_success=metrics[key].get("poison_success"),
-            rows=metrics[key].get("rows"),
-            apart=key == "oracle",
+            name=step.name,
+            accuracy=found.get("accuracy"),
+            poison_success=found.get("poison_success"),
+            rows=found.get("rows"),
+            apart=step is ORACLE,
         )
-        for key, name in STEPS
-        if key in metrics
+        for step in (*STEPS, ORACLE)
+        if (found := metrics.get(step.key))
     ]
 
 
@@ -335,8 +365,8 @@ def _really_bad(stage: str, verdicts: pd.DataFrame, evidence: Evidence) -> np.nd
 def _threshold(stage: str, evidence: Evidence) -> float | None:
     """The score from which on rows were flagged, where there is one."""
     if stage == "verify":  # the expert's verdicts stand on either side of it
-        trust = evidence.summaries["verify"].get("threshold")
-        return None if trust is None else 1 - float(trust)
+        trust = evidence.summaries.verify.threshold
+        return None if trust is None else 1 - trust
     verdicts = evidence.verdicts[stage]
     flagged = verdicts.loc[verdicts["flagged"], "score"]
     return float(flagged.min()) if len(flagged) else None

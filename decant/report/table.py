@@ -6,24 +6,17 @@ stages leaves no metrics at all. Missing numbers show as a dash; a row without a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from decant.files import read_json
+from decant.paths import METRICS, RUNS, VERIFY
 from decant.runtime import read_runs
+from decant.steps import CHECKS, ORACLE, STEPS
+from decant.summaries import FILE, VerifySummary
 
-METRICS, RUNS, VERIFY = Path("metrics.json"), Path("data/runs"), Path("data/verify/summary.json")
-STEPS = {
-    "as_received": "as received",
-    "purified": "after purification",
-    "verified": "after label verification",
-    "cleaned": "after Δ-Influence and unlearning",
-    "oracle": "never poisoned (oracle)",
-}
-CLEANERS = {"purify": "purification", "verify": "label verification", "detect": "Δ-Influence"}
 STEP_HEADS = ("model trained on the data", "accuracy", "poison success", "rows")  # fits 80 columns
 CLEANER_HEADS = ("rows that were flagged by", "flagged", "precision", "recall")
 DASH = "–"
@@ -43,21 +36,21 @@ def read_result() -> Result | None:
     """None when nothing was measured yet."""
     if not METRICS.is_file():
         return None
-    queued = read_json(VERIFY).get("queued", 0) if VERIFY.is_file() else 0
+    queued = VerifySummary.read(VERIFY).queued if (VERIFY / FILE).is_file() else 0
     return result_of(read_json(METRICS), read_runs(RUNS), queued)
 
 
 def result_of(metrics: Mapping[str, Any], runs: Mapping[str, Any], queued: int = 0) -> Result:
     """`queued`: rows that wait for a person's answer."""
     steps: list[Row] = [
-        (words, percent(step.get("accuracy")), percent(step.get("poison_success")), whole(step.get("rows")))
-        for name, words in STEPS.items()
-        if (step := metrics.get(name))
+        (step.name, percent(found.get("accuracy")), percent(found.get("poison_success")), whole(found.get("rows")))
+        for step in (*STEPS, ORACLE)
+        if (found := metrics.get(step.key))
     ]
     cleaners: list[Row] = [
-        (words, whole(found.get("flagged")), percent(found.get("precision")), percent(found.get("recall")))
-        for name, words in CLEANERS.items()
-        if (found := metrics.get(name))
+        (check.name, whole(found.get("flagged")), percent(found.get("precision")), percent(found.get("recall")))
+        for check in CHECKS
+        if (found := metrics.get(check.key))
     ]
     notes = []
     if metrics.get("reviews") is not None:

@@ -22,9 +22,10 @@ from decant.data.tables import read_digests, read_info
 from decant.errors import DecantError
 from decant.files import write_text
 from decant.labeltrust.decisions import UNCLEAR, Asked, Decision, label_text, parse_label, read_decisions
+from decant.paths import DECISIONS, QUEUE
 from decant.review.pictures import TABLES, Pictures
-from decant.review.queue import QUEUE, Question
-from decant.review.store import DECISIONS, Closed, Store, append, is_being_written, now
+from decant.review.queue import Question
+from decant.review.store import Closed, Store, append, is_being_written, now
 
 SIDE = 256  # pixels at least: smaller pictures are enlarged in whole multiples, which Label Studio can't
 NAME, PICTURE = "label", "image"  # of the control and the object in the labelling config

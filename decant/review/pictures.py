@@ -15,12 +15,14 @@ import numpy as np
 from PIL import Image
 
 from decant.data.tables import read_image_group
-from decant.files import read_json
+from decant.errors import StageError
+from decant.paths import PURIFIED, RECEIVED
+from decant.summaries import Purify2Summary
 
 As = Literal["verified", "received"]
 TABLES: dict[As, Path] = {
-    "verified": Path("data/purify_2/train.parquet"),  # what `verify` sees
-    "received": Path("data/simulate/train.parquet"),
+    "verified": PURIFIED,  # what `verify` sees
+    "received": RECEIVED,
 }
 KEPT_BYTES = 256 * 2**20
 
@@ -37,8 +39,10 @@ class Pictures:
     @property
     def purified(self) -> bool:
         """Whether the label check sees other pixels than were received, in any row; True where nobody wrote it down."""
-        summary = self._tables["verified"].with_name("summary.json")
-        return not summary.is_file() or read_json(summary).get("purified") != 0
+        try:
+            return Purify2Summary.read(self._tables["verified"].parent).purified > 0
+        except StageError:
+            return True
 
     def png(self, row: int, seen_as: As) -> bytes | None:
         """None for a row that the page has no business with, or that the table doesn't have.

@@ -7,8 +7,6 @@ from decant.errors import StageError
 from decant.files import open_csv
 from decant.labeltrust.decisions import Asked
 
-QUEUE, REVIEWS = Path("data/verify/queue.csv"), Path("data/verify/reviews.csv")
-
 
 @dataclass(frozen=True)
 class Question:

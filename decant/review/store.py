@@ -31,9 +31,9 @@ from decant.labeltrust.decisions import (
     parse_label,
     read_decisions,
 )
-from decant.review.queue import QUEUE, REVIEWS, Question, read_queue, read_rounds
+from decant.paths import DECISIONS, QUEUE, REVIEWS
+from decant.review.queue import Question, read_queue, read_rounds
 
-DECISIONS = Path("data/inputs/decisions.csv")
 AT_WORK = Path(".dvc/tmp/rwlock")  # DVC's list of what running stages read and write
 Contents = TypeVar("Contents")
 
