@@ -152,4 +152,4 @@ def test_answers_about_rows_that_nobody_drew_are_enough_to_judge_and_the_note_na
 def test_an_oracle_without_a_simulation_warns_that_it_knows_nothing(inputs: dict[str, Path]) -> None:
     nothing = pd.DataFrame({name: [] for name in TRUTH.names}).astype({"id": "int64", "original_label": "int32"})
     write_truth(inputs["truth"], nothing.astype({"attack": "str"}))
-    assert "set verify.expert to person" in stage(inputs, steps=2)["note"]
+    assert "set verify.expert to person" in stage(inputs, steps=2).note
