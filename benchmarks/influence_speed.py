@@ -36,7 +36,7 @@ from decant.influence import ekfac
 from decant.influence.functions import influence, neg_margin
 from decant.models import networks
 from decant.models.networks import resnet18, small_cnn
-from decant.models.training import as_float, to_device
+from decant.models.training import as_float, step, to_device
 from decant.registry import peer
 from decant.runtime import device
 
@@ -134,9 +134,7 @@ def prepare(folder: Path, scale: str, network: str, seed: int) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     for order in (torch.randperm(len(train)) for _ in range(epochs)):
         for batch in order.split(128):
-            optimizer.zero_grad()
-            F.cross_entropy(model(data["x"][batch]), data["y"][batch].to(device())).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(data["x"][batch]), data["y"][batch].to(device())))
     save_file({key: value.contiguous().cpu() for key, value in data.items()}, folder / "data.safetensors")
     save_file(
         {key: value.contiguous().cpu() for key, value in model.state_dict().items()}, folder / "model.safetensors"

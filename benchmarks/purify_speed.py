@@ -25,6 +25,7 @@ from benchmarks._rows import ingested
 from decant.data.images import DatasetInfo, Images
 from decant.data.tables import images_writer, iter_images, sample_images
 from decant.models.networks import resnet18
+from decant.models.training import step as take_step
 from decant.purify.dvae import DVAE, PRESETS, loss
 from decant.purify.two_stage import LIMITS, Inference, Stage, fit
 from decant.runtime import device
@@ -86,10 +87,7 @@ def stepper(preset: "object", as_logged: bool) -> tuple[Callable[[], None], int]
         with torch.autocast(dev.type, torch.bfloat16, enabled=low_precision):
             x_hat, p_hat, kld = model(x, y, noise)
         value = loss(x, x_hat, p_hat, kld, kld_limit=LIMITS[0], with_floor=True)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
+        take_step(optimizer, value, clip=5.0)
         if as_logged:
             with torch.no_grad():
                 classifier(x)  # stands for the rest of the encoder's ResNet-18, of about that cost less its stem

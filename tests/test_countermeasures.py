@@ -20,6 +20,7 @@ from decant.attacks import lsp
 from decant.data.images import Images
 from decant.errors import SettingsError, StageError
 from decant.models import networks, training
+from decant.models.augment import random_affine
 from decant.models.settings import TrainSettings
 from decant.models.training import Batch
 from decant.purify.dvae import PRESETS
@@ -210,7 +211,7 @@ def test_lfu_projects_out_what_a_linear_model_sees() -> None:
 def test_lfu_augmentation_keeps_the_range_and_cutmix_its_books() -> None:
     x = batch_of(coloured()).inputs
     generator = torch.Generator().manual_seed(0)
-    strong = lfu.jittered(lfu.warped(x, generator), generator)
+    strong = lfu.jittered(random_affine(x, lfu.AFFINE, generator), generator)
     assert strong.shape == x.shape and strong.min() >= 0 and strong.max() <= 1 and not torch.equal(strong, x)
     for _ in range(20):
         marked = torch.arange(40.0)[:, None, None, None].expand(40, 1, 12, 16)  # every pixel tells whose it is
@@ -275,11 +276,11 @@ def test_ueraser_augments_within_the_range_and_from_its_generator_alone() -> Non
 
 def test_ueraser_learns_from_the_worst_of_five_at_first_and_then_from_one() -> None:
     model = training.train_classifier(few(), QUICK, seed=0)  # in eval mode: a row's loss is its own
-    regime, losses = ueraser.WorstAugmentation(ueraser.Settings()), {}
+    strategy, losses = ueraser.WorstAugmentation(ueraser.Settings()), {}
     for versions, progress in ((5, 0.0), (1, 0.25)):
         batch = batch_of(few(), progress=progress)
         twin = torch.Generator().manual_seed(0)
-        inputs = ueraser.augmented(batch.inputs.repeat(versions, 1, 1, 1), regime.augment, twin)
+        inputs = ueraser.augmented(batch.inputs.repeat(versions, 1, 1, 1), strategy.augment, twin)
         with torch.no_grad():
             parts = [
                 [
@@ -288,7 +289,7 @@ def test_ueraser_learns_from_the_worst_of_five_at_first_and_then_from_one() -> N
                 ]
                 for part in inputs.chunk(versions)
             ]
-            losses[versions] = regime.loss(model, batch).item()
+            losses[versions] = strategy.loss(model, batch).item()
         assert losses[versions] == pytest.approx(np.max(parts, axis=0).mean(), rel=1e-4)
         assert all(losses[versions] >= np.mean(part) - 1e-6 for part in parts)
     assert losses[5] > losses[1]
@@ -320,16 +321,16 @@ class Watched(staged.Staged):
 
 def test_staged_training_stops_the_shallow_layers_for_good() -> None:
     settings = staged.Settings(stages=5, first=0.4, ramp=0.2)
-    regime = Watched(settings)
-    training.train_classifier(digits()[0].select(np.arange(320)), TrainSettings(epochs=4), seed=0, regime=regime)
-    assert len(regime.seen) == 20 and len(regime.layers) == 7  # three convolutions, three normalisations, the last
-    for (progress, before), (_, after) in pairwise(regime.seen):
-        rates = regime.rates(progress)
+    strategy = Watched(settings)
+    training.train_classifier(digits()[0].select(np.arange(320)), TrainSettings(epochs=4), seed=0, strategy=strategy)
+    assert len(strategy.seen) == 20 and len(strategy.layers) == 7  # three convolutions, three normalisations, the last
+    for (progress, before), (_, after) in pairwise(strategy.seen):
+        rates = strategy.rates(progress)
         assert list(rates) == sorted(rates) and rates[-1] == 1
         for rate, old, new in zip(rates, before, after, strict=True):
             still = all(torch.equal(old[key], new[key]) for key in old)
             assert still == (rate == 0), (progress, rate)
-    stopped = [sum(rate == 0 for rate in regime.rates(t)) for t in (0, 0.39, 0.4, 0.6, 0.8, 0.99)]
+    stopped = [sum(rate == 0 for rate in strategy.rates(t)) for t in (0, 0.39, 0.4, 0.6, 0.8, 0.99)]
     assert stopped == sorted(stopped) and stopped[:3] == [0, 0, 1] and stopped[-1] >= 3
 
 

@@ -53,58 +53,6 @@ def test_steps_are_counted_as_taken() -> None:
         assert len(taken) == training.steps_of(len(few), SETTINGS)
 
 
-def test_shift_moves_each_image_as_a_whole() -> None:
-    """Every shifted image is a window of its reflected padding: checked against plain slicing."""
-    x = torch.rand(20, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    moved = training.shifted(x, torch.Generator().manual_seed(1), flip=False)
-    padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="reflect")
-    for i in range(len(x)):
-        windows = [padded[i, :, r : r + 16, c : c + 16] for r in range(5) for c in range(5)]
-        assert any(torch.equal(moved[i], window) for window in windows)
-
-
-@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 17, 9), (3, 24, 20), (1, 3, 2)])
-@pytest.mark.parametrize("flip", [False, True])
-def test_shift_and_its_gradient_are_those_of_reflected_padding(shape: tuple[int, int, int], flip: bool) -> None:
-    x = torch.rand(400, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    first, second = x.clone().requires_grad_(True), x.clone().requires_grad_(True)
-    moved = training.shifted(first, torch.Generator().manual_seed(1), flip=flip)
-    expected, offsets = padded_and_cut(second, torch.Generator().manual_seed(1), flip=flip)
-    reach = max(1, shape[1] // 8)
-    assert len(set(offsets)) == (2 * reach + 1) ** 2  # every shift occurs
-    assert torch.equal(moved, expected)
-    weights = torch.rand(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    gradients = [torch.autograd.grad((weights * y).sum(), z)[0] for y, z in ((moved, first), (expected, second))]
-    torch.testing.assert_close(*gradients)
-
-
-def padded_and_cut(
-    x: torch.Tensor, generator: torch.Generator, *, flip: bool
-) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-    """(the plain form of `shifted`, row by row; what was cut off at the top and on the left)."""
-    n, _, height, width = x.shape
-    reach = max(1, height // 8)
-    padded = torch.nn.functional.pad(x, (reach,) * 4, mode="reflect")
-    down, right = torch.randint(0, 2 * reach + 1, (2, n), generator=generator).tolist()
-    cut = [padded[i, :, r : r + height, c : c + width] for i, (r, c) in enumerate(zip(down, right, strict=True))]
-    if flip:
-        mirrored = torch.rand(n, generator=generator) < 0.5
-        cut = [image.flip(2) if turned else image for image, turned in zip(cut, mirrored, strict=True)]
-    return torch.stack(cut), list(zip(down, right, strict=True))
-
-
-def test_shift_can_be_differentiated_deterministically_on_a_gpu() -> None:
-    """No step of its backward pass is reflected padding's, which raises there under `be_deterministic`."""
-    x = torch.rand(4, 1, 16, 16, requires_grad=True)
-    waiting, steps = [training.shifted(x, torch.Generator().manual_seed(0), flip=True).grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None:
-            steps.add(node.name())
-            waiting += [before for before, _ in node.next_functions]
-    assert any(name.startswith("Index") for name in steps) and not any("Pad" in name for name in steps)
-
-
 @pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 4), (5, 7), (8, 9)])
 def test_pooling_to_2x2_is_adaptive_pooling(height: int, width: int) -> None:
     x = torch.rand(2, 3, height, width)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from decant.data.images import Images
 from decant.models.networks import Architecture, build
-from decant.models.training import as_float, labels_to_device, shifted, to_device
+from decant.models.training import as_float, labels_to_device, step, to_device
 from decant.runtime import device
 
 BATCH = 128
@@ -59,10 +59,7 @@ class Surrogate:
         """One SGD step."""
         self.model.train().requires_grad_(True)
         loss = F.cross_entropy(self.logits(inputs), labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimizer.step()
+        step(self.optimizer, loss, clip=5.0)
         self.model.eval().requires_grad_(False)
 
     def learn(self, steps: int, delta: Tensor | None = None) -> None:
@@ -88,11 +85,6 @@ class Surrogate:
             predicted = self.logits((as_float(self.x[rows]) + delta[rows]).clamp_(0, 1)).argmax(1)
             wrong += (predicted != self.y[rows]).sum()
         return float(wrong) / len(self)
-
-
-def augmented(inputs: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """The random augmentation `none`, `shift` or `shift_flip` of our training; gradients pass through it."""
-    return inputs if kind == "none" else shifted(inputs, generator, flip=kind == "shift_flip")
 
 
 def apply(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def linear_classifier(images: Images, seed: int) -> "nn.Linear":
     from torch import nn
     from torch.nn import functional as F
 
-    from decant.models.training import as_float, epochs_of_batches, labels_to_device, to_device
+    from decant.models.training import as_float, epochs_of_batches, labels_to_device, step, to_device
 
     x, y = to_device(images.pixels), labels_to_device(images.labels)
     generator = torch.Generator().manual_seed(seed)
@@ -93,7 +93,5 @@ def linear_classifier(images: Images, seed: int) -> "nn.Linear":
     for batch in epochs_of_batches(len(x), BATCH, EPOCHS, generator):
         rows = batch.to(x.device)
         loss = F.cross_entropy(linear(as_float(x[rows]).flatten(1)), y[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        step(optimizer, loss)
     return linear

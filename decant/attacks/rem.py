@@ -71,7 +71,8 @@ def perturbations(images: Images, settings: Settings, seed: int) -> np.ndarray:
     """(n, h, w, c) of whole grey levels, one per row."""
     import torch
 
-    from decant.attacks._surrogate import PGD_BATCH, Surrogate, augmented, grey_levels
+    from decant.attacks._surrogate import PGD_BATCH, Surrogate, grey_levels
+    from decant.models.augment import augmented
     from decant.models.training import as_float
 
     surrogate = Surrogate(images, settings.network, seed=seed)
@@ -90,7 +91,8 @@ def minimised(surrogate: "Surrogate", rows: "Tensor", settings: Settings) -> "Te
     """The noise of one batch, from a random start."""
     from torch.nn import functional as F
 
-    from decant.attacks._surrogate import augmented, signed_step, within
+    from decant.attacks._surrogate import signed_step, within
+    from decant.models.augment import augmented
     from decant.models.training import as_float
 
     clean, labels, radius = as_float(surrogate.x[rows]), surrogate.y[rows], settings.strength / 255

@@ -68,7 +68,8 @@ def perturbations(images: Images, surrogate: "nn.Module", settings: Settings, se
     import torch
     from torch.nn import functional as F
 
-    from decant.attacks._surrogate import apply, augmented, descend, grey_levels
+    from decant.attacks._surrogate import apply, descend, grey_levels
+    from decant.models.augment import augmented
     from decant.models.training import labels_to_device, to_device
 
     x, targets = to_device(images.pixels), labels_to_device((images.labels + 1) % images.classes)

@@ -109,7 +109,8 @@ def matched(
     """(noise (n, c, h, w) for the rows x, in [0, 1] units; the B that it reaches)."""
     import torch
 
-    from decant.attacks._surrogate import augmented, within
+    from decant.attacks._surrogate import within
+    from decant.models.augment import augmented
 
     radius = settings.strength / 255
     start = torch.randn(x.shape, generator=generator).to(x.device) * radius

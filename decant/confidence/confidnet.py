@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from decant.confidence.base import ConfidenceCase
 from decant.labeltrust.label_noise import softmax
-from decant.models.training import epochs_of_batches
+from decant.models.training import epochs_of_batches, step
 from decant.runtime import device
 from decant.settings import Block, Positive
 
@@ -48,9 +48,7 @@ def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:
     for batch in epochs_of_batches(len(x), settings.batch_size, settings.epochs, generator):
         rows = batch.to(x.device)
         loss = (network(x[rows]).squeeze(1).sigmoid() - wanted[rows]).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        step(optimizer, loss)
     asked = torch.from_numpy((case.inside[1] / spread).astype(np.float32)).to(device())
     with torch.no_grad():
         found: Tensor = network(asked).squeeze(1).sigmoid()

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from decant.confidence.base import ConfidenceCase
-from decant.models.training import as_float, epochs_of_batches, predict, to_device
+from decant.models.training import as_float, epochs_of_batches, predict, step, to_device
 from decant.runtime import device
 from decant.settings import Block, Positive
 
@@ -48,9 +48,7 @@ def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:
     for batch in epochs_of_batches(len(x), settings.batch_size, settings.epochs, generator):
         rows = batch.to(x.device)
         loss = steep_slope(oracle(as_float(x[rows])).squeeze(1), is_right[rows], settings.right, settings.wrong).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        step(optimizer, loss)
     return torch.from_numpy(predict(oracle, case.pixels)).squeeze(1).sigmoid().numpy()
 
 

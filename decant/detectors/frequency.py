@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from decant.data.images import Images
 from decant.detectors.base import Case, Detection
 from decant.models.settings import TrainSettings
-from decant.models.training import EVAL_BATCH, Batch, Regime, as_float, to_device, train_classifier
+from decant.models.training import EVAL_BATCH, Batch, Strategy, as_float, to_device, train_classifier
 
 ROWS = 4096  # of the training set, drawn at random, that the network learns from
 EPOCHS = 5
@@ -47,7 +47,7 @@ def judge(case: Case, points: Images) -> Detection:
     return case.flagging(scores >= 0.5, points, scores=scores, said=said, measure=MEASURE)
 
 
-class Spectra(Regime):
+class Spectra(Strategy):
     """Every batch as it is (0) and tampered with (1), seen as frequencies."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -61,7 +61,7 @@ def trained(images: Images, *, seed: int) -> nn.Module:
     info = dataclasses.replace(images.info, class_names=("as it is", "tampered with"))
     chosen = images.select(np.sort(rows))
     plain = Images(chosen.ids, chosen.pixels, np.zeros_like(chosen.labels), info)
-    return train_classifier(plain, TrainSettings(epochs=EPOCHS), seed=seed, regime=Spectra())
+    return train_classifier(plain, TrainSettings(epochs=EPOCHS), seed=seed, strategy=Spectra())
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.label_checks.base import Case, Check, require_references
+from decant.models.augment import augmented
 from decant.models.networks import build
 from decant.models.training import (
     architecture_of,
@@ -39,7 +40,7 @@ from decant.models.training import (
     epochs_of_batches,
     labels_to_device,
     predict,
-    shifted,
+    step,
     to_device,
 )
 from decant.runtime import device
@@ -126,9 +127,7 @@ class _Learner:
                 pool[torch.randint(len(pool), (size,), generator=self.generator).to(pool.device)] for pool in pools
             )
             loss = self._loss(labelled, unlabelled, UNLABELLED * ramp)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
+            step(self.optimizer, loss)
         self.model.eval()
 
     def _loss(self, labelled: Tensor, unlabelled: Tensor, weight: float) -> Tensor:
@@ -147,7 +146,7 @@ class _Learner:
         return supervised + weight * (logits[n:].softmax(1) - mixed[n:]).square().mean()
 
     def _view(self, rows: Tensor) -> Tensor:
-        return shifted(as_float(self.x[rows]), self.generator, flip=self.flip)
+        return augmented(as_float(self.x[rows]), "shift_flip" if self.flip else "shift", self.generator)
 
     @torch.no_grad()
     def _guess(self, views: list[Tensor]) -> Tensor:
@@ -162,7 +161,5 @@ class _Learner:
         for batch in epochs_of_batches(len(self.x), 2 * self.settings.batch_size, 1, self.generator):
             rows = batch.to(self.x.device)
             loss = F.cross_entropy(copy(as_float(self.x[rows])), self.y[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            step(optimizer, loss)
         return copy.eval()

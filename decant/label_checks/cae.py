@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.label_checks.base import Case, Check, require_references
-from decant.models.training import EVAL_BATCH, as_float, epochs_of_batches, labels_to_device, to_device
+from decant.models.training import EVAL_BATCH, as_float, epochs_of_batches, labels_to_device, step, to_device
 from decant.runtime import device
 from decant.settings import Block, Fraction, Positive
 
@@ -86,9 +86,7 @@ def judge(case: Case, settings: Settings) -> Check:
         for batch in epochs_of_batches(len(kept), case.train.batch_size, epochs, generator):
             picked = on_kept[batch].to(x.device)
             loss = errors(as_float(x[picked]), y[picked], *model(as_float(x[picked]))).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            step(optimizer, loss)
         error, suggested = _judged(model.eval(), x, y, errors)
         kept = np.sort(rows[np.argsort(error[rows], kind="stable")][: round((1 - settings.trimmed) * len(rows))])
     limit = float(np.quantile(error[case.references], settings.quantile))

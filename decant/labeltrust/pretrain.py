@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.labeltrust.siamese import FEATURES, Siamese, as_input, augment, fit
+from decant.models.augment import random_flip
 
 BATCH = 128  # rows; each of their views has 2 x 128 - 2 views of other rows to be told from
 TEMPERATURE = 0.2  # t
@@ -51,8 +52,7 @@ def view(x: Tensor, generator: torch.Generator) -> Tensor:
     """`augment`; photographs (n, 3, h, w) also mirrored, lighter or darker, each channel stronger or weaker."""
     if x.ndim == 4 and x.shape[1] == 3:
         n, dev = len(x), x.device
-        mirrored = torch.rand((n, 1, 1, 1), generator=generator, device=dev) < 0.5
-        x = torch.where(mirrored, x.flip(3), x)
+        x = random_flip(x, generator)
         strength = 0.7 + 0.6 * torch.rand((n, 3, 1, 1), generator=generator, device=dev)
         light = 0.4 * torch.rand((n, 1, 1, 1), generator=generator, device=dev) - 0.2
         mean = x.mean((2, 3), keepdim=True)

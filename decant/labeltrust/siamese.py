@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.models.training import as_float, one_cycle
+from decant.models.augment import Affine, random_affine
+from decant.models.training import as_float, one_cycle, step
 
 FEATURES = 64
 EMBED_BATCH = {"cpu": 64, "cuda": 4096}
@@ -38,6 +39,7 @@ PAIR_FLOATS = {"cpu": 2**19, "cuda": 2**26}
 EPISODE_CLASSES = 20  # of a `plus` episode; more are sampled in turn
 PAPER_PAIRS = 64
 LEARNING_RATE = {"paper": 1e-3, "plus": 3e-3}
+AFFINE = Affine(rotation=0.26, scale=(0.85, 1.15), shear=0.2, shift=0.2, padding="border")
 DROPPED, FEATURE_NOISE = 0.2, 0.2
 """Augmentation of embeddings: share of the features set to their mean; noise, in standard deviations of a feature."""
 
@@ -137,12 +139,7 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand((n, *shape), generator=generator, device=x.device)
 
-    angle, scale, shear = uniform(-0.26, 0.26), uniform(0.85, 1.15), uniform(-0.2, 0.2)
-    cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
-    shift = uniform(-0.2, 0.2, 2)  # of half the side
-    rows = torch.stack([cosine, shear - sine, shift[:, 0], sine, cosine, shift[:, 1]], 1)
-    grid = F.affine_grid(rows.view(n, 2, 3), list(x.shape), align_corners=False)
-    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    x = random_affine(x, AFFINE, generator)
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     x = torch.where(uniform(0, 1, 1, 1, 1) < 0.3, blurred, x)
     reach = uniform(0.1, 0.2, 2, 1, 1)  # half the sides of the erased rectangle, as shares of the image's
@@ -203,9 +200,7 @@ def fit(
     schedule = one_cycle(optimizer, rate, steps)
     for _ in range(steps):
         value = loss()
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
+        step(optimizer, value)
         schedule.step()
         on_step()
 

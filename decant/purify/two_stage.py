@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from decant.data.images import Images
 from decant.data.tables import images_writer, iter_images, perturbations_writer
-from decant.models.training import as_float, epochs_of_batches, labels_to_device, to_device
+from decant.models.training import as_float, epochs_of_batches, labels_to_device, step, to_device
 from decant.purify.dvae import DVAE, Recipe, loss, recipe
 from decant.purify.settings import PurifySettings, PurifyStageSettings
 from decant.runtime import device
@@ -64,18 +64,15 @@ def fit(images: Images, stage: Stage, *, seed: int, on_step: Callable[[], None] 
     optimizer = torch.optim.Adam(parameter_groups(model), lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(full))
     low_precision = dev.type == "cuda" and not chosen.as_published
-    for step, rows in enumerate(full):
+    for done, rows in enumerate(full):
         batch, labels = as_float(x[rows.to(dev)]), y[rows.to(dev)]
         with torch.autocast(dev.type, torch.bfloat16, enabled=low_precision):
             x_hat, p_hat, kld = model(batch, labels, noise)
         value = loss(
             batch, x_hat, p_hat, kld,
-            kld_limit=stage.kld_limit, with_floor=step >= FLOOR_STARTS * len(full), objective=stage.objective,
+            kld_limit=stage.kld_limit, with_floor=done >= FLOOR_STARTS * len(full), objective=stage.objective,
         )  # fmt: skip
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
-        optimizer.step()
+        step(optimizer, value, clip=GRADIENT_NORM)
         schedule.step()
         on_step()
     return model.eval()

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.data.images import Images
-from decant.models.training import Batch, Regime, as_float, labels_to_device, to_device
+from decant.models.training import Batch, Strategy, as_float, labels_to_device, to_device
 
 
-class BesideFlagged(Regime):
+class BesideFlagged(Strategy):
     """Every step sees as many flagged rows as kept ones, in one forward pass, so that batch normalisation sees both."""
 
     def __init__(self, flagged: Images):

@@ -30,9 +30,9 @@ class Settings(Block):
 
 
 def unlearn(task: Task, settings: Settings) -> nn.Module:
-    regime = BadTeacher(task)
+    strategy = BadTeacher(task)
     train = shortened(task.train, settings.share)
-    return train_classifier(task.kept, train, seed=task.seed, regime=regime, start=task.model)
+    return train_classifier(task.kept, train, seed=task.seed, strategy=strategy, start=task.model)
 
 
 class BadTeacher(BesideFlagged):

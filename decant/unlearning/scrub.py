@@ -37,7 +37,7 @@ class Settings(Block):
 
 def unlearn(task: Task, settings: Settings) -> nn.Module:
     train = shortened(task.train, settings.share)
-    return train_classifier(task.kept, train, seed=task.seed, regime=Scrub(task, settings), start=task.model)
+    return train_classifier(task.kept, train, seed=task.seed, strategy=Scrub(task, settings), start=task.model)
 
 
 class Scrub(BesideFlagged):

@@ -29,11 +29,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.data.images import Images
+from decant.models.augment import Affine, random_affine
 from decant.models.settings import TrainSettings
-from decant.models.training import Batch, Regime, as_float, labels_to_device, to_device, train_classifier
+from decant.models.training import Batch, Strategy, as_float, labels_to_device, step, to_device, train_classifier
 from decant.settings import Block, Fraction, Positive
 
 CHUNK = 4096  # images that are projected at a time
+AFFINE = Affine(rotation=math.radians(10), shear=math.radians(10), scale=(0.8, 1.2))
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -59,7 +61,7 @@ def train(
     images: Images, train_settings: TrainSettings, settings: Settings, *, seed: int, probe: Images | None
 ) -> nn.Module:
     cleaned = clean(images, settings, seed=seed)
-    return train_classifier(cleaned, train_settings, seed=seed, regime=StrongAugmentation(settings))
+    return train_classifier(cleaned, train_settings, seed=seed, strategy=StrongAugmentation(settings))
 
 
 def linear_directions(images: Images, settings: Settings, *, seed: int) -> Tensor:
@@ -74,9 +76,7 @@ def linear_directions(images: Images, settings: Settings, *, seed: int) -> Tenso
         for indices in torch.randperm(len(images), generator=generator).split(settings.batch_size):
             rows = indices.to(x.device)
             loss = F.cross_entropy(as_float(x[rows]) @ weights, y[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            step(optimizer, loss)
         schedule.step()
     return torch.linalg.qr(weights.detach()).Q
 
@@ -91,7 +91,7 @@ def _flat(images: Images) -> Tensor:
     return to_device(images.pixels).permute(0, 2, 3, 1).reshape(len(images), -1)
 
 
-class StrongAugmentation(Regime):
+class StrongAugmentation(Strategy):
     def __init__(self, settings: Settings):
         self.settings = settings
 
@@ -99,26 +99,13 @@ class StrongAugmentation(Regime):
         x, generator = batch.inputs, batch.generator
         if self.settings.strong_augmentation:
             with torch.autocast(x.device.type, enabled=False):  # bfloat16 is too coarse for positions
-                x = jittered(warped(x, generator), generator)
+                x = jittered(random_affine(x, AFFINE, generator), generator)
         if torch.rand((), generator=generator) >= self.settings.cutmix:
             return F.cross_entropy(model(x).float(), batch.labels)
         x, partners, share = cutmixed(x, generator)
         logits = model(x).float()
         own, other = (F.cross_entropy(logits, labels) for labels in (batch.labels, batch.labels[partners]))
         return share * own + (1 - share) * other
-
-
-def warped(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image rotated and sheared by up to 10 degrees and scaled by 0.8 to 1.2; black comes in at the borders."""
-    n = len(x)
-    angle, shear = (torch.rand(2, n, generator=generator) * 2 - 1) * math.radians(10)
-    scale = 0.8 + 0.4 * torch.rand(n, generator=generator)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(n)
-    first = torch.stack([cos, cos * shear.tan() - sin, zero], 1)
-    second = torch.stack([sin, sin * shear.tan() + cos, zero], 1)
-    matrix = torch.stack([first, second], 1) / scale[:, None, None]  # (n, 2, 3): output to input coordinates
-    grid = F.affine_grid(matrix.to(x.device), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, align_corners=False)
 
 
 def jittered(x: Tensor, generator: torch.Generator) -> Tensor:

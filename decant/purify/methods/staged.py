@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from decant.data.images import Images
 from decant.models.settings import TrainSettings
-from decant.models.training import Batch, Regime, train_classifier
+from decant.models.training import Batch, Strategy, train_classifier
 from decant.settings import Block, Fraction, Positive
 
 
@@ -40,10 +40,10 @@ class Settings(Block):
 def train(
     images: Images, train_settings: TrainSettings, settings: Settings, *, seed: int, probe: Images | None
 ) -> nn.Module:
-    return train_classifier(images, train_settings, seed=seed, regime=Staged(settings))
+    return train_classifier(images, train_settings, seed=seed, strategy=Staged(settings))
 
 
-class Staged(Regime):
+class Staged(Strategy):
     def __init__(self, settings: Settings):
         self.settings = settings
         self.layers: list[nn.Module] = []
