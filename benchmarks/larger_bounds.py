@@ -7,7 +7,7 @@ over the attacks. (The paper's l2 bound is 4.0, four times that of its Table 2; 
 from statistics import mean
 from typing import Any
 
-from benchmarks._cells import cells, matrix
+from benchmarks._unlearnable import cells, matrix
 
 PAPER = {  # Table 5, CIFAR-10, ResNet-18, percent: countermeasure to its mean over five attacks
     "none": 15.85, "adversarial": 73.19, "ueraser": 53.77, "lfu": 59.81, "dvae": 87.63,

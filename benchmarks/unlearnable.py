@@ -12,7 +12,7 @@ import os
 from statistics import mean
 from typing import Any
 
-from benchmarks._cells import cells, matrix
+from benchmarks._unlearnable import cells, matrix
 
 Paper = dict[str, dict[str, float]]
 PAPER: Paper = {  # Table 2, CIFAR-10, ResNet-18, percent

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from samples import ROOT, digits
 
-from benchmarks import _cells, _labels, label_rivals, unlearning
+from benchmarks import _cells, _labels, _unlearnable, label_rivals, unlearning
 from benchmarks.__main__ import bars_of, check, main, names, table
 from benchmarks._rows import entry
 from decant.data.images import Images
@@ -70,7 +70,7 @@ def test_cells_without_dvc_are_the_cells_of_dvc() -> None:
 
     stages = load_file(Repo(str(ROOT / "benchmarks")), str(ROOT / "benchmarks/dvc.yaml")).stages
     for name in ("small", "small-bounds", "small-partial", "full", "full-bounds", "full-partial", "full100"):
-        axes = _cells.matrix(name)
+        axes = _unlearnable.matrix(name)
         cell = "-".join(str(axes[axis][-1]) for axis in ("attack", "countermeasure", "network", "seed"))
         command, out = _cells.plain_command(f"cell-{name}@{cell}")
         stage = stages[f"cell-{name}@{cell}"]
@@ -142,12 +142,12 @@ def test_an_erring_expert_errs_as_often_as_stated() -> None:
 
 def test_a_cell_poisons_trains_and_tells_its_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(_cells.TRAIN, "small", TrainSettings(epochs=1))
-    _cells.main(["rows", "small", "rows"])
-    _cells.main(["poison", "rows", "small", "lsp_r20", "0", "poisoned.parquet"])
+    monkeypatch.setitem(_unlearnable.TRAIN, "small", TrainSettings(epochs=1))
+    _unlearnable.main(["rows", "small", "rows"])
+    _unlearnable.main(["poison", "rows", "small", "lsp_r20", "0", "poisoned.parquet"])
     clean, noisy = read_images(Path("rows/train.parquet")), read_images(Path("poisoned.parquet"))
     assert (clean.pixels != noisy.pixels).any((1, 2, 3)).mean() == pytest.approx(0.2, abs=0.001)
-    _cells.main(["train", "rows", "poisoned.parquet", "small", "none", "small_cnn", "0", "cell.json"])
+    _unlearnable.main(["train", "rows", "poisoned.parquet", "small", "none", "small_cnn", "0", "cell.json"])
     assert 0.1 < read_json(Path("cell.json"))["accuracy"] <= 1
 
 

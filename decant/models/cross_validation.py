@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import softmax
 
 from decant.data.images import Images
-from decant.labeltrust.label_noise import softmax
 from decant.models.settings import TrainSettings
 from decant.models.training import predict, steps_of, train_classifier
 
@@ -28,7 +28,7 @@ def out_of_fold(
     probabilities = np.empty((len(images), images.classes))
     for number, (kept, left_out) in enumerate(splits):
         model = train_classifier(images.select(kept), train, seed=seed + number, on_step=on_step)
-        probabilities[left_out] = softmax(predict(model, images.pixels[left_out]).astype(np.float64))
+        probabilities[left_out] = softmax(predict(model, images.pixels[left_out]).astype(np.float64), axis=1)
     return probabilities
 
 
