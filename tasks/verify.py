@@ -68,7 +68,7 @@ def run(
 
 
 def summary_of(
-    outcome: Outcome, *, rows_in: int, rows_out: int, lowest_confirmed_rate: float | None, note: str
+    outcome: VerifyOutcome, *, rows_in: int, rows_out: int, lowest_confirmed_rate: float | None, note: str
 ) -> VerifySummary:
     """The outcome in figures, rounded."""
     actions, found = outcome.verdicts["action"].value_counts(), outcome.reliability

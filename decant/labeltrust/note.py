@@ -7,11 +7,11 @@ from pathlib import Path
 
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import parsed
-from decant.labeltrust.verify import Outcome
+from decant.labeltrust.verify import VerifyOutcome
 
 
 def note(
-    outcome: Outcome,
+    outcome: VerifyOutcome,
     settings: VerifySettings,
     *,
     decisions: Path,
@@ -49,7 +49,7 @@ def note(
     return ". ".join(sentence for sentence in sentences if sentence)
 
 
-def _judged(outcome: Outcome) -> str:
+def _judged(outcome: VerifyOutcome) -> str:
     answered = len(outcome.reviews)
     if outcome.noise_rate is None:
         return f"no label was judged, as there are too few references yet; the expert has answered {answered} rows"
@@ -58,7 +58,7 @@ def _judged(outcome: Outcome) -> str:
     return f"dropped {dropped} and relabelled {relabelled} of {len(outcome.verdicts)} rows; the expert saw {answered}"
 
 
-def _label_noise(outcome: Outcome) -> str:
+def _label_noise(outcome: VerifyOutcome) -> str:
     if outcome.noise_rate is None:
         return ""
     said = f"About {_percent(outcome.noise_rate)} of the labels looked wrong"
@@ -68,7 +68,7 @@ def _label_noise(outcome: Outcome) -> str:
     return f"{said} ({low} to {high} by the rows drawn at random alone, with 95 % confidence)"
 
 
-def _operating_point(outcome: Outcome, settings: VerifySettings) -> str:
+def _operating_point(outcome: VerifyOutcome, settings: VerifySettings) -> str:
     if not outcome.prices:
         return ""
     point = outcome.prices[0]
