@@ -7,6 +7,9 @@ DecantError
 └── StageError      a stage can't do its work with what it was given
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class DecantError(Exception):
     """Base of all errors that are the input's fault, not the program's. Command lines exit with code 2."""
@@ -26,3 +29,9 @@ class TableError(DecantError):
 
 class StageError(DecantError):
     """A stage can't do its work with what it was given."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'epochs'?` where one of the known words is close to a misspelt one, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from decant.errors import SettingsError
+from decant.errors import SettingsError, did_you_mean
 
 BLOCKS = {
     "ingest": "decant.data.settings.IngestSettings",
@@ -73,7 +73,10 @@ def load_params(params: Mapping[str, Any], blocks: Iterable[str] = BLOCKS) -> di
     """
     for key in params:
         if key != "seed" and key not in BLOCKS:
-            raise SettingsError(f"params.yaml: unknown block {key!r}; known: seed, {', '.join(BLOCKS)}")
+            known = ["seed", *BLOCKS]
+            raise SettingsError(
+                f"params.yaml: unknown block {key!r}; known: {', '.join(known)}{did_you_mean(str(key), known)}"
+            )
     seed = params.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise SettingsError(f"seed: whole number (at least 0) expected, {seed!r} found")
@@ -118,6 +121,7 @@ def _sentence(kind: type, values: Mapping[str, Any], block: str, error: Validati
     properties = schema(kind).get("properties", {})
     unknown = [key for key in values if key not in properties]
     if unknown:
-        return f"{block}.{unknown[0]}: unknown parameter; known: {', '.join(properties)}"
+        hint = did_you_mean(str(unknown[0]), properties)
+        return f"{block}.{unknown[0]}: unknown parameter; known: {', '.join(properties)}{hint}"
     key = str(error.errors()[0]["loc"][0])
     return f"{block}.{key}: {allowed(properties[key])} expected, {values[key]!r} found"

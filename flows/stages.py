@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from decant.errors import DecantError
+from decant.errors import DecantError, did_you_mean
 from flows.processes import output, process_group
 from flows.source import source_changed
 
@@ -97,7 +97,8 @@ def pipeline(targets: list[str] | None = None) -> list[Stage]:
         names = [stage.addressing for stage in order]
         unknown = sorted(set(targets or ()) - set(names))
         if unknown:
-            raise DecantError(f"no stage {unknown[0]!r} in dvc.yaml; there are: {', '.join(names)}")
+            hint = did_you_mean(unknown[0], names)
+            raise DecantError(f"no stage {unknown[0]!r} in dvc.yaml; there are: {', '.join(names)}{hint}")
         wanted = {stage for stage in order if not targets or stage.addressing in targets}
         wanted |= {needed for stage in wanted for needed in networkx.descendants(graph, stage)}
         upstream = {stage: [needed.addressing for needed in graph.successors(stage)] for stage in order}

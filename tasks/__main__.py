@@ -16,6 +16,7 @@ import yaml
 
 import tasks
 from decant.errors import DecantError, StageError
+from decant.fingerprints import check as check_library
 from decant.paths import RUNS
 from decant.runtime import recorded_run
 from decant.settings import load_params
@@ -75,6 +76,7 @@ def run_stage(run: Callable[..., Summary], options: argparse.Namespace) -> Summa
 def main(argv: list[str]) -> int:
     name, run, options = parse(argv)
     try:
+        check_library(name)
         with recorded_run(name, RUNS):
             summary = run_stage(run, options)
     except DecantError as error:

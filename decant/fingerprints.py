@@ -1,0 +1,81 @@
+"""Fingerprints of the library's rooms: how a stage of a workspace knows that its code has changed.
+
+In the repository's checkout dvc.yaml lists the rooms of ``decant/`` as dependencies, and DVC sees every edit. In a
+workspace the library lies in a Python environment, where DVC does not look. There `decant init` writes the fingerprint
+of each room to workspace.yaml, and dvc.yaml lists those of the rooms that a stage uses as parameters of the stage. An
+upgrade of decant that changes one room thus makes exactly the stages stale that use it, once `decant init --upgrade`
+has written the fingerprints anew; until then these stages refuse to run.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from decant.errors import SettingsError
+
+LIBRARY = Path(__file__).parent
+RECORD = Path("workspace.yaml")
+"""In the root of a workspace; the repository's checkout has none."""
+
+
+@cache
+def fingerprints() -> dict[str, str]:
+    """Each room of the installed library (a folder or a file of ``decant/``), and the fingerprint of its files."""
+    packages = {path.name: path for path in LIBRARY.iterdir() if (path / "__init__.py").is_file()}
+    modules = {path.stem: path for path in LIBRARY.glob("*.py")}
+    return {room: fingerprint(path) for room, path in sorted({**packages, **modules}.items())}
+
+
+def fingerprint(room: Path) -> str:
+    """The start of the SHA-256 over the names and bytes of a room's files, compiled ones excepted."""
+    files = [room] if room.is_file() else sorted(path for path in room.rglob("*") if path.is_file())
+    sha256 = hashlib.sha256()
+    for file in files:
+        if "__pycache__" not in file.parts:
+            content = file.read_bytes()
+            sha256.update(f"{file.relative_to(room.parent).as_posix()}\0{len(content)}\0".encode() + content)
+    return sha256.hexdigest()[:16]
+
+
+def outdated() -> dict[str, list[str]]:
+    """Stages of this workspace that use rooms which workspace.yaml knows by another fingerprint, and these rooms.
+
+    Empty in the repository's checkout. Raises: SettingsError where workspace.yaml or dvc.yaml can't be read.
+    """
+    if not RECORD.is_file():
+        return {}
+    recorded, installed = _read(RECORD).get("library", {}), fingerprints()
+    stages = _read(Path("dvc.yaml")).get("stages", {})
+    changed = {
+        name: [r for r in rooms_used(stage) if recorded.get(r) != installed.get(r)] for name, stage in stages.items()
+    }
+    return {name: rooms for name, rooms in changed.items() if rooms}
+
+
+def check(stage: str | None = None) -> None:
+    """Raises SettingsError where the stage (None: any stage) would run with other code than workspace.yaml records."""
+    found = outdated()
+    rooms = sorted({room for name in found if stage in (None, name) for room in found[name]})
+    if rooms:
+        raise SettingsError(
+            f"the installed decant differs from the one that this workspace was brought up to date with (in "
+            f"{', '.join(rooms)}): decant init --upgrade"
+        )
+
+
+def rooms_used(stage: Mapping[str, Any]) -> Iterator[str]:
+    """The rooms whose fingerprints are parameters of a stage, from the stage's entry in dvc.yaml."""
+    for parameter in stage.get("params", []):
+        keys = parameter.get(RECORD.name, []) if isinstance(parameter, dict) else []
+        yield from (key.removeprefix("library.") for key in keys)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path}: can't be read ({str(error).splitlines()[0]})") from error
