@@ -31,14 +31,18 @@ def fingerprints() -> dict[str, str]:
 
 
 def fingerprint(room: Path) -> str:
-    """The start of the SHA-256 over the names and bytes of a room's files, compiled ones excepted."""
-    files = [room] if room.is_file() else sorted(path for path in room.rglob("*") if path.is_file())
+    """The start of the SHA-256 over the names and bytes of a room's files."""
     sha256 = hashlib.sha256()
-    for file in files:
-        if "__pycache__" not in file.parts:
-            content = file.read_bytes()
-            sha256.update(f"{file.relative_to(room.parent).as_posix()}\0{len(content)}\0".encode() + content)
+    for file in source_files(room):
+        content = file.read_bytes()
+        sha256.update(f"{file.relative_to(room.parent).as_posix()}\0{len(content)}\0".encode() + content)
     return sha256.hexdigest()[:16]
+
+
+def source_files(path: Path) -> list[Path]:
+    """The file itself, or the files of a folder in the order of their names, compiled ones excepted."""
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    return [file for file in files if file.is_file() and "__pycache__" not in file.parts]
 
 
 def outdated() -> dict[str, list[str]]:

@@ -4,10 +4,12 @@ Comments and layout stay, as `dvc exp run -S` leaves them. Nothing is written un
 """
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ruamel.yaml import YAML
 
 from decant.errors import SettingsError
 from decant.files import write_text
@@ -36,37 +38,69 @@ def check_file() -> None:
 
 def planted_in_own_data() -> list[str]:
     """The attacks that `simulate` would plant into data that isn't the demo's."""
-    found = settings()
+    return _planted_in_own_data(settings())
+
+
+def _planted_in_own_data(found: Mapping[str, Any]) -> list[str]:
     return [] if found["ingest"].source == "digits" else [attack["name"] for attack in found["simulate"].attacks]
 
 
 def edit_file(assignments: list[str]) -> None:
-    """Applies `block.key=value` assignments; a number in the path counts list entries from 0.
+    """Applies `block.key=value` assignments to params.yaml; a number in the path counts list entries from 0.
 
-    Raises: SettingsError for a malformed assignment, an unknown key or a bad value, SourceError for a source that isn't
-    there; params.yaml is then as it was.
+    Raises: SettingsError for a malformed assignment, an unknown key, a bad value, or a new source where params.yaml
+    still plants attacks; SourceError for a source that isn't there. params.yaml is then as it was.
     """
-    from ruamel.yaml import YAML
-
-    ruamel = YAML()
-    ruamel.preserve_quotes = True
-    ruamel.width = 4096  # no line is wrapped that wasn't
-    ruamel.indent(mapping=2, sequence=4, offset=2)
-    ruamel.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
-    document = ruamel.load(_read()) or {}
-    for assignment in assignments:
-        path, equals, value = assignment.partition("=")
-        if not (equals and path):
-            raise SettingsError(f"--set {assignment}: block.key=value expected, such as verify.threshold=0.9")
-        _assign(document, path.split("."), parse_value(value, assignment), assignment)
-    edited = io.StringIO()
-    ruamel.dump(document, edited)
-    check(edited.getvalue())
-    if any(assignment.startswith("ingest.source=") for assignment in assignments):
+    changes = dict(map(parse_assignment, assignments))
+    text = edited(_read(), changes)
+    check(text)
+    if "ingest.source" in changes:
         from decant.data.sources import check_name
 
-        check_name(str(document["ingest"]["source"]))
-    write_text(PARAMS, edited.getvalue())
+        check_name(str(changes["ingest.source"]))
+        if not any(key.startswith("simulate.attacks") for key in changes):
+            _refuse_unasked_poison(_settings(text))
+    write_text(PARAMS, text)
+
+
+def _refuse_unasked_poison(found: Mapping[str, Any]) -> None:
+    if names := _planted_in_own_data(found):
+        raise SettingsError(
+            f"ingest.source={found['ingest'].source}: params.yaml says to plant poison into the data "
+            f"({', '.join(names)}); to clean the data as it is, add --set 'simulate.attacks=[]'; for an experiment, "
+            f"name what to plant: --set 'simulate.attacks=[{{name: {names[0]}}}]'"
+        )
+
+
+def edited(text: str, changes: Mapping[str, Any]) -> str:
+    """params.yaml with other values at dotted keys; comments and layout stay. Unknown keys are `check`'s to find.
+
+    Raises: SettingsError for a key that leads into a value or past a list's end.
+    """
+    editor, output = yaml_editor(), io.StringIO()
+    document = editor.load(text) or {}
+    for key, value in changes.items():
+        _assign(document, key, value)
+    editor.dump(document, output)
+    return output.getvalue()
+
+
+def yaml_editor() -> YAML:
+    """Reads YAML and writes it as it was laid out, comments included."""
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 4096  # no line is wrapped that wasn't
+    editor.indent(mapping=2, sequence=4, offset=2)
+    editor.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    return editor
+
+
+def parse_assignment(assignment: str) -> tuple[str, Any]:
+    """Key and value of `block.key=value`. Raises SettingsError."""
+    key, equals, value = assignment.partition("=")
+    if not (equals and key):
+        raise SettingsError(f"--set {assignment}: block.key=value expected, such as verify.threshold=0.9")
+    return key, parse_value(value, assignment)
 
 
 def parse_value(text: str, assignment: str) -> Any:
@@ -81,26 +115,27 @@ def parse_value(text: str, assignment: str) -> Any:
         return value
 
 
-def _assign(node: Any, path: list[str], value: Any, assignment: str) -> None:
-    """Sets the value at that path. A key that isn't there yet is added; `check` says whether it may be."""
-    for part in path[:-1]:
-        node = _child(node, part, assignment)
+def _assign(node: Any, key: str, value: Any) -> None:
+    """Sets the value at a dotted key. One that isn't there yet is added; `check` says whether it may be."""
+    *path, last = key.split(".")
+    for part in path:
+        node = _child(node, part, key)
     if isinstance(node, list):
-        _child(node, path[-1], assignment)
-        node[int(path[-1])] = value
+        _child(node, last, key)
+        node[int(last)] = value
     elif isinstance(node, dict):
-        node[path[-1]] = value
+        node[last] = value
     else:
-        raise SettingsError(f"--set {assignment}: {'.'.join(path[:-1])} holds a value, not a block")
+        raise SettingsError(f"--set {key}: {'.'.join(path)} holds a value, not a block")
 
 
-def _child(node: Any, part: str, assignment: str) -> Any:
+def _child(node: Any, part: str, key: str) -> Any:
     if isinstance(node, list):
         if not (part.isdigit() and int(part) < len(node)):
-            raise SettingsError(f"--set {assignment}: {part}: an entry from 0 to {len(node) - 1} expected")
+            raise SettingsError(f"--set {key}: {part}: an entry from 0 to {len(node) - 1} expected")
         return node[int(part)]
     if not isinstance(node, dict):
-        raise SettingsError(f"--set {assignment}: {part}: the part before it is no block")
+        raise SettingsError(f"--set {key}: {part}: the part before it is no block")
     return node.setdefault(part, {})
 
 

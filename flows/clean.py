@@ -38,7 +38,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, Paused, State
 from prefect.tasks import Task
 
-from decant import params, paths
+from decant import fingerprints, params, paths
 from decant.errors import SettingsError
 from decant.report import table
 from decant.review.waiting import PATIENCE, ReviewPage, open_questions
@@ -63,6 +63,10 @@ def what_is_cleaned() -> str:
 def clean(stages: list[str] | None = None) -> State:
     """Brings all stages, or the named ones and what they need, up to date."""
     gpu.create_limit()
+    try:
+        fingerprints.check()
+    except SettingsError as outdated:
+        return Failed(message=str(outdated))
     try:
         with leaving_in_time():
             states = brought_up_to_date(pipeline(stages))

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from decant.errors import DecantError
+from decant import __version__
+from decant.errors import DecantError, did_you_mean
 from decant.paths import SCORER, SUSPECTS, TEST
 
 
@@ -33,7 +34,18 @@ class Command:
     examples: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     anywhere: bool = False
-    """Works outside of a checkout, too."""
+    """Works outside of a workspace, too."""
+
+
+def _init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="?", type=_file, metavar="FOLDER", help="of the workspace; new or empty")
+    parser.add_argument(
+        "--source", type=_source, metavar="PATH-OR-NAME",
+        help="the data to clean: a folder of images, Parquet, digits, torchvision:CIFAR10 (default: digits)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--upgrade", action="store_true", help="bring the files of the installed decant into a workspace that is there"
+    )
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +131,7 @@ def _suspects(parser: argparse.ArgumentParser) -> None:
 
 
 def _file(text: str) -> Path:
-    """From where the caller stands, before we go to the checkout."""
+    """From where the caller stands, before we go to the workspace."""
     return Path(text).expanduser().absolute()
 
 
@@ -138,6 +150,15 @@ def _deploy(_parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
+    "init": Command(
+        "decant.cli.init",
+        "make a workspace: a folder with the pipeline and its parameters, for your data",
+        """  decant init cleaning --source ~/photos           then: cd cleaning && decant run
+  decant init try --source digits                  the embedded dataset
+  decant init --upgrade                            after an upgrade of decant, in the workspace""",
+        _init,
+        anywhere=True,
+    ),
     "run": Command(
         "decant.cli.run",
         "bring every stage up to date: clean the data, retrain, measure, write the report",
@@ -192,7 +213,7 @@ COMMANDS = {
         """  decant score photos/ --labels predictions.csv       columns file,label
   decant score data/ingest/test.parquet               the labels in the table itself
   decant score digits --threshold 0.9 --out doubts.csv
-  decant score photos/ --labels p.csv --scorer scorer.safetensors    needs no checkout""",
+  decant score photos/ --labels p.csv --scorer scorer.safetensors    needs no workspace""",
         _score,
         anywhere=True,
     ),
@@ -221,6 +242,7 @@ def parser() -> Parser:
         description="Decant pours the clean data off the poison: purify, verify and trace a labelled image dataset.",
         epilog="decant COMMAND --help has examples. Exit codes: 0 done, 1 a stage failed, 2 the input is at fault.",
     )
+    whole.add_argument("--version", action="version", version=f"decant {__version__}")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, command in COMMANDS.items():
         one = commands.add_parser(
@@ -231,24 +253,42 @@ def parser() -> Parser:
     return whole
 
 
-def go_to_project(*, required: bool = True) -> None:
-    """Changes into the checkout that we stand in: the nearest folder with a dvc.yaml, here or above."""
+def go_to_workspace(*, required: bool = True) -> None:
+    """Changes into the workspace or checkout that we stand in: the nearest folder with a dvc.yaml, here or above.
+
+    Its `flows` and `tasks` are then the ones that are imported. Raises: DecantError where there is no such folder.
+    """
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():
             os.chdir(folder)
+            sys.path.insert(0, str(folder))
             return
     if required:
-        raise DecantError(f"{here}: no dvc.yaml here or above; go to your Decant checkout first")
+        raise DecantError(f"{here}: no workspace (no dvc.yaml here or above); make one: decant init FOLDER")
+
+
+def what_to_install(missing: ModuleNotFoundError) -> DecantError:
+    """How to get what a command can't import. Raises: `missing` where no user can mend it."""
+    package = (missing.name or "").split(".")[0]
+    if package in ("flows", "tasks"):
+        return DecantError(
+            f"{Path.cwd()}: its dvc.yaml is no workspace's (no {package}/ here); decant init FOLDER makes one"
+        )
+    if package in ("prefect", "dvc", "networkx", "httpx"):
+        return DecantError(f"this command needs {package}: pip install 'decant[pipeline]'")
+    raise missing
 
 
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    arguments = parser().parse_args(words or ["--help"])
+    whole = parser()
+    if words and words[0] not in COMMANDS and not words[0].startswith("-"):
+        whole.error(f"invalid choice: {words[0]!r}{did_you_mean(words[0], COMMANDS)}; commands: {', '.join(COMMANDS)}")
+    arguments = whole.parse_args(words or ["--help"])
     try:
-        go_to_project(required=not COMMANDS[arguments.command].anywhere)
-        command = importlib.import_module(COMMANDS[arguments.command].module)
-        return int(command.main(arguments))
+        go_to_workspace(required=not COMMANDS[arguments.command].anywhere)
+        return run_command(arguments)
     except DecantError as error:
         print(f"decant: {error}", file=sys.stderr)
         return 2
@@ -258,6 +298,15 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `decant status | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Raises: DecantError also where a library or a folder is missing that the command needs."""
+    try:
+        command = importlib.import_module(COMMANDS[arguments.command].module)
+        return int(command.main(arguments))
+    except ModuleNotFoundError as missing:
+        raise what_to_install(missing) from missing
 
 
 if __name__ == "__main__":

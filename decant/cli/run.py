@@ -10,8 +10,10 @@ from types import FrameType
 
 from rich.console import Console
 
-from decant import params
+from decant import fingerprints, params
 from decant.cli import terminal
+from decant.data.sources import check_name
+from decant.errors import DecantError, SourceError
 from decant.paths import REPORT
 from decant.report import table
 from decant.review.waiting import STAGE, ReviewPage, open_questions
@@ -24,6 +26,8 @@ OK, STAGE_FAILED, BAD_INPUT = 0, 1, 2
 
 def main(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False)
+    fingerprints.check()
+    stages = asked_for(arguments.stages)
     if arguments.set:
         params.edit_file(arguments.set)
     else:
@@ -39,13 +43,37 @@ def main(arguments: argparse.Namespace) -> int:
     with ended_by_exceptions():
         if not arguments.no_server:
             server.ensure_server(console.print)
-        stages = pipeline(arguments.stages or None)
         with terminal.shown([stage.name for stage in stages], console) as board:
             trouble = without_server(stages, console) if arguments.no_server else in_prefect(arguments.stages or None)
     if board.failures or trouble:
         return explain_failure(board, trouble, console)
     show_result(board, time.monotonic() - started, console)
     return OK
+
+
+def asked_for(words: list[str]) -> list[Stage]:
+    """The stages with these names and what they need; all, where none is named.
+
+    Raises: DecantError for a word that is no stage; where it is data, with the way to clean it.
+    """
+    try:
+        return pipeline(words or None)
+    except DecantError:
+        for word in filter(is_data, words):
+            without = " --set 'simulate.attacks=[]'" if params.settings()["simulate"].attacks else ""
+            raise DecantError(
+                f"{word}: a stage expected, data found; to clean it: decant run --set ingest.source={word}{without}"
+            ) from None
+        raise
+
+
+def is_data(word: str) -> bool:
+    """Whether `ingest.source` could take it; a path may lead nowhere."""
+    try:
+        check_name(word)
+    except SourceError:
+        return "/" in word
+    return True
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from decant import fingerprints
 from decant.paths import DATA, RUNS
 from decant.runtime import read_runs
 from flows.source import source_changed
@@ -51,6 +52,8 @@ def main(arguments: argparse.Namespace) -> int:
         seconds = "" if status.seconds is None else f"{status.seconds:.1f}"
         table.add_row(status.stage, state, "\n".join(status.why), seconds, str(status.memory_mib or ""))
     console = Console(highlight=False)
+    if fingerprints.outdated():
+        console.print("the installed decant differs from the one that this workspace knows: decant init --upgrade")
     console.print(table)
     stale = sum(status.state != "fresh" for status in found)
     console.print(f"{stale} of {len(found)} stages to run: decant run" if stale else "everything is up to date")
@@ -60,9 +63,10 @@ def main(arguments: argparse.Namespace) -> int:
 def statuses() -> list[StageStatus]:
     """One per stage, in the order in which they run."""
     runs, locked = read_runs(RUNS), _yaml(Path("dvc.lock")).get("stages", {})
+    outdated = fingerprints.outdated()
     found: dict[str, StageStatus] = {}
     for stage in pipeline():
-        state, why = _state(stage, locked.get(stage.name), found)
+        state, why = _state(stage, locked.get(stage.name), found, outdated.get(stage.name, []))
         run = runs.get(stage.name, {})
         found[stage.name] = StageStatus(
             stage.name, state, why, run.get("seconds"), run.get("peak_memory_mib"), run.get("date")
@@ -71,7 +75,7 @@ def statuses() -> list[StageStatus]:
 
 
 def _state(
-    stage: Stage, locked: Mapping[str, Any] | None, found: Mapping[str, StageStatus]
+    stage: Stage, locked: Mapping[str, Any] | None, found: Mapping[str, StageStatus], outdated: list[str]
 ) -> tuple[Literal["fresh", "stale", "behind", "busy"], list[str]]:
     waits_for = [name for name in stage.upstream if found[name].state != "fresh"]
     behind = [f"waits for {', '.join(waits_for)}"] if waits_for else []
@@ -80,6 +84,8 @@ def _state(
     except Busy as busy:
         return ("behind", behind) if behind else ("busy", [str(busy).removeprefix(f"{stage.name}: ")])
     why = list(reasons(changed, locked))
+    if locked:
+        why += [_code_changed(room) for room in outdated if _code_changed(room) not in why]
     if stage.name == "ingest" and locked and source_changed():
         why.append("files of the source changed")
     if why:
@@ -97,9 +103,19 @@ def reasons(changed: list[Any], locked: Mapping[str, Any] | None) -> Iterator[st
             yield {"changed command": "its cmd in dvc.yaml changed"}.get(entry, entry)
             continue
         for path, how in entry.get("changed deps", {}).items():
-            yield from _parameters(path, how, locked) if isinstance(how, dict) else [_dependency(path, how)]
+            if path == str(fingerprints.RECORD) and isinstance(how, dict):
+                yield from map(_code_changed, (key.removeprefix("library.") for key in how))
+            elif isinstance(how, dict):
+                yield from _parameters(path, how, locked)
+            else:
+                yield _dependency(path, how)
         for path, how in entry.get("changed outs", {}).items():
             yield f"output missing: {path}" if how == "deleted" else f"output {how}: {path}"
+
+
+def _code_changed(room: str) -> str:
+    """Of a room of the library, in a workspace."""
+    return f"code changed: decant/{room}"
 
 
 def _dependency(path: str, how: str) -> str:

@@ -1,0 +1,107 @@
+"""`decant init`: lays a workspace, the pipeline in a folder of one's own; with `--upgrade`, brings it up to date.
+
+Needs no clone of the repository. The folder becomes a git repository and a DVC project unless it lies in one already.
+"""
+
+import argparse
+import importlib
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from decant.cli import workspace
+from decant.cli.workspace import Outcome
+from decant.data.sources import check_name
+from decant.errors import DecantError
+from decant.files import write_text
+from decant.fingerprints import RECORD
+
+WORDS: dict[Outcome, str] = {
+    "new": "laid",
+    "updated": "updated",
+    "yours": "kept: you changed it, and nothing in it is newer",
+    "kept": f"kept: you changed it; the newer version is beside it, as *{workspace.NEWER}",
+    "removed": "removed: this version of decant no longer has it",
+}
+"""What is told of a file; of one that stays the `same`, nothing."""
+
+
+def main(arguments: argparse.Namespace) -> int:
+    if arguments.folder is None and not arguments.upgrade:
+        raise DecantError("decant init FOLDER expected; or, in a workspace: decant init --upgrade")
+    folder: Path = arguments.folder or Path.cwd()
+    if arguments.upgrade or (folder / RECORD).is_file():
+        upgrade(folder, arguments.source)
+    else:
+        create(folder, arguments.source)
+    return 0
+
+
+def create(folder: Path, source: str | None) -> None:
+    """Makes the folder, if need be, and lays a workspace into it.
+
+    Raises: DecantError where the folder holds something already, or where git or DVC refuses it; SourceError where
+    there is nothing behind `source`.
+    """
+    importlib.import_module("dvc")  # where it is missing, `decant.cli.main` says how to get it
+    check_name(source or "digits")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = sorted(path.name for path in folder.iterdir() if path.name != ".git")
+    except OSError as error:
+        raise DecantError(f"{folder}: can't be a folder for a workspace ({error.strerror}); name another") from error
+    if held:
+        raise DecantError(f"{folder}: holds {held[0]} already; a workspace needs a new or an empty folder")
+    start_dvc(folder, *start_git(folder))
+    for path, text in workspace.own_files(source or "digits").items():
+        write_text(folder / path, text)
+    workspace.lay(folder, workspace.pipeline_files())
+    print(f"{folder} is a workspace. Next:")
+    print(f"  cd {shlex.quote(str(folder))}")
+    print("  decant run" if source else "  decant run --set ingest.source=/path/to/images")
+    print("  decant report --open")
+
+
+def upgrade(folder: Path, source: str | None) -> None:
+    """Brings the installed decant's files into a workspace, keeps changed ones, and says what became of each.
+
+    Raises: DecantError where the folder is no workspace.
+    """
+    if not (folder / RECORD).is_file():
+        raise DecantError(f"{folder}: no workspace that could be upgraded; decant init FOLDER makes one")
+    if source:
+        raise DecantError(f"{folder}: a workspace already; there: decant run --set ingest.source={shlex.quote(source)}")
+    outcomes = workspace.lay(folder, workspace.pipeline_files())
+    for path, outcome in outcomes.items():
+        if outcome != "same":
+            print(f"{path}: {WORDS[outcome]}")
+    print(f"{folder} is up to date with decant {workspace.decant.__version__}; what is stale now: decant status")
+
+
+def start_git(folder: Path) -> list[str]:
+    """Makes the folder a git repository unless it lies in one. Returns the options that `dvc init` then needs."""
+    if shutil.which("git") is None:
+        print("git is not installed: without it this workspace has no history, no `dvc exp` and no `dvc diff`")
+        return ["--no-scm"]
+    above = subprocess.run(
+        ["git", "rev-parse", "--show-toplevel"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if above.returncode == 0:
+        return [] if Path(above.stdout.strip()).samefile(folder) else ["--subdir"]
+    _must("git", "init", "--quiet", folder=folder)
+    return []
+
+
+def start_dvc(folder: Path, *options: str) -> None:
+    _must(sys.executable, "-m", "dvc", "init", "--quiet", *options, folder=folder)
+    for empty in (".dvcignore", ".dvc/config"):
+        (folder / empty).unlink()  # ours come in their place
+
+
+def _must(*command: str, folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        raise DecantError(f"{folder}: {' '.join(command[-3:])} failed: {''.join(last)}")
