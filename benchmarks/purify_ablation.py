@@ -23,7 +23,7 @@ from decant.data.images import Images
 from decant.models.training import accuracy, as_float, labels_to_device, to_device, train_classifier
 from decant.purify.dvae import recipe
 from decant.purify.settings import PurifySettings
-from decant.purify.two_stage import LIMITS, Inference, Stage, fit, to_uint8
+from decant.purify.two_stage import LIMITS, Inference, PurifyStage, fit, to_uint8
 from decant.runtime import be_deterministic
 
 PAPER = {  # Table 7, CIFAR-10, percent: mean over eight attacks
@@ -47,7 +47,7 @@ def run(scale: str, seed: int) -> dict[str, float]:
 
 def variants(received: Images, seed: int) -> Iterator[tuple[str, Images]]:
     chosen = recipe(PurifySettings(), received)
-    small, large = (Stage(chosen, limit) for limit in LIMITS)
+    small, large = (PurifyStage(chosen, limit) for limit in LIMITS)
     yield "received", received
     yield "no_s1", Inference(fit(received, large, seed=seed + 1), seed + 1).second_stage(received)[0]
     first = fit(received, small, seed=seed)
@@ -58,7 +58,7 @@ def variants(received: Images, seed: int) -> Iterator[tuple[str, Images]]:
     yield "no_i2", Reconstruction(second, seed + 1)(x1)
     yield "no_i3", Inference(second, seed + 1).first_stage(x1)[0]
     yield "ours", Inference(second, seed + 1).second_stage(x1)[0]
-    literal = [Stage(chosen, limit, "eq14") for limit in LIMITS]
+    literal = [PurifyStage(chosen, limit, "eq14") for limit in LIMITS]
     x1, _ = Inference(fit(received, literal[0], seed=seed), seed).first_stage(received)
     yield "eq14", Inference(fit(x1, literal[1], seed=seed + 1), seed + 1).second_stage(x1)[0]
 

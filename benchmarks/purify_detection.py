@@ -1,8 +1,8 @@
 """Rows that carry noise, told from those that don't (D-VAE's Table 8), and what the disentangled p^ is worth (Table 1).
 
-`ATTACK.RATIO.WHICH.auroc|precision|recall|f1` for partly poisoned rows. WHICH: `ours`, a linear reader of what
-purification takes off (decant.purify.gate), flagged from its own threshold on; `paper`, a network trained on x + p^ that
-flags a row when it predicts the given label for it as received (auroc: by that label's probability); `votes`, the same
+`ATTACK.RATIO.WHICH.auroc|precision|recall|f1` for partly poisoned rows. WHICH: `ours`, ridge regression on the
+residual x - x3 (decant.purify.gate), flagged from its own threshold on; `paper`, a network trained on x + p^ that flags
+a row when it predicts the given label for it as received (auroc: by that label's probability); `votes`, the same
 by the mean probability over three such networks.
 `ATTACK.disentangled.test|received`: accuracy on clean test rows and on the poisoned rows of a network trained on clean
 rows plus the p^ that was found for them: low on the first and high on the second where p^ is the perturbation.
@@ -22,7 +22,7 @@ from decant.models.training import accuracy, train_classifier
 from decant.purify.dvae import recipe
 from decant.purify.gate import RowScorer, amplified, pattern_scores, row_threshold
 from decant.purify.settings import PurifySettings
-from decant.purify.two_stage import LIMITS, Inference, Stage, fit
+from decant.purify.two_stage import LIMITS, Inference, PurifyStage, fit
 from decant.runtime import be_deterministic
 
 SHOWN = {"small": ("lsp", "ar", "pil"), "full": ("lsp", "em")}
@@ -57,8 +57,8 @@ def run(scale: str, seed: int) -> dict[str, float]:
 def both_stages(received: Images, seed: int) -> tuple[np.ndarray, Images]:
     """(p^ of stage 1 (n, h, w, c), x3)."""
     chosen = recipe(PurifySettings(), received)
-    x1, p_hat = Inference(fit(received, Stage(chosen, LIMITS[0]), seed=seed), seed).first_stage(received)
-    return p_hat, Inference(fit(x1, Stage(chosen, LIMITS[1]), seed=seed + 1), seed + 1).second_stage(x1)[0]
+    x1, p_hat = Inference(fit(received, PurifyStage(chosen, LIMITS[0]), seed=seed), seed).first_stage(received)
+    return p_hat, Inference(fit(x1, PurifyStage(chosen, LIMITS[1]), seed=seed + 1), seed + 1).second_stage(x1)[0]
 
 
 def judged(received: Images, x3: Images, p_hat: np.ndarray, seed: int) -> list[tuple[str, np.ndarray, np.ndarray]]:

@@ -1,10 +1,10 @@
 """Whether `purify.when: auto` tells data with unlearnable noise from data without: hits and false alarms.
 
-`DATASET.ATTACK.RATIO`: reliance (decant.purify.gate) on 5,000 rows (2,874 for digits) of which that share carries noise;
-from 4.0 on the data is purified. `hits.RATIO`: share of dataset x attack that is found. `false_alarms`: how many of the
-four datasets, never poisoned, are purified; `false_alarms.label_noise` and `.badnet`: with 20 % wrong labels, and with
-5 % backdoored rows. Noise at the paper's bounds on CIFAR-10, stronger on gray pictures (benchmarks/_rows.py). At full
-scale the datasets are whole, and `clean_cifar10.points_lost` is what `auto` costs a ResNet-18 on clean CIFAR-10.
+`DATASET.ATTACK.RATIO`: reliance (decant.purify.gate) on 5,000 rows (2,874 for digits), that share of which carries
+noise; from 4.0 on the data is purified. `hits.RATIO`: share of dataset x attack that is found. `false_alarms`: how many
+of the four datasets, never poisoned, are purified; `false_alarms.label_noise` and `.badnet`: with 20 % wrong labels,
+and with 5 % backdoored rows. Noise at the paper's bounds on CIFAR-10, stronger on gray pictures (benchmarks/_rows.py). At
+full scale the datasets are whole, and `clean_cifar10.points_lost` is what `auto` costs a ResNet-18 on clean CIFAR-10.
 """
 
 import os

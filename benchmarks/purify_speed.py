@@ -27,7 +27,7 @@ from decant.data.tables import images_writer, iter_images, sample_images
 from decant.models.networks import resnet18
 from decant.models.training import step as take_step
 from decant.purify.dvae import DVAE, PRESETS, loss
-from decant.purify.two_stage import LIMITS, Inference, Stage, fit
+from decant.purify.two_stage import LIMITS, Inference, PurifyStage, fit
 from decant.runtime import device
 
 STEPS = {"small": 3, "full": 200}  # timed, of each kind, in turns of a third
@@ -106,9 +106,9 @@ def clock() -> float:
 def both_stages(seed: int) -> float:
     train, _ = ingested("full")
     started = clock()
-    first = fit(train, Stage(PRESETS["standard"], LIMITS[0]), seed=seed)
+    first = fit(train, PurifyStage(PRESETS["standard"], LIMITS[0]), seed=seed)
     x1, _ = Inference(first, seed).first_stage(train)
-    second = fit(x1, Stage(PRESETS["standard"], LIMITS[1]), seed=seed + 1)
+    second = fit(x1, PurifyStage(PRESETS["standard"], LIMITS[1]), seed=seed + 1)
     Inference(second, seed + 1).second_stage(x1)
     return clock() - started
 
@@ -133,7 +133,7 @@ def make_million(path: Path) -> None:
 def purify_slice(path: Path) -> None:
     """What purify_1 does, on a bounded sample and a slice of the rows."""
     sample = sample_images(path, SLICE, seed=0)
-    brief = Stage(PRESETS["small"], LIMITS[0])
+    brief = PurifyStage(PRESETS["small"], LIMITS[0])
     model = fit(sample.select(np.arange(64 * 20)), brief, seed=0)
     shape, info = sample.shape, sample.info
     del sample  # as the stage does

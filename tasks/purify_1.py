@@ -7,9 +7,9 @@ purify, and passes the data through when there is not; `purify_2` then does the 
 from pathlib import Path
 
 from decant.data.tables import count_rows, iter_images, read_images, sample_images
-from decant.purify.gate import Evidence, probe_gap, reader_sample
+from decant.purify.gate import ShortcutTest, probe_gap, probe_sample
 from decant.purify.settings import PurifySettings, PurifyStageSettings
-from decant.purify.two_stage import Inference, Stage, fit, untouched, write_parts
+from decant.purify.two_stage import Inference, PurifyStage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
 from decant.summaries import Purify1Summary
 
@@ -25,7 +25,7 @@ def run(
         note = f"{why}; the pixels pass through as they are"
         return Purify1Summary(rows_in=rows, rows_out=rows, go_on=False, note=note)
     sample = sample_images(images, purify.sample, seed=seed)
-    stage = Stage.of(purify, purify_1, sample)
+    stage = PurifyStage.of(purify, purify_1, sample)
     progress = Progress("purify_1", stage.steps(len(sample)))
     inference = Inference(fit(sample, stage, seed=seed, on_step=progress.step), seed)
     del sample
@@ -36,8 +36,8 @@ def run(
     return Purify1Summary(rows_in=rows, rows_out=rows, go_on=True, perturbation_rms=round(rms, 2), note=note)
 
 
-def ask_probe(purify: PurifySettings, images: Path, probe: Path, seed: int) -> Evidence | None:
+def ask_probe(purify: PurifySettings, images: Path, probe: Path, seed: int) -> ShortcutTest | None:
     """What clean rows say; None when there are none, or when they are not asked."""
     if purify.when != "auto" or not count_rows(probe):
         return None
-    return probe_gap(reader_sample(images, seed=seed), read_images(probe), seed=seed)
+    return probe_gap(probe_sample(images, seed=seed), read_images(probe), seed=seed)

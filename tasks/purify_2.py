@@ -13,9 +13,9 @@ import pandas as pd
 
 from decant.data.images import Images
 from decant.data.tables import images_writer, iter_images, read_labels, sample_images, write_verdicts
-from decant.purify.gate import Evidence, RowScorer, reader_sample, reliance, row_threshold
+from decant.purify.gate import RowScorer, ShortcutTest, probe_sample, reliance, row_threshold
 from decant.purify.settings import PurifySettings, SecondPurifyStageSettings
-from decant.purify.two_stage import Inference, Stage, fit, untouched, write_parts
+from decant.purify.two_stage import Inference, PurifyStage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
 from decant.summaries import Purify1Summary, Purify2Summary
 
@@ -56,7 +56,7 @@ def second_stage(
     seed: int, purify: PurifySettings, purify_2: SecondPurifyStageSettings, first: Path
 ) -> Iterator[tuple[Images, np.ndarray]]:
     sample = sample_images(first, purify.sample, seed=seed)
-    stage = Stage.of(purify, purify_2, sample)
+    stage = PurifyStage.of(purify, purify_2, sample)
     progress = Progress("purify_2", stage.steps(len(sample)))
     inference = Inference(fit(sample, stage, seed=seed + 1, on_step=progress.step), seed + 1)
     return (inference.second_stage(part) for part in iter_images(first))
@@ -64,9 +64,9 @@ def second_stage(
 
 def judge(
     seed: int, purify: PurifySettings, received: Path, purified: Path
-) -> tuple[Evidence | None, np.ndarray, float]:
+) -> tuple[ShortcutTest | None, np.ndarray, float]:
     """(evidence of a shortcut, None when nobody asks for it; each row's score; the score from which it is flagged)"""
-    x, x3 = (reader_sample(path, seed=seed) for path in (received, purified))
+    x, x3 = (probe_sample(path, seed=seed) for path in (received, purified))
     evidence = reliance(x, x3, seed=seed) if purify.when == "auto" else None
     scorer = RowScorer.fit(x, x3, seed=seed)
     pairs = zip(iter_images(received), iter_images(purified), strict=True)
@@ -104,7 +104,7 @@ def as_verdicts(ids: np.ndarray, scores: np.ndarray, flagged: np.ndarray, change
     )
 
 
-def note(evidence: Evidence | None, go_on: bool, flagged: int, purified: int, rms: float) -> str:
+def note(evidence: ShortcutTest | None, go_on: bool, flagged: int, purified: int, rms: float) -> str:
     if not go_on:
         return "as purify_1 decided, the pixels pass through as they are"
     said = f"{evidence}; " if evidence else ""

@@ -246,7 +246,7 @@ def test_docs_name_every_stage_parameter_and_attack() -> None:
 
 
 def test_docs_name_every_countermeasure_and_its_parameters() -> None:
-    page = (ROOT / "docs/countermeasures.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/purification-methods.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     assert set(rows) == set(Family("decant.purify.methods", ("clean", "train")).names())
     for name, row in rows.items():

@@ -65,7 +65,7 @@ def test_paper_preset_has_the_official_size() -> None:
 def test_one_grouped_decoder_is_two_decoders() -> None:
     """Against the same layers written twice, with the weights of either group."""
     chosen = replace(TINY, downs=2)
-    twin = dvae.twin_decoder(chosen, 3)
+    twin = dvae.grouped_decoders(chosen, 3)
     features = chosen.width * 2**chosen.downs
     z, shifted = torch.rand(2, features, 4, 4), torch.rand(2, features, 4, 4)
     both = twin(torch.cat([z, shifted], 1)).chunk(2, dim=1)
@@ -89,7 +89,7 @@ def test_odd_sizes_come_back_whole(chosen: Recipe) -> None:
 
 
 def test_low_rank_embedding_is_the_sum_of_its_products() -> None:
-    embedding = dvae.Embedding(3, 5, (4, 2), rank=2)
+    embedding = dvae.ClassEmbedding(3, 5, (4, 2), rank=2)
     expected = sum(
         embedding.factors[1, r][:, None, None] * embedding.maps[r].reshape(4, 2) for r in range(2)
     )  # fmt: skip

@@ -12,10 +12,10 @@ from decant.attacks.base import load_attacks
 from decant.data.images import Images
 from decant.data.tables import iter_images, read_images, read_perturbations, sample_images, write_images
 from decant.purify.dvae import PRESETS
-from decant.purify.two_stage import Inference, Stage, fit, to_uint8, write_parts
+from decant.purify.two_stage import Inference, PurifyStage, fit, to_uint8, write_parts
 
 SHORT = replace(PRESETS["small"], steps=80)
-FIRST, SECOND = Stage(SHORT, 0.25), Stage(SHORT, 0.75)
+FIRST, SECOND = PurifyStage(SHORT, 0.25), PurifyStage(SHORT, 0.75)
 
 
 def with_lsp(images: Images, strength: float) -> Images:

@@ -10,17 +10,17 @@ from decant.settings import Block, Positive
 
 @dataclass(frozen=True, kw_only=True)
 class PurifySettings(Block):
-    """D-VAE's two-stage purification: what both stages share."""
+    """What both stages of purification share."""
 
     when: Literal["auto", "always", "never"] = "auto"
-    """`auto`: where there is evidence that the data carries a shortcut (`decant.purify.gate`); where there is none, no
+    """`auto`: where there is a sign that the data carries a shortcut (`decant.purify.gate`); where there is none, no
     pixel is touched."""
     rows: Literal["all", "flagged"] = "all"
     """Which rows get purified pixels; `flagged`: only those that seem to carry a perturbation, the others keep theirs
     exactly."""
     preset: Literal["auto", "paper", "small", "standard", "px64", "px224"] = "auto"
-    """Network and length of training (`decant.purify.dvae`). `auto` goes by image size and number of rows; `paper` is the
-    official code."""
+    """Network and length of training (`decant.purify.dvae`). `auto` goes by image size and number of rows; `paper` is
+    the official code."""
     objective: Literal["code", "eq14"] = "code"
     """`code`: the official code's loss; `eq14`: the paper's Eq. 14 to the letter."""
     sample: Positive = 100_000
@@ -29,18 +29,18 @@ class PurifySettings(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class PurifyStageSettings(Block):
-    """One stage of it."""
+    """D-VAE's first stage."""
 
     kld_limit: Annotated[float, Field(ge=0)] = 0.25
-    """Nats per pixel: the rate below which the KL term has no gradient. 0.25 in stage 1 and 0.75 in stage 2 are the
-    paper's 1.0 and 3.0 per latent position at half resolution."""
+    """Rate limit in nats per pixel, below which the KL term has no gradient. 0.25 in stage 1 and 0.75 in stage 2 are
+    the paper's 1.0 and 3.0 per latent position at half resolution."""
     epochs: Positive | None = None
     """null: the preset's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SecondPurifyStageSettings(PurifyStageSettings):
-    """What the first has cleaned, with three times the rate."""
+    """D-VAE's second stage, on what the first has cleaned, with three times the rate."""
 
     kld_limit: Annotated[float, Field(ge=0)] = 0.75
     """As in stage 1."""

@@ -1,7 +1,7 @@
 """AVATAR: purification by a diffusion model (Dolatabadi et al., "The Devil's Advocate", 2023, arXiv 2303.08500).
 
-An image is noised until bounded noise drowns, but its content does not, and a diffusion model that was trained on
-clean images takes the noise away again. The strongest rival where such a model exists; Decant brings none.
+Gaussian noise is added to an image until it covers any bounded perturbation, but not the content; a diffusion model
+that was trained on clean images removes it again. The strongest rival where such a model exists; Decant brings none.
 
     x_t = sqrt(a_t) x + sqrt(1 - a_t) e,  e ~ N(0, 1),  t = 100 of 1000 steps;  then t reverse steps from x_t to x_0
 
@@ -9,7 +9,7 @@ clean images takes the noise away again. The strongest rival where such a model 
 `scheduler/`) or a `UNet2DModel` alone. Changed: discrete DDPM steps instead of ScoreSDE's solver.
 
 Cost: 100 passes of the diffusion model per image.
-Expected: not measured, for want of a diffusion model trained on clean images.
+Expected: not measured, because we have no diffusion model trained on clean images.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from decant.models.training import as_float, to_device
 from decant.registry import peer
 from decant.runtime import device
 from decant.settings import Block, Positive
+from decant.streams import torch_stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +36,20 @@ class Settings(Block):
     checkpoint: str = ""
     """Folder of the diffusion model."""
     noise_steps: Annotated[int, Field(ge=0, le=1000)] = 100
-    """Steps of noise, of the model's 1000 (t* in the paper)."""
+    """Steps of Gaussian noise, of the model's 1000 (t* in the paper)."""
     batch_size: Positive = 256
 
 
 def clean(images: Images, settings: Settings, *, seed: int) -> Images:
+    """The images after `noise_steps` steps of noise and as many of the reverse process, rounded to uint8.
+
+    Raises: SettingsError where `checkpoint` is no folder, StageError where its model can't be read or doesn't fit.
+    """
     unet, scheduler = load_diffusion(settings.checkpoint, images.shape)
     if settings.noise_steps > len(scheduler.alphas_cumprod):
         known = len(scheduler.alphas_cumprod)
         raise SettingsError(f"avatar.noise_steps: the model has {known}, {settings.noise_steps} asked for")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch_stream(seed, "avatar")
     parts = []
     for batch in to_device(images.pixels).split(settings.batch_size):
         x = as_float(batch) * 2 - 1
@@ -53,8 +59,10 @@ def clean(images: Images, settings: Settings, *, seed: int) -> Images:
     return images.with_pixels(np.ascontiguousarray(np.concatenate(parts)))
 
 
-def noised(x: Tensor, steps: int, scheduler: Any, generator: torch.Generator) -> Tensor:
-    """sqrt(a_t) x + sqrt(1 - a_t) e, for x in [-1, 1] and t = steps; x itself for none."""
+def noised(
+    x: Float[Tensor, "n c h w"], steps: int, scheduler: Any, generator: torch.Generator
+) -> Float[Tensor, "n c h w"]:
+    """x_t = sqrt(a_t) x + sqrt(1 - a_t) e, for x in [-1, 1] and t = steps; x itself for t = 0."""
     if not steps:
         return x
     kept = scheduler.alphas_cumprod[steps - 1].to(x.device)
@@ -62,7 +70,9 @@ def noised(x: Tensor, steps: int, scheduler: Any, generator: torch.Generator) ->
 
 
 @torch.no_grad()
-def denoised(x: Tensor, settings: Settings, unet: Any, scheduler: Any, generator: torch.Generator) -> Tensor:
+def denoised(
+    x: Float[Tensor, "n c h w"], settings: Settings, unet: Any, scheduler: Any, generator: torch.Generator
+) -> Float[Tensor, "n c h w"]:
     """The reverse process from x_t to x_0."""
     for t in reversed(range(settings.noise_steps)):
         x = scheduler.step(unet(x, t).sample, t, x, generator=generator).prev_sample
@@ -70,7 +80,7 @@ def denoised(x: Tensor, settings: Settings, unet: Any, scheduler: Any, generator
 
 
 def load_diffusion(folder: str, shape: tuple[int, int, int]) -> tuple[Any, Any]:
-    """The denoiser on the device, and its schedule. Raises where it can't be read or is for other images."""
+    """(denoiser on the device, noise schedule). Raises where they can't be read or are for images of another size."""
     if not (folder and Path(folder).is_dir()):
         raise SettingsError(f"avatar.checkpoint: a folder with a diffusers model expected, {folder!r} found")
     diffusers = peer("diffusers", needed_by="avatar")

@@ -1,4 +1,4 @@
-"""How a purification method is run by its name."""
+"""Running a countermeasure by its name: `clean` for the images, `train_with` for a classifier."""
 
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ FAMILY = Family("decant.purify.methods", ("clean", "train"))
 
 
 def names() -> list[str]:
+    """Every countermeasure's name."""
     return FAMILY.names()
 
 
@@ -28,7 +29,7 @@ def train_with(
     probe: Images | None = None,
     **settings: Any,
 ) -> nn.Module:
-    """A classifier trained on `images` under the countermeasure `name`, in eval mode, on the device.
+    """A classifier trained on the images with the countermeasure `name`, in eval mode, on the device.
 
     Raises: SettingsError for an unknown name or parameter; StageError where the countermeasure can't work.
     """
@@ -39,18 +40,19 @@ def train_with(
 
 
 def cleans(name: str) -> bool:
-    """Whether the countermeasure changes the data, so that `clean` can be asked for it."""
+    """Whether the countermeasure changes images, so that `clean` takes its name."""
     return hasattr(_module(name), "clean")
 
 
 def clean(name: str, images: Images, *, seed: int, **settings: Any) -> Images:
-    """The images as the countermeasure `name` would train on them.
+    """The images as the countermeasure `name` purifies them.
 
     Raises: SettingsError for an unknown name or parameter, or when it works by its training alone.
     """
     module, loaded = _loaded(name, settings)
     if not hasattr(module, "clean"):
-        raise SettingsError(f"{name}: works by its training alone and cleans no images; use train_with")
+        cleaning = ", ".join(other for other in names() if cleans(other))
+        raise SettingsError(f"{name}: works by its training alone (train_with); images are cleaned by {cleaning}")
     return module.clean(images, loaded, seed=seed)
 
 

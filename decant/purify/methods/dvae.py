@@ -1,11 +1,11 @@
-"""D-VAE: ours, the two-stage purification of the pipeline (`decant.purify.two_stage`), beside its rivals.
+"""D-VAE: the two-stage purification of `decant.purify.two_stage`, through the same interface as its rivals.
 
-The whole training set is fitted and every row purified, whether or not there is evidence of noise; the pipeline's own
-stages are more careful (`purify.when`, `purify.sample`). Paper, equations and what was changed: `decant.purify.dvae`.
+D-VAE is fitted on all rows, and every row is purified. The pipeline's stages fit on a sample and purify only where
+there is a sign of a perturbation (`purify.sample`, `purify.when`). Paper, equations, changes: `decant.purify.dvae`.
 
 Cost: two fits and three inferences, as `decant.purify.two_stage` states them.
-Expected: 98.0 % on digits under LSP where `none` has 76.5 %, and 98.1 % on clean ones where it has 98.6 % (`none` says
-for which settings; preset `small`, 3 seeds, 2 CPU cores).
+Expected: 98.0 % clean accuracy on digits under LSP where `none` has 76.5 %, and 98.1 % without it where `none` has
+98.6 % (settings: `none`; preset `small`, 3 seeds, 2 CPU cores).
 """
 
 from dataclasses import dataclass
@@ -26,5 +26,6 @@ class Settings(Block):
 
 
 def clean(images: Images, settings: Settings, *, seed: int) -> Images:
+    """x3 of every row."""
     chosen = PurifySettings(when="always", preset=settings.preset, objective=settings.objective)
     return purify(images, chosen, seed=seed)[1]

@@ -1,13 +1,13 @@
 """Gray: grayscale, one of the three squeezings of "Image Shortcut Squeezing" (Liu et al., ICML 2023).
 
-Much unlearnable noise (EM, for one) is stronger in colour than in brightness; without colour, little of it is left.
+Many unlearnable perturbations (EM, for one) are stronger in colour than in brightness; without colour, little is left.
 
     Y = 0.299 R + 0.587 G + 0.114 B      (ITU-R BT.601), in all three channels
 
 As in the paper, on the training images only. Images that are gray already are returned as they are.
 
 Cost: about 4 s for 60,000 images of 32 x 32 x 3 (2 CPU cores).
-Expected: nothing on gray data; not measured on colour.
+Expected: no change on gray images; not measured on colour.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from decant.data.images import Images
 from decant.errors import StageError
 from decant.settings import Block
 
-WEIGHTS = np.array([19595, 38470, 7471], np.uint32)  # of 65536: 0.299, 0.587, 0.114, as PIL has them
+WEIGHTS = np.array([19595, 38470, 7471], np.uint32)  # in units of 1/65536: 0.299, 0.587, 0.114, as in PIL
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Settings(Block):
 
 
 def clean(images: Images, settings: Settings, *, seed: int) -> Images:
+    """The images without colour. Raises: StageError for images of neither 1 nor 3 channels."""
     channels = images.shape[2]
     if channels == 1:
         return images

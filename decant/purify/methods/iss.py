@@ -1,16 +1,16 @@
 """ISS: image shortcut squeezing, the best of BDR, Gray and JPEG (Liu et al., ICML 2023).
 
 No single squeezing undoes every attack, so the paper reports, per attack, the one whose network does best on clean test
-rows. Nobody who only has the poisoned data can choose like that, so here the choice needs a `probe`, labelled images
-known to be clean and used for nothing else:
+rows. Someone who has the poisoned data alone can't choose so. Here the choice needs a `probe`, labelled images known to
+be clean and used for nothing else:
 
     train with each of the three, keep the network with the highest accuracy on the probe (the first at a tie)
 
-Without a probe it is JPEG: the only one of the three above 80 % on every attack of the paper's CIFAR-10 table. The
-paper's own figure is had by running `bdr`, `gray` and `jpeg` and reporting the best; that one has seen the test rows.
+Without a probe it is JPEG: the only one of the three above 80 % on every attack of the paper's CIFAR-10 table. For the
+paper's own figure, run `bdr`, `gray` and `jpeg` and report the best; that choice has seen the test rows.
 
 Cost: the three together with a probe, else JPEG's.
-Expected: that of the member chosen.
+Expected: the accuracy of the one chosen.
 """
 
 from dataclasses import dataclass
@@ -36,6 +36,7 @@ class Settings(Block):
 def train(
     images: Images, train_settings: TrainSettings, settings: Settings, *, seed: int, probe: Images | None
 ) -> nn.Module:
+    """The best of the three networks on the probe; JPEG's without one."""
     if probe is None or not len(probe):
         return _trained(jpeg, images, train_settings, seed)
     models = [_trained(member, images, train_settings, seed) for member in MEMBERS]

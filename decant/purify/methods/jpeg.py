@@ -1,6 +1,6 @@
 """JPEG: strong compression, one of the three squeezings of "Image Shortcut Squeezing" (Liu et al., ICML 2023).
 
-A JPEG of low quality keeps coarse brightness and throws away what bounded noise is made of: fine detail and colour.
+A JPEG of low quality keeps coarse brightness and loses what bounded perturbations consist of: fine detail and colour.
 
     x <- decode(encode(x, quality 10))
 
@@ -8,8 +8,8 @@ As in the paper, once for the whole training set, before augmentation, and not o
 with its halved colour resolution.
 
 Cost: about 20 s for 60,000 images of 32 x 32 x 3 (one CPU core).
-Expected: 89.4 % on digits under LSP where `none` has 76.5 %, and 98.6 % on clean ones as `none` (which says for which
-settings; 3 seeds, 2 CPU cores).
+Expected: 89.4 % clean accuracy on digits under LSP where `none` has 76.5 %, and 98.6 % without it, as `none` has
+(settings: `none`; 3 seeds, 2 CPU cores).
 """
 
 import io
@@ -28,10 +28,11 @@ from decant.settings import Block
 @dataclass(frozen=True, kw_only=True)
 class Settings(Block):
     quality: Annotated[int, Field(ge=1, le=100)] = 10
-    """Of the JPEG, as libjpeg counts it."""
+    """JPEG quality, as libjpeg counts it."""
 
 
 def clean(images: Images, settings: Settings, *, seed: int) -> Images:
+    """The images after compression. Raises: StageError for images of neither 1 nor 3 channels."""
     if images.shape[2] not in (1, 3):
         raise StageError(f"jpeg: images of 1 or 3 channels expected, {images.shape[2]} found")
     pixels = np.empty_like(images.pixels)

@@ -1,7 +1,9 @@
-"""No countermeasure: the data as received. What every other one is measured against.
+"""No countermeasure: training on the data as received, the baseline of every other one.
 
-Expected: on digits of 16 x 16 under LSP of 24/255, `small_cnn`, 10 epochs, shifts: 76.5 % of 360 clean test rows right
-(60.6 to 85.6, 3 seeds, 2 CPU cores), where clean data gives 98.6 %. The figures of the other files are for the same.
+Cost: nothing.
+Expected: on digits of 16 x 16 under LSP of 24/255, `small_cnn`, 10 epochs, shifts: 76.5 % accuracy on 360 clean test
+rows (60.6 to 85.6, 3 seeds, 2 CPU cores), where clean data gives 98.6 %. The other files' figures are for the same
+settings.
 """
 
 from dataclasses import dataclass
@@ -16,4 +18,5 @@ class Settings(Block):
 
 
 def clean(images: Images, settings: Settings, *, seed: int) -> Images:
+    """The images as they are."""
     return images

@@ -1,18 +1,18 @@
 """ST: progressive staged training (Dang et al., "Flew Over Learning Trap", 2023, arXiv 2306.02064).
 
-Early in training a network learns the picture and the noise; then its shallow layers overfit to the noise and pull the
-rest along. So the learning rates of the layers are lowered stage by stage, the shallow ones first, until they stand.
+Early in training a network learns image and perturbation; then its shallow layers overfit to the perturbation, and the
+deeper ones follow. So the learning rates of the layers are lowered stage by stage, the shallow ones first, down to 0.
 
     rate of a layer at depth d = clip((stop(d) - t) / ramp, 0, 1),  stop(d) = first + (1 + ramp - first) d
     d: 0 for the first layer, 1 for the last;  t: share of the training done, rounded down to whole stages
 
-**Reconstructed** from the paper's idea; we could not consult its text or code. The paper decides by a measure of how
-the activations cluster (ACM) when a stage ends; here the stages are equally long. A layer that stands also keeps its
-batch normalisation's running statistics; the last layer always learns at full rate.
+**Reconstructed** from the paper's idea; we could not consult its text or code. The paper ends a stage by a measure
+of how the activations cluster (ACM); here the stages are equally long. A layer whose rate is 0 also keeps its batch
+normalisation's running statistics; the last layer always learns at full rate.
 
 Cost: that of plain training.
-Expected: no gain on digits under LSP: 77.0 % where `none` has 76.5 %; 98.7 % on clean ones where it has 98.6 % (`none`
-says for which settings; 3 seeds, 2 CPU cores). LSP is seen by any linear layer, shallow or deep.
+Expected: no gain on digits under LSP: 77.0 % clean accuracy where `none` has 76.5 %, and 98.7 % without it where `none`
+has 98.6 % (settings: `none`; 3 seeds, 2 CPU cores). Any linear layer, shallow or deep, separates LSP's classes.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,11 @@ from decant.settings import Block, Fraction, Positive
 @dataclass(frozen=True, kw_only=True)
 class Settings(Block):
     stages: Positive = 10
+    """Steps in which the rates are lowered."""
     first: Fraction = 0.3
-    """Share of the training after which the first layer stands."""
+    """Share of the training after which the first layer's rate is 0."""
     ramp: Annotated[float, Field(ge=0.01, le=1)] = 0.3
-    """Share of the training in which a layer comes to a stand."""
+    """Share of the training over which a layer's rate falls from 1 to 0."""
 
 
 def train(

@@ -1,7 +1,8 @@
 """UEraser: adversarial augmentation (Qin et al., "Learning the Unlearnable", 2023, arXiv 2303.15127).
 
-Unlearnable noise is built to survive mild augmentation, so UEraser augments beyond its bound and lets the network learn
-from the version of each image on which it does worst; one random version suffices once the noise is no longer learnt.
+Unlearnable perturbations are built to survive mild augmentation, so UEraser augments beyond their bound, and the
+network learns from the version of each image with the largest loss. One random version suffices once it ignores the
+perturbation.
 
     loss = mean_i max_k CE(f(T_k(x_i)), y_i),  k = 1..5,  for the first quarter of training;  then k = 1
     T = plasma brightness (p 0.5), plasma contrast (p 0.5), channel shuffle (p 0.5), TrivialAugment
@@ -11,13 +12,14 @@ UEraser-Lite, 1 its UEraser-Max. Changed: the schedule is Decant's own (`train` 
 quarter is D-VAE's 50 of 200. Against AR and TAP the authors add JPEG: clean the images with `jpeg` first.
 
 Cost: 5 passes per step in the first quarter, and the augmentation: 0.2 s for 64 x 5 images of 32 x 32 (one CPU core).
-Expected: 95.7 % on digits under LSP where `none` has 76.5 %, and 98.7 % on clean ones where it has 98.6 % (`none` says
-for which settings; 3 seeds, 2 CPU cores).
+Expected: 95.7 % clean accuracy on digits under LSP where `none` has 76.5 %, and 98.7 % without it where `none` has
+98.6 % (settings: `none`; 3 seeds, 2 CPU cores).
 """
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,9 +33,9 @@ from decant.settings import Block, Fraction, Positive
 @dataclass(frozen=True, kw_only=True)
 class Settings(Block):
     versions: Positive = 5
-    """Augmented versions of an image, of which the worst counts (K in the paper)."""
+    """Augmented versions of an image, of which the one with the largest loss counts (K in the paper)."""
     max_share: Fraction = 0.25
-    """Share of the training in which they are drawn; afterwards, one."""
+    """Share of the training with that many versions; afterwards, one."""
 
 
 def train(
@@ -55,6 +57,7 @@ class WorstAugmentation(Strategy):
 
 
 def pipeline() -> nn.Module:
+    """T, of kornia's augmentations. Raises: StageError where kornia is not installed."""
     kornia = peer("kornia.augmentation", needed_by="ueraser")
     return kornia.AugmentationSequential(
         kornia.RandomPlasmaBrightness(roughness=(0.3, 0.7), intensity=(0.5, 1.0), p=0.5, keepdim=True),
@@ -65,8 +68,8 @@ def pipeline() -> nn.Module:
 
 
 @torch.no_grad()
-def augmented(x: Tensor, augment: nn.Module, generator: torch.Generator) -> Tensor:
-    """x (n, c, h, w), augmented and in [0, 1], in full precision.
+def augmented(x: Float[Tensor, "n c h w"], augment: nn.Module, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+    """T(x), in [0, 1] and in full precision.
 
     kornia draws from the global random state, which is put back.
     """
