@@ -6,7 +6,7 @@ A stale stage runs as ``python -m dvc --wait-for-lock repro --single-item STAGE`
 
 * in a process of its own: a long-lived one would run modules that it imported before an edit, while DVC records the
   edited file's hash; and one failed CUDA call would spoil every later stage;
-* in a process group of its own (`flows.processes`): stopping DVC alone leaves the stage behind, at work on the GPU;
+* in a process group of its own (`decant.processes`): stopping DVC alone leaves the stage behind, at work on the GPU;
 * with ``--wait-for-lock``: without it a finished stage is lost when another process holds DVC's lock for 3 s.
 
 Cost: about 0.1 s for a fresh stage, 1.3 s of DVC for a stale one.
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from decant.errors import DecantError, did_you_mean
-from flows.processes import output, process_group
+from decant.processes import output, process_group
 from flows.source import source_changed
 
 BUSY_PAUSE = 2.0  # seconds between two looks whether another DVC process has finished with a file

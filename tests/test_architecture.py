@@ -97,6 +97,7 @@ FLOORS = (  # lowest first: a file imports from its own room and from lower floo
     {"report"},
     {"params"},
     {"tasks"},
+    {"web"},
     {"review", "serve"},
     {"flows"},
     {"cli"},

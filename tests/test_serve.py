@@ -17,15 +17,16 @@ from samples import digits
 from scorers import UNKNOWN_CLASS, scorer_of_nine
 
 from decant.labeltrust.scorer import Judged
-from decant.serve.app import Limits, address_of, create_app, listening
+from decant.serve.app import Limits, address_of, create_app
 from decant.serve.app import pixels_of as nested
 from decant.serve.batcher import Batcher, Busy
-from decant.serve.guard import BodyLimit
+from decant.web.body_limit import BodyLimit
+from decant.web.sockets import listening
 
 
 @pytest.mark.parametrize("host, shown", [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")])
 def test_printed_address_can_be_opened(host: str, shown: str) -> None:
-    with listening(host, 0) as listener:
+    with listening(host, 0, otherwise="") as listener:
         assert address_of(listener) == f"{shown}{listener.getsockname()[1]}"
 
 
@@ -205,7 +206,7 @@ def test_a_crowd_is_turned_away_before_its_bodies_are_read() -> None:
 
 
 def test_a_request_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("decant.serve.guard.PATIENCE", 0.05)
+    monkeypatch.setattr("decant.web.body_limit.PART_SECONDS", 0.05)
 
     async def silence() -> None:
         await asyncio.sleep(10)

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from toy_pipeline import STAGES, Toy, environment, wait_until
 
+from decant import processes
 from decant.errors import DecantError
-from flows import processes, source, stages, watch
+from flows import source, stages, watch
 from flows.stages import OnLine, Stage, StageError, Turn, bring_up_to_date, pipeline
 
 HOLD_LOCK = """

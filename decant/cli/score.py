@@ -7,7 +7,6 @@ import argparse
 import csv
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,7 @@ from decant.data.decode import Rules
 from decant.data.inputs import Pictures, open_pictures, with_labels
 from decant.errors import DecantError
 from decant.files import write_text
+from decant.labeltrust.prior import parse_prior
 
 if TYPE_CHECKING:
     from decant.labeltrust.scorer import Judged, Prior, TrustScorer
@@ -41,12 +41,14 @@ class Scored:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    prior = prior_of(arguments.prior)
+    prior = parse_prior(arguments.prior)
     if not 0 <= arguments.threshold <= 1:
         raise DecantError(f"--threshold: a trust from 0 to 1 expected, {arguments.threshold:g} found")
     if arguments.out.is_dir():
         raise DecantError(f"--out {arguments.out}: a file expected, this is a folder")
-    scorer = load_scorer(arguments.scorer)
+    from decant.labeltrust.scorer import TrustScorer
+
+    scorer = TrustScorer.load(arguments.scorer)
     pictures = open_pictures(arguments.images, scorer.class_names)
     if arguments.labels is not None:
         pictures = with_labels(pictures, arguments.labels, scorer.class_names)
@@ -62,26 +64,6 @@ def main(arguments: argparse.Namespace) -> int:
     console.print(f"trust 0 {sparkline(scored.judged.trust)} 1")
     console.print(f"{escape(str(arguments.out))}: {len(pictures):,} rows")
     return 0
-
-
-def prior_of(text: str) -> "Prior":
-    if text == "batch":
-        return "batch"
-    if text == "uniform":
-        return "uniform"
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise DecantError(f"--prior: batch, uniform or the share of right labels (0 to 1) expected, {text!r} found")
-    return share
-
-
-def load_scorer(path: Path) -> "TrustScorer":
-    from decant.labeltrust.scorer import TrustScorer
-
-    return TrustScorer.load(path)
 
 
 def score(scorer: "TrustScorer", pictures: Pictures, prior: "Prior", threshold: float) -> Scored:

@@ -20,7 +20,7 @@ from decant.review.gate import Gate, SameOriginOnly
 from decant.review.pictures import As, Pictures
 from decant.review.queue import Question
 from decant.review.store import Changed, Closed, NotAsked, Store
-from decant.serve.guard import BodyLimit
+from decant.web.body_limit import BodyLimit
 
 PAGE = Path(__file__).with_name("page")
 BODY_BYTES = 2**16

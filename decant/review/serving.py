@@ -1,7 +1,6 @@
 """`decant review`: the page on this machine, until Ctrl-C or, with `--until-answered`, until nothing is open."""
 
 import argparse
-import socket
 import threading
 import time
 import webbrowser
@@ -17,6 +16,7 @@ from decant.review.gate import Gate
 from decant.review.pictures import TABLES
 from decant.review.store import Closed, Store, is_being_written
 from decant.review.waiting import GRACE, verify_settings
+from decant.web.sockets import listening
 
 LULL = 0.5  # seconds between two looks whether all is answered
 STOPPED = 130
@@ -34,7 +34,7 @@ def serve(arguments: argparse.Namespace) -> int:
         console.print(nothing, soft_wrap=True)
         tell_disputes(store, console)
         return 0
-    with listening(arguments.port) as listener:
+    with listening("127.0.0.1", arguments.port, otherwise="leave --port out to take a free one") as listener:
 
         def announce(address: str) -> None:
             console.print(f"for another browser: {address}", style="dim", soft_wrap=True, markup=False)
@@ -68,19 +68,6 @@ def why_nothing(store: Store) -> str:
             "no row waits: the simulated expert answers all; to answer yourself: decant run --set verify.expert=person"
         )
     return "no row waits for an answer; decant run asks again when something has changed"
-
-
-def listening(port: int) -> socket.socket:
-    """A socket on 127.0.0.1; port 0 takes a free one."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-    except OSError as error:
-        listener.close()
-        raise DecantError(f"port {port}: {error.strerror}; leave --port out to take a free one") from error
-    listener.listen()
-    return listener
 
 
 def server_of(store: Store, gate: Gate, *, for_run: bool) -> uvicorn.Server:

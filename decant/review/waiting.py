@@ -15,9 +15,9 @@ from decant import params
 from decant.data.tables import read_info
 from decant.errors import DecantError
 from decant.labeltrust.settings import VerifySettings
+from decant.processes import output, process_group
 from decant.review.pictures import TABLES
 from decant.review.store import Closed, Store
-from flows.processes import output, process_group
 
 STAGE = "verify"
 PATIENCE = 24 * 3600.0  # seconds; then the run goes on with the answers that are on file

@@ -8,7 +8,7 @@
 Limits: bytes of a request (413), pictures of a request and pixels of a picture (422), requests at a time (503 with
 Retry-After). Pictures are decoded as `ingest` decodes them, and never past their header when that declares too many
 pixels. Without a token only this machine is listened to, under its own names (403); with one (DECANT_TOKEN or --token),
-requests must carry it as `Authorization: Bearer TOKEN` (401). Both are seen to before the body is read: `decant.serve.guard`.
+requests must carry it as `Authorization: Bearer TOKEN` (401). `decant.serve.guard` checks both before the body is read.
 """
 
 import argparse
@@ -34,12 +34,14 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from rich.console import Console
 from starlette.responses import Response
 
-from decant.cli.score import load_scorer, prior_of
 from decant.data.decode import FORMATS, Rules, Undecodable, decode
 from decant.data.images import NO_LABEL, class_number
 from decant.errors import DecantError
+from decant.labeltrust.prior import parse_prior
 from decant.serve.batcher import Batcher, Busy
-from decant.serve.guard import BodyLimit, Callers, Crowd, answer
+from decant.serve.guard import CallerCheck, RequestLimit
+from decant.web.body_limit import BodyLimit, error_response
+from decant.web.sockets import listening
 
 if TYPE_CHECKING:
     from decant.labeltrust.scorer import Judged, Prior, TrustScorer
@@ -84,11 +86,13 @@ def main(arguments: argparse.Namespace) -> int:
     token = arguments.token or os.environ.get(TOKEN_VARIABLE, "")
     if not token and arguments.host not in ("127.0.0.1", "localhost", "::1"):
         raise DecantError(f"--host {arguments.host}: others could reach it; set a token first ({TOKEN_VARIABLE}=...)")
-    prior = prior_of(arguments.prior)
+    prior = parse_prior(arguments.prior)
     if prior == "batch":
         raise DecantError("--prior batch: requests are judged one by one; uniform or a share of right labels expected")
-    app = create_app(load_scorer(arguments.scorer), prior=prior, token=token)
-    with listening(arguments.host, arguments.port) as listener:
+    from decant.labeltrust.scorer import TrustScorer
+
+    app = create_app(TrustScorer.load(arguments.scorer), prior=prior, token=token)
+    with listening(arguments.host, arguments.port, otherwise="name another with --port") as listener:
         address = address_of(listener)
         Console(highlight=False).print(f"scoring predictions on {address}; Ctrl-C ends it", soft_wrap=True)
         config = uvicorn.Config(
@@ -103,18 +107,6 @@ def main(arguments: argparse.Namespace) -> int:
 def address_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def listening(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise DecantError(f"{host}, port {port}: {error.strerror}; name another with --port") from error
-    listener.listen()
-    return listener
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -143,8 +135,8 @@ def create_app(
     app = FastAPI(title="decant serve", lifespan=lifespan, docs_url=None, redoc_url=None)  # their pages load from afar
     app.state.batcher = batcher
     app.add_middleware(BodyLimit, limit=limits.body)
-    app.add_middleware(Crowd, limit=limits.waiting)
-    app.add_middleware(Callers, token=token)  # the last one added is asked first
+    app.add_middleware(RequestLimit, limit=limits.waiting)
+    app.add_middleware(CallerCheck, token=token)  # the last one added is asked first
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(Exception, failed)
 
@@ -188,12 +180,12 @@ async def malformed(_request: Request, error: Exception) -> Response:
     """What is wrong and where, without FastAPI's repetition of what came, which JSON may not be able to say."""
     assert isinstance(error, RequestValidationError)
     places = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-    return answer(422, "; ".join(places[:12]))
+    return error_response(422, "; ".join(places[:12]))
 
 
 async def failed(_request: Request, _error: Exception) -> Response:
     """Our own mistake: the traceback is in the server's output."""
-    return answer(500, "something went wrong here, which the server's output tells more of")
+    return error_response(500, "something went wrong in the server; its output has the traceback")
 
 
 def check_counts(request: ScoreRequest, limits: Limits) -> None:
