@@ -44,7 +44,7 @@ from decant.report import table
 from decant.review.waiting import PATIENCE, ReviewPage, open_questions
 from decant.review.waiting import STAGE as ASKING_STAGE
 from flows import gpu
-from flows.stages import Outcome, Stage, StageError, pipeline
+from flows.stages import Outcome, Stage, StageFailed, pipeline
 from flows.watch import Event, tell, watched
 
 FAREWELL = 10.0  # seconds in which a run that was stopped may still tell Prefect's server so
@@ -74,7 +74,7 @@ def clean(stages: list[str] | None = None) -> State:
         return Cancelled(message=str(cancelled))
     for name, state in states.items():
         if not state.is_completed():
-            why = (state.message or state.type.value.lower()).removeprefix(f"{name}: ")  # a StageError names its stage
+            why = (state.message or state.type.value.lower()).removeprefix(f"{name}: ")  # a StageFailed names its stage
             return Failed(message=f"{name}: {why}")
     if "evaluate" in states:
         publish_result()
@@ -116,10 +116,10 @@ def brought_up_to_date(stages: list[Stage]) -> dict[str, State]:
 @task(task_run_name="{stage.name}", cache_policy=NO_CACHE, persist_result=False)
 def run_stage(stage: Stage) -> State:
     """One stage. Prefect caches nothing: DVC alone knows what a stage depends on."""
-    turn = partial(gpu.turn, stage.tags)
+    slot = partial(gpu.slot, stage.tags)
     try:
-        outcome = watched(stage, get_run_logger().info, progress_bar(stage.name), turn)
-    except StageError as error:
+        outcome = watched(stage, get_run_logger().info, progress_bar(stage.name), slot)
+    except StageFailed as error:
         return Failed(name=error.state, message=str(error), data=error)
     return Completed(name=outcome, message=MEANING[outcome])
 
@@ -145,7 +145,7 @@ def scheduled(stage: Stage) -> Task[[Stage], State]:
 
 def worth_a_retry(_task: Task[..., object], _run: TaskRun, state: State) -> bool:
     """Bad input (exit code 2) stays bad; anything else may have been bad luck."""
-    return not (isinstance(state.data, StageError) and state.data.code == 2)
+    return not (isinstance(state.data, StageFailed) and state.data.code == 2)
 
 
 def paused_for_answers(page: ReviewPage) -> bool:

@@ -52,12 +52,12 @@ def create_limit() -> None:
 
 
 @contextmanager
-def turn(tags: tuple[str, ...]) -> Iterator[None]:
+def slot(tags: tuple[str, ...]) -> Iterator[None]:
     """Holds this machine's GPU, for stages with the tag `gpu`."""
     if "gpu" not in tags or not will_be_used():
         yield
         return
-    get_run_logger().info("takes its turn on %s", limit_name())
+    get_run_logger().info("waits for a slot on %s", limit_name())
     # The lease's renewal may fail for a while (server restarted): no reason to kill hours of training.
     with concurrency(limit_name(), strict=True, lease_duration=LEASE, raise_on_lease_renewal_failure=False):
         yield

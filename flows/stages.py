@@ -1,30 +1,29 @@
 """What DVC knows: the stages of dvc.yaml in order, which are fresh, and how one is brought up to date.
 
-Knows nothing of Prefect. All functions work in the current directory, the root of the checkout.
+Knows nothing of Prefect. All functions work in the current directory, the root of the workspace.
 
-A stale stage runs as ``python -m dvc --wait-for-lock repro --single-item STAGE``:
-
-* in a process of its own: a long-lived one would run modules that it imported before an edit, while DVC records the
-  edited file's hash; and one failed CUDA call would spoil every later stage;
-* in a process group of its own (`decant.processes`): stopping DVC alone leaves the stage behind, at work on the GPU;
-* with ``--wait-for-lock``: without it a finished stage is lost when another process holds DVC's lock for 3 s.
+A stale stage runs through `flows.reproduce` in a process of its own: a long-lived one would run modules that it
+imported before an edit, while DVC records the edited file's hash; and one failed CUDA call would spoil every later
+stage. It gets a process group of its own (`decant.processes`): stopping DVC alone would leave the stage's command at
+work on the GPU.
 
 Cost: about 0.1 s for a fresh stage, 1.3 s of DVC for a stale one.
 """
 
 import math
-import re
 import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 
 from decant.errors import DecantError, did_you_mean
 from decant.processes import output, process_group
+from decant.stage_locks import processes_on
 from flows.source import source_changed
 
 BUSY_PAUSE = 2.0  # seconds between two looks whether another DVC process has finished with a file
@@ -33,16 +32,8 @@ LAST_LINES = 15  # of a failed stage's output, kept for the message
 
 Outcome = Literal["Unchanged", "Restored", "Done"]
 OnLine = Callable[[str], None]
-Turn = Callable[[], AbstractContextManager[None]]
-
-DVC_ADVICE = (  # how lines begin that DVC prints after each stage, and that help nobody here
-    "To track the changes",
-    "\tgit add",
-    "To enable auto staging",
-    "\tdvc config",
-    "Use `dvc push`",
-    "Updating lock file",
-)
+Slot = Callable[[], AbstractContextManager[None]]
+"""A context that is held while a stage runs, such as the GPU."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +48,7 @@ class Stage:
     """Seconds."""
 
 
-class StageError(RuntimeError):
+class StageFailed(RuntimeError):
     """A stage was not brought up to date. The text is one line for people."""
 
     state = "Failed"
@@ -71,13 +62,13 @@ class StageError(RuntimeError):
         """The last lines that it printed."""
 
 
-class StageTimeout(StageError):
+class StageTimedOut(StageFailed):
     """It ran past the timeout of its `meta`, and was stopped."""
 
     state = "TimedOut"
 
 
-class Busy(StageError):
+class StageBusy(StageFailed):
     """Another DVC process works on its files."""
 
     state = "Busy"
@@ -113,12 +104,12 @@ def _stage(name: str, upstream: list[str], meta: dict[str, object]) -> Stage:
 
 
 def is_fresh(stage: str) -> bool:
-    """Whether the stage's code, inputs, parameters and outputs are those of dvc.lock. Raises Busy."""
+    """Whether the stage's code, inputs, parameters and outputs are those of dvc.lock. Raises StageBusy."""
     return not changes(stage)
 
 
 def changes(stage: str) -> list[Any]:
-    """What `dvc status` says of the stage; empty when it is fresh. Raises Busy."""
+    """What `dvc status` says of the stage; empty when it is fresh. Raises StageBusy."""
     from dvc.lock import LockError
     from dvc.repo import Repo
 
@@ -126,14 +117,16 @@ def changes(stage: str) -> list[Any]:
         with Repo(_wait_for_lock=True) as repo:
             return repo.status(targets=[stage]).get(stage, [])
     except LockError as error:
-        raise _busy(stage, str(error)) from error
+        raise _busy(stage) from error
 
 
-def bring_up_to_date(stage: Stage, on_line: OnLine, turn: Turn = nullcontext) -> Outcome:
+def bring_up_to_date(stage: Stage, on_line: OnLine, slot: Slot = nullcontext) -> Outcome:
     """Runs the stage if it is stale, waiting while another DVC process works on its files.
 
-    `ingest` runs also when files behind `ingest.source` changed, which DVC doesn't see. `turn` is entered around the
-    run itself, after the look whether it is needed. Raises StageError; Busy when the wait takes too long.
+    `ingest` runs also when files behind `ingest.source` changed, which DVC doesn't see. `slot` is held around the run
+    itself, not while it is found out whether the stage is stale.
+
+    Raises: StageFailed; StageBusy when the wait takes too long.
     """
     deadline = time.monotonic() + BUSY_PATIENCE
     told = False
@@ -142,9 +135,9 @@ def bring_up_to_date(stage: Stage, on_line: OnLine, turn: Turn = nullcontext) ->
             forced = stage.name == "ingest" and source_changed()
             if not forced and is_fresh(stage.name):
                 return "Unchanged"
-            with turn():
+            with slot():
                 return reproduce(stage, on_line, forced=forced)
-        except Busy as busy:
+        except StageBusy as busy:
             if time.monotonic() > deadline:
                 raise
             if not told:
@@ -154,42 +147,35 @@ def bring_up_to_date(stage: Stage, on_line: OnLine, turn: Turn = nullcontext) ->
 
 
 def reproduce(stage: Stage, on_line: OnLine, *, forced: bool = False) -> Outcome:
-    """Has DVC run the stage; `on_line` gets each line of output as it comes."""
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
-    command += ["--force"] * forced + [stage.name]
+    """Has DVC run the stage; `on_line` gets each line of output as it comes. Raises StageFailed."""
+    command = [sys.executable, "-m", "flows.reproduce", stage.name, *["--force"] * forced]
     lines: deque[str] = deque(maxlen=200)
+    ended = ""
     deadline = time.monotonic() + stage.timeout if stage.timeout else math.inf
     with process_group(command) as process:
         for line in output(process):
-            if line.strip() and not line.startswith(DVC_ADVICE):
+            if line.startswith("::ended "):
+                ended = line
+            elif line.strip():
                 lines.append(line.rstrip())
                 on_line(lines[-1])
             if time.monotonic() > deadline:
-                raise StageTimeout(f"{stage.name}: ran past its timeout of {stage.timeout:g} s and was stopped")
+                raise StageTimedOut(f"{stage.name}: ran past its timeout of {stage.timeout:g} s and was stopped")
         code = process.wait()
-    if code:
+    if not ended:  # DVC's own process has failed, or was killed
         raise _failure(stage.name, code, lines)
-    return _outcome(lines)
+    _, outcome, stage_code = ended.split()
+    if outcome == "Busy":
+        raise _busy(stage.name)
+    if outcome == "Failed":
+        raise _failure(stage.name, int(stage_code), lines)
+    return cast(Outcome, outcome)
 
 
-def _outcome(lines: Iterable[str]) -> Outcome:
-    for line in lines:
-        if "didn't change, skipping" in line:  # another run was faster, while we waited for our turn
-            return "Unchanged"
-        if "is cached - skipping run" in line:
-            return "Restored"
-    return "Done"
-
-
-def _failure(stage: str, code: int, lines: Iterable[str]) -> StageError:
-    text = "\n".join(lines)
-    if "is busy, it is being blocked by" in text:
-        return _busy(stage, text)
-    exited = re.search(r"exited with (-?\d+)", text)  # DVC itself ends with 255
-    code = int(exited[1]) if exited else code
+def _failure(stage: str, code: int, lines: deque[str]) -> StageFailed:
     printed = tuple(line for line in lines if not line.startswith("::progress "))
     own = [line for line in printed if line.startswith(f"{stage}: ")]  # how `python -m tasks` says what is wrong
-    return StageError(own[-1] if own else f"{stage}: {_ending(code)}", code, printed[-LAST_LINES:])
+    return StageFailed(own[-1] if own else f"{stage}: {_ending(code)}", code, printed[-LAST_LINES:])
 
 
 def _ending(code: int) -> str:
@@ -202,6 +188,12 @@ def _ending(code: int) -> str:
     return f"failed with exit code {code}"
 
 
-def _busy(stage: str, text: str) -> Busy:
-    holder = ", ".join(re.findall(r"\((PID \d+)\)", text)) or "it holds DVC's lock"
-    return Busy(f"{stage}: another DVC process works on its files ({holder})")
+def _busy(stage: str) -> StageBusy:
+    """The error, with the processes that DVC's list names."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        (found,) = repo.stage.collect(stage)
+        others = processes_on(Path(file.fs_path) for file in (*found.deps, *found.outs))
+    who = ", ".join(f"PID {process}" for process in others) or "it holds DVC's lock"
+    return StageBusy(f"{stage}: another DVC process works on its files ({who})")

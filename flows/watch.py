@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-from flows.stages import OnLine, Outcome, Stage, StageError, Turn, bring_up_to_date
+from flows.stages import OnLine, Outcome, Slot, Stage, StageFailed, bring_up_to_date
 
 State = Literal["Waiting", "Running", "Asking", "Unchanged", "Restored", "Done", "Failed"]
 
@@ -16,7 +16,7 @@ class Event:
     state: State
     percent: float | None = None
     """How far a running stage is, where it says so."""
-    error: StageError | None = None
+    error: StageFailed | None = None
     """Why it failed."""
     address: str = ""
     """Of the page on which a person answers the stage's questions."""
@@ -31,10 +31,10 @@ def tell(event: Event) -> None:
         watcher(event)
 
 
-def watched(stage: Stage, log: OnLine, show: Callable[[float], None], turn: Turn = nullcontext) -> Outcome:
+def watched(stage: Stage, log: OnLine, show: Callable[[float], None], slot: Slot = nullcontext) -> Outcome:
     """`bring_up_to_date`, told to the watchers. `log` gets the stage's lines, `show` its percentages.
 
-    Raises: StageError.
+    Raises: StageFailed.
     """
 
     shown: float | None = None
@@ -51,8 +51,8 @@ def watched(stage: Stage, log: OnLine, show: Callable[[float], None], turn: Turn
 
     tell(Event(stage.name, "Running"))
     try:
-        outcome = bring_up_to_date(stage, on_line, turn)
-    except StageError as error:
+        outcome = bring_up_to_date(stage, on_line, slot)
+    except StageFailed as error:
         tell(Event(stage.name, "Failed", error=error))
         raise
     if outcome == "Done" and shown not in (None, 100.0):  # less was to be done than the stage had planned for

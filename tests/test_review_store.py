@@ -14,7 +14,8 @@ from reviewing import CLASSES, QUEUE, pictures_of, review_files, store_in
 from decant.errors import StageError
 from decant.labeltrust.decisions import UNCLEAR, Asked, Decision, read_decisions
 from decant.labeltrust.experts import FileExpert
-from decant.review.store import Closed, NotAsked, append, is_being_written
+from decant.review.store import Closed, NotAsked, append
+from decant.stage_locks import is_being_written
 
 HEADER = "id,label,expert,at,round,rows,why,trust,picture\n"
 

@@ -16,7 +16,7 @@ from toy_pipeline import STAGES, Toy, environment, wait_until
 from decant import processes
 from decant.errors import DecantError
 from flows import source, stages, watch
-from flows.stages import OnLine, Stage, StageError, Turn, bring_up_to_date, pipeline
+from flows.stages import OnLine, Slot, Stage, StageFailed, bring_up_to_date, pipeline
 
 HOLD_LOCK = """
 import sys, time
@@ -75,7 +75,7 @@ def test_failed_stage_says_why_and_leaves_the_lock_file(in_toy_done: Toy) -> Non
     before = in_toy_done.lock.read_bytes()
     in_toy_done.order("train", "exit 2")
     Path("work.py").write_text(Path("work.py").read_text() + "\n")
-    with pytest.raises(StageError) as caught:
+    with pytest.raises(StageFailed) as caught:
         bring_up_to_date(Stage("train"), ignore)
     assert (caught.value.code, str(caught.value)) == (2, "train: the input is bad")
     assert "first words" in caught.value.lines
@@ -91,7 +91,7 @@ def test_killed_stage_leaves_the_lock_file_and_the_next_run_completes(
     ingest = pipeline()[0]
     killer = threading.Thread(target=lambda: os.kill(in_toy.process_of("ingest"), signal.SIGKILL))
     killer.start()
-    with pytest.raises(StageError, match=r"ingest: was killed \(SIGKILL\)"):
+    with pytest.raises(StageFailed, match=r"ingest: was killed \(SIGKILL\)"):
         bring_up_to_date(ingest, ignore)
     killer.join()
     assert not in_toy.lock.exists()
@@ -105,7 +105,7 @@ def test_timeout_ends_the_whole_process_group(in_toy: Toy, order: str, monkeypat
     monkeypatch.setattr(processes, "GRACE", 0.5)
     in_toy.order("ingest", order)
     before = in_toy.processes()
-    with pytest.raises(StageError, match="ingest: ran past its timeout of 3 s and was stopped") as caught:
+    with pytest.raises(StageFailed, match="ingest: ran past its timeout of 3 s and was stopped") as caught:
         bring_up_to_date(Stage("ingest", timeout=3), ignore)
     assert caught.value.state == "TimedOut"
     assert in_toy.processes() == before
@@ -205,7 +205,7 @@ def test_group_is_ended_also_when_a_second_interrupt_cuts_the_wait_short(
 def test_a_stage_that_is_done_is_shown_as_whole(
     printed: list[str], shown: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def at_work(_stage: Stage, on_line: OnLine, _turn: Turn) -> str:
+    def at_work(_stage: Stage, on_line: OnLine, _slot: Slot) -> str:
         for line in printed:
             on_line(line)
         return "Done"

@@ -18,7 +18,7 @@ from decant.paths import REPORT
 from decant.report import table
 from decant.review.waiting import STAGE, ReviewPage, open_questions
 from flows import server
-from flows.stages import Stage, StageError, pipeline
+from flows.stages import Stage, StageFailed, pipeline
 from flows.watch import Event, tell, watched
 
 OK, STAGE_FAILED, BAD_INPUT = 0, 1, 2
@@ -123,7 +123,7 @@ def done(stage: Stage, page: ReviewPage, console: Console) -> bool:
     while True:
         try:
             watched(stage, log=lambda line: None, show=lambda percent: None)
-        except StageError:
+        except StageFailed:
             return False
         waiting = open_questions() if stage.name == STAGE and not goes_on else 0
         if waiting and not console.is_terminal:

@@ -20,7 +20,7 @@ from decant import fingerprints
 from decant.paths import DATA, RUNS
 from decant.runtime import read_runs
 from flows.source import source_changed
-from flows.stages import Busy, Stage, changes, pipeline
+from flows.stages import Stage, StageBusy, changes, pipeline
 
 STYLES = {"fresh": "green", "stale": "yellow", "behind": "dim", "busy": "cyan"}
 
@@ -81,7 +81,7 @@ def _state(
     behind = [f"waits for {', '.join(waits_for)}"] if waits_for else []
     try:
         changed = changes(stage.name)
-    except Busy as busy:
+    except StageBusy as busy:
         return ("behind", behind) if behind else ("busy", [str(busy).removeprefix(f"{stage.name}: ")])
     why = list(reasons(changed, locked))
     if locked:

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.stages import StageError
+from flows.stages import StageFailed
 from flows.watch import Event, State, watchers
 
 STYLES: dict[State, str] = {
@@ -28,7 +28,7 @@ class Line:
     percent: float | None = None
     started: float = 0.0
     ended: float = 0.0
-    error: StageError | None = None
+    error: StageFailed | None = None
 
     def words(self, now: float) -> str:
         """`Running 37 %  12 s, 20 s to go`, `Done 12.3 s`, ..."""
@@ -65,7 +65,7 @@ class Board:
             self.console.print(f"{event.stage:<{self._width}}  {line.words(now)}", highlight=False)
 
     @property
-    def failures(self) -> dict[str, StageError]:
+    def failures(self) -> dict[str, StageFailed]:
         return {stage: line.error for stage, line in self.lines.items() if line.error}
 
     def __rich__(self) -> Table:

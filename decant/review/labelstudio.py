@@ -25,7 +25,8 @@ from decant.labeltrust.decisions import UNCLEAR, Asked, Decision, label_text, pa
 from decant.paths import DECISIONS, QUEUE
 from decant.review.pictures import TABLES, Pictures
 from decant.review.queue import Question
-from decant.review.store import Closed, Store, append, is_being_written, now
+from decant.review.store import Closed, Store, append, now
+from decant.stage_locks import is_being_written
 
 SIDE = 256  # pixels at least: smaller pictures are enlarged in whole multiples, which Label Studio can't
 NAME, PICTURE = "label", "image"  # of the control and the object in the labelling config

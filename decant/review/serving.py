@@ -14,8 +14,9 @@ from decant.errors import DecantError
 from decant.review.app import create_app
 from decant.review.gate import Gate
 from decant.review.pictures import TABLES
-from decant.review.store import Closed, Store, is_being_written
+from decant.review.store import Closed, Store
 from decant.review.waiting import GRACE, verify_settings
+from decant.stage_locks import is_being_written
 from decant.web.sockets import listening
 
 LULL = 0.5  # seconds between two looks whether all is answered

@@ -9,7 +9,6 @@ ended, and would record as taken in what the stage never read.
 import csv
 import fcntl
 import io
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -33,8 +32,8 @@ from decant.labeltrust.decisions import (
 )
 from decant.paths import DECISIONS, QUEUE, REVIEWS
 from decant.review.queue import Question, read_queue, read_rounds
+from decant.stage_locks import is_being_written
 
-AT_WORK = Path(".dvc/tmp/rwlock")  # DVC's list of what running stages read and write
 Contents = TypeVar("Contents")
 
 
@@ -193,29 +192,6 @@ class Store:
         if path not in self._cached or self._cached[path][0] != signature:
             self._cached[path] = (signature, read(path))
         return cast(Contents, self._cached[path][1])
-
-
-def is_being_written(folder: Path) -> bool:
-    """Whether DVC runs the stage whose output this folder is, or is still hashing what the stage read and wrote."""
-    try:
-        writers = json.loads(AT_WORK.read_text(encoding="utf-8"))["write"]
-    except (FileNotFoundError, KeyError):
-        return False
-    except ValueError:  # it is being rewritten at this moment
-        return True
-    mine = folder.resolve()
-    return any(Path(path).resolve() == mine and _is_alive(writer["pid"]) for path, writer in writers.items())
-
-
-def _is_alive(process: int) -> bool:
-    """A stage that was killed stays in DVC's list."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        pass
-    return True
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:
