@@ -15,7 +15,8 @@ from toy_pipeline import STAGES, Toy, environment, wait_until
 
 from decant import processes
 from decant.errors import DecantError
-from flows import source, stages, watch
+from decant.paths import SOURCE_FINGERPRINT
+from flows import stages, watch
 from flows.stages import OnLine, Slot, Stage, StageFailed, bring_up_to_date, pipeline
 
 HOLD_LOCK = """
@@ -170,8 +171,8 @@ def test_changed_files_of_the_source_run_ingest_again(in_toy_done: Toy) -> None:
     ingest = Stage("ingest")
     assert bring_up_to_date(ingest, ignore) == "Done"
 
-    source.FINGERPRINT.parent.mkdir(parents=True)
-    source.FINGERPRINT.write_text(fingerprint(str(photos)))  # as the real ingest does
+    SOURCE_FINGERPRINT.parent.mkdir(parents=True)
+    SOURCE_FINGERPRINT.write_text(fingerprint(str(photos)))  # as the real ingest does
     assert bring_up_to_date(ingest, ignore) == "Unchanged"
     (photos / "b.png").write_bytes(b"2")
     assert stages.is_fresh("ingest")  # for all that DVC knows
