@@ -33,7 +33,7 @@ from benchmarks._stages import dataset
 from decant.attacks.base import load_attacks
 from decant.data.images import Images
 from decant.files import read_json, write_json
-from decant.label_checks.base import Case, judge
+from decant.label_checks.base import CheckCase, judge
 from decant.labeltrust.experts import Oracle
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.verify import VerifyOutcome, by_round
@@ -173,7 +173,7 @@ def loops(
         counted = ~np.isin(received.ids, outcome.reviews["id"]) if withheld is None else withheld
         verdicts = outcome.verdicts
         found = figures(verdicts["score"].to_numpy(), verdicts["flagged"].to_numpy(), rows.bad, counted)
-        reviews = {"reviews": float(len(outcome.reviews)), "noise_rate": outcome.noise_rate or 0.0}
+        reviews = {"reviews": float(len(outcome.reviews)), "noise_rate": outcome.label_noise_rate or 0.0}
         yield outcome, found | reviews | {"seconds": time.perf_counter() - started}
 
 
@@ -199,7 +199,8 @@ def checked(rows: Rows, method: str, train: TrainSettings, seed: int, withheld: 
     given = received.labels[order]
     known = np.concatenate([order[given == label][:REFERENCES] for label in range(received.classes)])
     started = time.perf_counter()
-    check = judge(method, Case(images=received, references=known, answers=rows.right[known], train=train, seed=seed))
+    case = CheckCase(images=received, references=known, answers=rows.right[known], train=train, seed=seed)
+    check = judge(method, case)
     found = figures(check.suspicion, check.flagged, rows.bad, withheld)
     return found | {"seconds": time.perf_counter() - started}
 

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks._labels import TRAIN, case
 from decant.data.images import Images
-from decant.label_checks.base import Case, judge
+from decant.label_checks.base import CheckCase, judge
 from decant.labeltrust.experts import Oracle
 from decant.labeltrust.scorer import TrustScorer
 from decant.labeltrust.settings import VerifySettings
@@ -41,7 +41,7 @@ def run(scale: str, seed: int) -> dict[str, float]:
     figures["decant_seconds"] = time.perf_counter() - started
     seen = np.flatnonzero(np.isin(received.ids, outcome.reviews["id"]))
     started = time.perf_counter()
-    known = Case(images=received, references=seen, answers=right[seen], train=TRAIN, seed=seed)
+    known = CheckCase(images=received, references=seen, answers=right[seen], train=TRAIN, seed=seed)
     check = judge("confident_learning", known)
     figures["cleanlab_seconds"] = time.perf_counter() - started
     unseen = np.delete(np.arange(len(received)), seen)

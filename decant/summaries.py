@@ -136,9 +136,9 @@ class VerifySummary(Summary):
     """Rows that the expert has answered."""
     queued: int = 0
     """Rows that wait for an answer."""
-    noise_rate: float | None = None
+    label_noise_rate: float | None = None
     """Estimated share of wrong labels; None where no label was judged."""
-    noise_interval: tuple[float, float] | None = None
+    label_noise_interval: tuple[float, float] | None = None
     """95 % confidence interval of that share, by the rows drawn at random alone."""
     reliability: Reliability | None = None
     threshold: float | None = None

@@ -5,6 +5,7 @@ a person's answers in a CSV (``file``, ``person``). Rows that a person has yet t
 doesn't wait for them (with ``person`` the flow does, and runs it again).
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,12 @@ from decant.labeltrust.experts import FileExpert, Oracle
 from decant.labeltrust.note import note
 from decant.labeltrust.review_rounds import Reviews
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.thresholds import parsed, resolution
+from decant.labeltrust.thresholds import parse_threshold, zero_failure_bound
 from decant.labeltrust.verify import VerifyOutcome, steps_of
 from decant.labeltrust.verify import verify as verify_labels
 from decant.models.embeddings import read_embeddings
 from decant.runtime import Progress, be_deterministic
-from decant.summaries import OperatingPoint, Reliability, VerifySummary
+from decant.summaries import Reliability, VerifySummary
 
 HOW_ASKED = ["round", "rows", "why", "picture"]
 QUEUE = ["id", "given", "suggested", "trust", "label", *HOW_ASKED, "like_given", "like_suggested"]
@@ -72,7 +73,7 @@ def summary_of(
 ) -> VerifySummary:
     """The outcome in figures, rounded."""
     actions, found = outcome.verdicts["action"].value_counts(), outcome.reliability
-    interval = outcome.noise_interval
+    interval = outcome.label_noise_interval
     return VerifySummary(
         rows_in=rows_in,
         rows_out=rows_out,
@@ -80,21 +81,15 @@ def summary_of(
         relabelled=int(actions.get("relabel", 0)),
         reviews=len(outcome.reviews),
         queued=len(outcome.queue),
-        noise_rate=rounded(outcome.noise_rate),
-        noise_interval=interval and (round(interval[0], 4), round(interval[1], 4)),
+        label_noise_rate=rounded(outcome.label_noise_rate),
+        label_noise_interval=interval and (round(interval[0], 4), round(interval[1], 4)),
         reliability=None
         if found is None
         else Reliability(rows=int(found["rows"]), brier=round(found["brier"], 4), ece=round(found["ece"], 4)),
         threshold=rounded(outcome.threshold),
         operating_points=tuple(
-            OperatingPoint(
-                threshold=point.threshold,
-                trust=round(point.trust, 6),
-                refused=point.refused,
-                far=round(point.far, 6),
-                frr=round(point.frr, 6),
-            )
-            for point in outcome.prices
+            replace(point, trust=round(point.trust, 6), far=round(point.far, 6), frr=round(point.frr, 6))
+            for point in outcome.operating_points
         ),
         lowest_confirmed_rate=rounded(lowest_confirmed_rate),
         classifier_weight=outcome.classifier_weight,
@@ -124,8 +119,8 @@ def lowest_confirmed_rate(verify: VerifySettings, reviews: pd.DataFrame) -> floa
         return None
     drawn = reviews[reviews["round"] == 0]
     wrong = (drawn["given"] != drawn["answer"]) & (drawn["answer"] != "unclear")
-    kind, _ = parsed(verify.threshold)
-    return resolution(int(wrong.sum() if kind == "far" else (drawn["given"] == drawn["answer"]).sum()))
+    kind, _ = parse_threshold(verify.threshold)
+    return zero_failure_bound(int(wrong.sum() if kind == "far" else (drawn["given"] == drawn["answer"]).sum()))
 
 
 def rounded(value: float | None) -> float | None:

@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 from collections.abc import Callable
 from functools import cache
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,13 +12,13 @@ from samples import ROOT, digits
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from decant import confidence
 from decant.attacks.base import load_attacks
+from decant.confidence import base as confidence
 from decant.data.images import Images
 from decant.errors import SettingsError, StageError
 from decant.label_checks import asd, cae, labeltrust, loss, orion, spectral
 from decant.label_checks import base as label_checks
-from decant.label_checks.base import Case, Check
+from decant.label_checks.base import CheckCase, CheckResult
 from decant.labeltrust.experts import Expert
 from decant.labeltrust.review_rounds import Reviews, draw_references
 from decant.labeltrust.settings import VerifySettings
@@ -29,6 +28,7 @@ from decant.models.cross_validation import out_of_fold
 from decant.models.features import logits_and_features, nearest, spectral_signature, stage_outputs, two_clusters
 from decant.models.settings import TrainSettings
 from decant.models.training import predict, steps_of
+from decant.registry import Family
 
 ROWS, REFERENCES = 600, 5
 TRAIN = TrainSettings(epochs=6)
@@ -53,7 +53,7 @@ wrong rows of a class, which labels drawn at random don't have: they are tested 
 BACKDOOR = {"name": "badnet", "mode": "dirty", "victim": None, "target": 0, "rate": 0.04, "size": 6}
 
 
-def case_with(attack: dict[str, object], seed: int = 0) -> tuple[Case, np.ndarray]:
+def case_with(attack: dict[str, object], seed: int = 0) -> tuple[CheckCase, np.ndarray]:
     """(600 digits with that attack, 5 confirmed rows per class and 10 refuted ones of them known; (n,) is wrong)."""
     right = digits()[0].select(np.arange(ROWS))
     (planned,) = load_attacks([attack])
@@ -62,25 +62,25 @@ def case_with(attack: dict[str, object], seed: int = 0) -> tuple[Case, np.ndarra
     rows = [np.flatnonzero(~wrong & (right.labels == label))[:REFERENCES] for label in range(10)]
     references = np.concatenate([*rows, np.flatnonzero(wrong)[:10]])
     answers = right.labels[references].astype(np.int64)
-    return Case(images=given, references=references, answers=answers, train=TRAIN, seed=seed), wrong
+    return CheckCase(images=given, references=references, answers=answers, train=TRAIN, seed=seed), wrong
 
 
 @cache
-def mislabelled() -> tuple[Case, np.ndarray]:
+def mislabelled() -> tuple[CheckCase, np.ndarray]:
     return case_with({"name": "label_noise", "rate": 0.1})
 
 
 @cache
-def backdoored() -> tuple[Case, np.ndarray]:
+def backdoored() -> tuple[CheckCase, np.ndarray]:
     return case_with(BACKDOOR)
 
 
 @cache
-def judged(name: str) -> Check:
+def judged(name: str) -> CheckResult:
     return label_checks.judge(name, mislabelled()[0], **QUICK.get(name, {}))
 
 
-def auroc(check: Check, case: Case, wrong: np.ndarray) -> float:
+def auroc(check: CheckResult, case: CheckCase, wrong: np.ndarray) -> float:
     """Of the rows that nobody told it about."""
     return float(roc_auc_score(wrong[case.others], check.suspicion[case.others]))
 
@@ -138,16 +138,16 @@ def test_too_few_references_are_refused_by_those_that_need_them(name: str) -> No
 def test_a_case_without_spoilt_labels_is_left_alone(name: str) -> None:
     images = digits()[0].select(np.arange(ROWS))
     references = np.arange(60)
-    case = Case(images=images, references=references, answers=images.labels[:60].astype(int), train=TRAIN, seed=0)
+    case = CheckCase(images=images, references=references, answers=images.labels[:60].astype(int), train=TRAIN, seed=0)
     assert label_checks.judge(name, case, **QUICK.get(name, {})).flagged.mean() < 0.03
 
 
-@pytest.mark.parametrize("kind", [label_checks, confidence])
-def test_the_page_names_every_member_with_its_parameters(kind: ModuleType) -> None:
+@pytest.mark.parametrize("family", [label_checks.FAMILY, confidence.FAMILY])
+def test_the_page_names_every_member_with_its_parameters(family: Family) -> None:
     lines = (ROOT / "docs/label-checks.md").read_text(encoding="utf-8").splitlines()
-    for name in kind.names():
+    for name in family.names():
         rows = [line for line in lines if line.startswith(f"| `{name}` |")]
-        for field in dataclasses.fields(importlib.import_module(f"{kind.__name__}.{name}").Settings):
+        for field in dataclasses.fields(importlib.import_module(f"{family.package}.{name}").Settings):
             assert any(f"`{field.name}` (" in row for row in rows), f"{name}.{field.name}"
         assert rows, name
 

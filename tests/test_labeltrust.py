@@ -58,7 +58,7 @@ def test_wrong_labels_are_found_and_right_ones_kept(
     score = outcome.verdicts["score"].to_numpy()
     assert np.median(score[wrong]) > 0.9
     assert np.median(score[~wrong]) < 0.1
-    assert outcome.noise_rate == pytest.approx(0.1, abs=0.02)
+    assert outcome.label_noise_rate == pytest.approx(0.1, abs=0.02)
 
 
 def test_verdicts_say_what_a_row_looks_like(
@@ -107,8 +107,8 @@ def test_clean_data_is_left_nearly_as_it_was() -> None:
     images, truth, _ = mislabelled(some_digits(600), 0.0)
     outcome = judge(images, truth)
     assert outcome.verdicts["flagged"].mean() <= 0.01
-    assert outcome.noise_rate is not None
-    assert outcome.noise_rate < 0.01
+    assert outcome.label_noise_rate is not None
+    assert outcome.label_noise_rate < 0.01
 
 
 def test_relabelling_restores_labels(noisy: tuple[Images, pd.DataFrame, np.ndarray], outcome: VerifyOutcome) -> None:
@@ -147,7 +147,7 @@ def test_without_any_answer_every_row_is_kept_and_the_first_questions_wait(tmp_p
     images = some_digits(200)
     outcome = verify(images, FileExpert(tmp_path / "decisions.csv", images), QUICK, seed=0)
     assert (outcome.verdicts["action"] == "keep").all()
-    assert outcome.noise_rate is None
+    assert outcome.label_noise_rate is None
     assert len(outcome.queue) == 10 * QUICK.references
     assert outcome.reviews.empty
 
@@ -236,7 +236,7 @@ def test_a_classifier_helps_where_few_steps_leave_the_network_weak() -> None:
         found.append(((pairs > 0) + 0.5 * (pairs == 0)).mean())  # area under the ROC curve
     assert outcome.classifier_weight and outcome.classifier_weight > 0
     assert found[1] > max(0.9, found[0] + 0.02)
-    assert outcome.noise_rate == pytest.approx(0.3, abs=0.05)
+    assert outcome.label_noise_rate == pytest.approx(0.3, abs=0.05)
 
 
 @pytest.mark.slow

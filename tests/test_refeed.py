@@ -120,9 +120,9 @@ def test_nothing_is_expected_of_labels_that_nobody_can_judge() -> None:
     images = rows().with_labels(np.zeros(300, np.int64))
     settings = VerifySettings(**{**QUICK, "stop_below": 0.9})  # type: ignore[arg-type]
     *_, outcome = by_round(images, Oracle(images, NOTHING_WRONG), settings, seed=0)
-    assert outcome.noise_rate is None and outcome.stopped is None
+    assert outcome.label_noise_rate is None and outcome.stopped is None
     (poor,) = outcomes(budget=10)
-    assert poor.noise_rate is None and poor.stopped == "the budget of 10 reviews is spent"
+    assert poor.label_noise_rate is None and poor.stopped == "the budget of 10 reviews is spent"
 
 
 # --- a person, who answers between two runs ---------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_answers_keep_their_worth_under_another_seed(tmp_path: Path) -> None:
     after = person.run()
     assert after.queue.empty
     pd.testing.assert_frame_equal(after.reviews, before.reviews)
-    assert (after.noise_interval, after.reliability) == (before.noise_interval, before.reliability)
+    assert (after.label_noise_interval, after.reliability) == (before.label_noise_interval, before.reliability)
 
 
 def test_a_round_that_was_answered_but_for_one_row_asks_for_one(tmp_path: Path) -> None:

@@ -254,8 +254,8 @@ def test_headline_and_figures_come_from_the_metrics(page: Path) -> None:
     assert "asked about 2 of 30 rows" in text
 
 
-def test_what_a_threshold_costs_is_a_table_where_it_is_known(page: Path, tmp_path: Path) -> None:
-    assert "What a threshold costs" not in page.read_text()
+def test_operating_points_are_a_table_where_they_are_known(page: Path, tmp_path: Path) -> None:
+    assert "Operating points" not in page.read_text()
     arguments = make_run(tmp_path)
     point = OperatingPoint(threshold="far=0.001", trust=0.98765, refused=1234, far=0.00091, frr=0.7702)
     replace(VerifySummary.read(tmp_path / "verify"), operating_points=(point,)).write(tmp_path / "verify")

@@ -58,7 +58,7 @@ def test_right_labels_are_trusted_and_wrong_ones_are_not(scorer: TrustScorer) ->
 def test_trust_is_about_the_share_of_right_labels(scorer: TrustScorer) -> None:
     """Expected calibration error over all pairs of picture and label, and over pairs of a trust between 0.1 and 0.9."""
     test = known()
-    trust = scorer.score_matrix(test.pixels, unknown=0)[:, :9].ravel()
+    trust = scorer.score_matrix(test.pixels, ood_share=0)[:, :9].ravel()
     right = np.eye(9)[test.labels].ravel()
     which = np.minimum((trust * 10).astype(int), 9)
     gaps = np.bincount(which, trust - right, 10)
@@ -74,8 +74,8 @@ def test_a_picture_of_no_known_class_is_trusted_with_no_label(scorer: TrustScore
     assert best_of_known.mean() > 0.85
     assert best_of_strangers.mean() < 0.6  # a 9 has much of a 3, a 4, a 5 and an 8; over four seeds 0.37 to 0.46
     assert scorer.suggestion(noise)[1].mean() < 0.6  # over four seeds 0.20 to 0.40
-    assert scorer.suggestion(strangers(), unknown=0)[1].mean() > best_of_strangers.mean() + 0.05  # the softmax alone
-    assert scorer.suggestion(strangers(), unknown=0.5)[1].mean() < 0.3
+    assert scorer.suggestion(strangers(), ood_share=0)[1].mean() > best_of_strangers.mean() + 0.05  # the softmax alone
+    assert scorer.suggestion(strangers(), ood_share=0.5)[1].mean() < 0.3
 
 
 def test_a_class_without_references_gets_no_trust_but_a_suggestion(scorer: TrustScorer) -> None:
@@ -124,12 +124,12 @@ def test_a_row_is_judged_alike_alone_and_among_others(scorer: TrustScorer) -> No
 def test_a_prior_is_bayes_rule(scorer: TrustScorer) -> None:
     """With one label in ten wrong, the odds against each other class are those of the picture times 9 x 8."""
     test = known()
-    picture = scorer.score_matrix(test.pixels, unknown=0)[:, :9].astype(float)
+    picture = scorer.score_matrix(test.pixels, ood_share=0)[:, :9].astype(float)
     rows = np.arange(len(test))
     own = picture[rows, test.labels]
     expected = 0.9 * own / (0.9 * own + 0.1 / 8 * (1 - own))
-    np.testing.assert_allclose(scorer.score(test.pixels, test.labels, prior=0.9, unknown=0), expected, atol=1e-5)
-    np.testing.assert_allclose(scorer.score(test.pixels, test.labels, prior=1 / 9, unknown=0), own, atol=1e-5)
+    np.testing.assert_allclose(scorer.score(test.pixels, test.labels, prior=0.9, ood_share=0), expected, atol=1e-5)
+    np.testing.assert_allclose(scorer.score(test.pixels, test.labels, prior=1 / 9, ood_share=0), own, atol=1e-5)
 
 
 def test_the_prior_of_a_batch_learns_how_good_the_labels_are(scorer: TrustScorer) -> None:
@@ -172,7 +172,7 @@ def test_networks_trained_elsewhere_make_the_same_scorer(scorer: TrustScorer) ->
 def test_quarters_move_and_none_stays() -> None:
     picture = np.zeros((1, 5, 4, 1), np.uint8)
     picture[0, :2, :2], picture[0, :2, 2:], picture[0, 3:, :2], picture[0, 3:, 2:] = 1, 2, 3, 4
-    versions = out_of_distribution.quarters_moved(picture)
+    versions = out_of_distribution.patch_shuffled(picture)
     corners = versions[:, [0, 0, 4, 4], [0, 3, 0, 3], 0]
     assert len({tuple(row) for row in corners}) == 6
     assert (np.sort(corners, 1) == [1, 2, 3, 4]).all() and (corners != [1, 2, 3, 4]).all()

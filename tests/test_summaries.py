@@ -15,7 +15,7 @@ def test_a_summary_survives_its_file(tmp_path: Path) -> None:
     point = OperatingPoint(threshold="far=0.01", trust=0.5, refused=1, far=0.01, frr=0.0)
     said = VerifySummary(
         **EVERY,  # type: ignore[arg-type]
-        noise_interval=(0.1, 0.2),
+        label_noise_interval=(0.1, 0.2),
         reliability=Reliability(rows=3, brier=0.1, ece=0.0),
         operating_points=(point,),
     )

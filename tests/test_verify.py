@@ -115,7 +115,7 @@ def test_a_filled_in_queue_is_a_file_of_decisions(inputs: dict[str, Path]) -> No
     queue.assign(label=originals[queue["id"]]).to_csv(inputs["decisions"], index=False)
     summary = stage(inputs, expert="file", steps=5)
     assert summary.reviews == len(queue)
-    assert summary.noise_rate is not None
+    assert summary.label_noise_rate is not None
     answers = pd.read_csv(inputs["out"] / "reviews.csv").set_index("id")["answer"]
     second = pd.read_csv(inputs["out"] / "queue.csv")  # of the next round, with what the network makes of each row
     assert second["suggested"].notna().all() and second["trust"].between(0, 1).all()
@@ -145,7 +145,7 @@ def test_answers_about_rows_that_nobody_drew_are_enough_to_judge_and_the_note_na
     rows = pd.DataFrame({"id": others, "label": digits()[0].labels[others]})
     rows.groupby("label").head(3).to_csv(inputs["decisions"], index=False)
     summary = stage(inputs, expert="file", rounds=0, steps=5)
-    assert summary.reviews == 30 and summary.noise_interval is None
+    assert summary.reviews == 30 and summary.label_noise_interval is None
     assert "of the labels looked wrong" in summary.note and "drawn at random alone" not in summary.note
 
 

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from decant.data.decode import Rules
-from decant.data.inputs import Pictures, open_pictures, with_labels
+from decant.data.inputs import InputPictures, open_pictures, with_labels
 from decant.errors import DecantError
 from decant.files import write_text
 from decant.labeltrust.prior import parse_prior
@@ -34,7 +34,7 @@ MOST_DOUBTED = 5  # pairs of given and suggested class in the summary
 class Scored:
     """All rows of the pictures, with what became of each."""
 
-    pictures: Pictures
+    pictures: InputPictures
     class_names: tuple[str, ...]
     judged: "Judged"
     status: np.ndarray  # (n,) object: `trusted`, `doubtful`, or why the label was not judged
@@ -66,7 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def score(scorer: "TrustScorer", pictures: Pictures, prior: "Prior", threshold: float) -> Scored:
+def score(scorer: "TrustScorer", pictures: InputPictures, prior: "Prior", threshold: float) -> Scored:
     labels, status = pictures.labels, np.full(len(pictures), "trusted", object)
     has_label = labels >= 0
     status[~has_label] = "no label"

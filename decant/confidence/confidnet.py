@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from decant.confidence.base import ConfidenceCase
-from decant.labeltrust.label_noise import softmax
 from decant.models.training import epochs_of_batches, step
 from decant.runtime import device
 from decant.settings import Block, Positive
@@ -57,7 +57,7 @@ def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:
 
 def true_class_probability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """c*, (n,)"""
-    return softmax(logits)[np.arange(len(labels)), labels]
+    return softmax(logits, axis=1)[np.arange(len(labels)), labels]
 
 
 def _network(features: int) -> nn.Sequential:

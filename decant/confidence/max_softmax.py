@@ -8,9 +8,9 @@ Cost: one forward pass. A backdoored classifier is sure of what its trigger make
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
 from decant.confidence.base import ConfidenceCase
-from decant.labeltrust.label_noise import softmax
 from decant.settings import Block
 
 
@@ -20,4 +20,4 @@ class Settings(Block):
 
 
 def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:
-    return softmax(case.inside[0])[np.arange(len(case.predicted)), case.predicted]
+    return softmax(case.inside[0], axis=1)[np.arange(len(case.predicted)), case.predicted]

@@ -24,7 +24,7 @@ AMBIGUOUS = -1  # among row numbers: a bare file name that several pictures have
 
 
 @dataclass(frozen=True)
-class Pictures:
+class InputPictures:
     """Rows that are not decoded yet."""
 
     splits: tuple[Split, ...]
@@ -63,7 +63,7 @@ class Pictures:
             first += len(split)
 
 
-def open_pictures(name: str, class_names: tuple[str, ...]) -> Pictures:
+def open_pictures(name: str, class_names: tuple[str, ...]) -> InputPictures:
     """The rows behind `name`, under their own labels as numbers of `class_names`.
 
     Raises: SourceError, one line, when there is nothing that can be read.
@@ -86,7 +86,7 @@ def open_pictures(name: str, class_names: tuple[str, ...]) -> Pictures:
     for split in splits:
         faults |= {row + first: f"no label: {fault}" for row, fault in split.faults.items()}
         first += len(split)
-    return Pictures(splits, str(folder), labels, faults)
+    return InputPictures(splits, str(folder), labels, faults)
 
 
 def _has_folders(folder: Path) -> bool:
@@ -96,7 +96,7 @@ def _has_folders(folder: Path) -> bool:
         raise SourceError(f"{folder}: can't be listed ({error.strerror}); mend its permissions") from error
 
 
-def _flat(folder: Path) -> Pictures:
+def _flat(folder: Path) -> InputPictures:
     files = [file for file in image_folder.walk(folder) if os.path.splitext(file)[1].lower() in image_folder.SUFFIXES]
     if not files:
         raise SourceError(f"{folder}: no image files ({', '.join(sorted(image_folder.SUFFIXES))})")
@@ -108,7 +108,7 @@ def _flat(folder: Path) -> Pictures:
 
     nothing = np.full(len(files), NO_LABEL, np.int64)
     split = Split(np.arange(len(files)), nothing, read, lambda row: image_folder.printable(files[row]))  # type: ignore[arg-type]
-    return Pictures((split,), str(folder), nothing, {})
+    return InputPictures((split,), str(folder), nothing, {})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def _flat(folder: Path) -> Pictures:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def with_labels(pictures: Pictures, path: Path, class_names: tuple[str, ...]) -> Pictures:
+def with_labels(pictures: InputPictures, path: Path, class_names: tuple[str, ...]) -> InputPictures:
     """The pictures under the labels of a CSV; those that it doesn't name have none.
 
     Raises: SourceError with file and line when a column is missing, a row or class is unknown, or a row is there twice.
@@ -152,11 +152,11 @@ def _row(text: str, rows: dict[str, int], where: str, key: str) -> int:
     return row
 
 
-def _row_of_id(pictures: Pictures) -> dict[str, int]:
+def _row_of_id(pictures: InputPictures) -> dict[str, int]:
     return {str(row_id): row for row, row_id in enumerate(pictures.ids.tolist())}
 
 
-def _row_of_file(pictures: Pictures) -> dict[str, int]:
+def _row_of_file(pictures: InputPictures) -> dict[str, int]:
     """Bare names first, so that a path wins."""
     files = [pictures.file_of(row) for row in range(len(pictures))]
     rows: dict[str, int] = {}

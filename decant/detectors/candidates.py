@@ -23,6 +23,7 @@ Cost: EK-FAC's two passes over the rows, and influence on n queries (`decant.inf
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,8 +33,10 @@ from decant.data.images import Images
 from decant.detectors._background import middle_and_spread
 from decant.detectors.base import Case
 from decant.detectors.settings import DetectSettings
-from decant.labeltrust.scorer import TrustScorer
 from decant.models.training import predict, to_device
+
+if TYPE_CHECKING:
+    from decant.labeltrust.scorer import TrustScorer
 
 TAIL = 20  # rows: about as few as teach a network anything
 
@@ -60,7 +63,7 @@ def rank(
     settings: DetectSettings,
     *,
     seed: int,
-    scorer: TrustScorer | None = None,
+    scorer: "TrustScorer | None" = None,
     on_rows: Callable[[int], None] = lambda rows: None,
     cache: Path | None = None,
 ) -> Candidates:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decant.label_checks.base import NO_SUGGESTION, Case, Check
+from decant.label_checks.base import NO_SUGGESTION, CheckCase, CheckResult
 from decant.models.features import two_clusters
 from decant.settings import Block, Fraction, Positive
 
@@ -31,7 +31,7 @@ class Settings(Block):
     """A cluster is taken for poisoned if it has at most this share of its class (ART's default)."""
 
 
-def judge(case: Case, settings: Settings) -> Check:
+def judge(case: CheckCase, settings: Settings) -> CheckResult:
     labels = case.known.labels
     suspicion, flagged = np.zeros(len(labels)), np.zeros(len(labels), bool)
     names = []
@@ -46,7 +46,7 @@ def judge(case: Case, settings: Settings) -> Check:
         if is_small.mean() <= settings.smaller:
             flagged[rows] = is_small
             names.append(case.images.info.class_names[label])
-    return Check(
+    return CheckResult(
         suspicion=suspicion,
         flagged=flagged,
         suggested=np.full(len(labels), NO_SUGGESTION),

@@ -31,7 +31,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.label_checks.base import Case, Check, require_references
+from decant.label_checks.base import CheckCase, CheckResult, require_references
 from decant.models.augment import augmented
 from decant.models.networks import build
 from decant.models.training import (
@@ -64,7 +64,7 @@ class Settings(Block):
     batch_size: Positive = 64
 
 
-def judge(case: Case, settings: Settings) -> Check:
+def judge(case: CheckCase, settings: Settings) -> CheckResult:
     require_references(case, "asd")
     labels, pixels = case.known.labels, case.images.pixels
     learner = _Learner(case, settings)
@@ -82,7 +82,7 @@ def judge(case: Case, settings: Settings) -> Check:
         learner.mixmatch_epoch(clean, (epoch + 1) / total)
     logits = predict(learner.model, pixels)
     flagged = ~clean & (logits.argmax(1) != labels)
-    return Check(
+    return CheckResult(
         suspicion=split_losses(logits, labels),
         flagged=flagged,
         suggested=logits.argmax(1),
@@ -108,7 +108,7 @@ def smallest_of_each_class(losses: np.ndarray, labels: np.ndarray, wanted: int) 
 class _Learner:
     """The network, and how it learns from both pools."""
 
-    def __init__(self, case: Case, settings: Settings):
+    def __init__(self, case: CheckCase, settings: Settings):
         self.model = build(architecture_of(case.images, case.train), seed=case.seed).to(device())
         self.x, self.y = to_device(case.images.pixels), labels_to_device(case.known.labels)
         self.settings, self.classes = settings, case.images.classes

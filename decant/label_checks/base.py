@@ -5,11 +5,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 from torch import nn
 
 from decant.data.images import Images
 from decant.errors import StageError
-from decant.labeltrust.label_noise import softmax
 from decant.models.features import logits_and_features
 from decant.models.settings import TrainSettings
 from decant.models.training import train_classifier
@@ -23,7 +23,7 @@ NO_SUGGESTION = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class CheckResult:
     """A label check's judgement of every row."""
 
     suspicion: np.ndarray
@@ -37,7 +37,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Case:
+class CheckCase:
     """What a check is given. It never sees the truth."""
 
     images: Images
@@ -99,7 +99,7 @@ def names() -> list[str]:
     return FAMILY.names()
 
 
-def judge(name: str, case: Case, **settings: Any) -> Check:
+def judge(name: str, case: CheckCase, **settings: Any) -> CheckResult:
     """What the check `name` makes of every row; a reference is flagged if and only if its given label is wrong.
 
     Raises: SettingsError for an unknown name or parameter; StageError where a library of the extra `peers` is missing,
@@ -109,7 +109,7 @@ def judge(name: str, case: Case, **settings: Any) -> Check:
     return _with_answers(module.judge(case, load(module.Settings, settings, name)), case)
 
 
-def require_references(case: Case, name: str) -> None:
+def require_references(case: CheckCase, name: str) -> None:
     """Raises: StageError where there are fewer than two references of each of two classes."""
     counts = np.bincount(case.answers, minlength=case.images.classes)
     if (counts >= 2).sum() < 2:
@@ -117,11 +117,11 @@ def require_references(case: Case, name: str) -> None:
 
 
 def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n,) -log softmax(logits) of the labels, in nats; at most 30."""
-    return -np.log(np.maximum(softmax(logits)[np.arange(len(labels)), labels], 1e-13))
+    """(n,) -log softmax(logits) at the labels, in nats."""
+    return -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
 
 
-def _with_answers(check: Check, case: Case) -> Check:
+def _with_answers(check: CheckResult, case: CheckCase) -> CheckResult:
     """References: the most suspicious rows of all where the expert refuted the label, else the least."""
     suspicion, flagged = check.suspicion.astype(np.float32), check.flagged.copy()
     suggested = check.suggested.astype(np.int64)

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decant.label_checks.base import Case, Check, require_references
+from decant.label_checks.base import CheckCase, CheckResult, require_references
 from decant.models.training import EVAL_BATCH, as_float, epochs_of_batches, labels_to_device, step, to_device
 from decant.runtime import device
 from decant.settings import Block, Fraction, Positive
@@ -69,7 +69,7 @@ def _up(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
 
 
-def judge(case: Case, settings: Settings) -> Check:
+def judge(case: CheckCase, settings: Settings) -> CheckResult:
     require_references(case, "cae")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case.seed)
@@ -91,7 +91,7 @@ def judge(case: Case, settings: Settings) -> Check:
         kept = np.sort(rows[np.argsort(error[rows], kind="stable")][: round((1 - settings.trimmed) * len(rows))])
     limit = float(np.quantile(error[case.references], settings.quantile))
     flagged = error > limit
-    return Check(
+    return CheckResult(
         suspicion=error,
         flagged=flagged,
         suggested=suggested,

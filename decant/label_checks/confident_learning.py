@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from decant.label_checks.base import Case, Check
+from decant.label_checks.base import CheckCase, CheckResult
 from decant.models.cross_validation import out_of_fold
 from decant.registry import peer
 from decant.settings import Block
@@ -33,7 +33,7 @@ class Settings(Block):
     """cleanlab's rule."""
 
 
-def judge(case: Case, settings: Settings) -> Check:
+def judge(case: CheckCase, settings: Settings) -> CheckResult:
     library = peer("cleanlab", needed_by="confident_learning")
     finder = peer("cleanlab.filter", needed_by="confident_learning")
     probabilities = out_of_fold(case.known, case.train, folds=settings.folds, seed=case.seed)
@@ -42,7 +42,7 @@ def judge(case: Case, settings: Settings) -> Check:
     present = probabilities[:, columns] / probabilities[:, columns].sum(1, keepdims=True)
     flagged = finder.find_label_issues(renamed, present, filter_by=settings.filter_by, n_jobs=1)
     quality = library.rank.get_label_quality_scores(renamed, present, method="self_confidence")
-    return Check(
+    return CheckResult(
         suspicion=1 - quality,
         flagged=np.asarray(flagged, bool),
         suggested=columns[present.argmax(1)],

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from decant.label_checks.base import NO_SUGGESTION, Case, Check
+from decant.label_checks.base import NO_SUGGESTION, CheckCase, CheckResult
 from decant.registry import peer
 from decant.settings import Block, Positive
 
@@ -30,7 +30,7 @@ class Settings(Block):
     """Neighbours, as Datalab's default."""
 
 
-def judge(case: Case, settings: Settings) -> Check:
+def judge(case: CheckCase, settings: Settings) -> CheckResult:
     peer("datasets", needed_by="datalab")
     library = peer("cleanlab", needed_by="datalab")
     labels = case.known.labels.astype(int)
@@ -40,7 +40,7 @@ def judge(case: Case, settings: Settings) -> Check:
         lab.find_issues(features=features, issue_types={"label": {"k": settings.k}})
         issues = lab.get_issues("label")
     flagged = issues["is_label_issue"].to_numpy(bool)
-    return Check(
+    return CheckResult(
         suspicion=1 - issues["label_score"].to_numpy(),
         flagged=flagged,
         suggested=issues["predicted_label"].to_numpy(int) if "predicted_label" in issues else _none(len(labels)),

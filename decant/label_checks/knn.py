@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from decant.label_checks.base import Case, Check
+from decant.label_checks.base import CheckCase, CheckResult
 from decant.models.features import nearest
 from decant.settings import Block, Fraction, Positive
 
@@ -32,7 +32,7 @@ class Settings(Block):
     """Weight of nearness in the ranking; below 1 / k it only parts rows of equal votes."""
 
 
-def judge(case: Case, settings: Settings) -> Check:
+def judge(case: CheckCase, settings: Settings) -> CheckResult:
     rows = case.pixels if settings.space == "pixels" else case.features
     distances, neighbours = nearest(rows, rows, settings.k, itself=True)
     labels = case.known.labels[neighbours]  # (n, k)
@@ -43,7 +43,7 @@ def judge(case: Case, settings: Settings) -> Check:
     agree = labels == given[:, None]
     weights = 1 / (distances + 1e-6)
     nearness = (weights * agree).sum(1) / weights.sum(1)
-    return Check(
+    return CheckResult(
         suspicion=1 - agree.mean(1) - settings.near * nearness,
         flagged=flagged,
         suggested=suggested,

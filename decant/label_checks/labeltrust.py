@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from decant.data.images import Images
-from decant.label_checks.base import Case, Check, require_references
+from decant.label_checks.base import CheckCase, CheckResult, require_references
 from decant.labeltrust.decisions import Asked
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.verify import verify
@@ -43,7 +43,7 @@ class References:
         return dict.fromkeys(self._answers, Asked())
 
 
-def judge(case: Case, settings: Settings) -> Check:
+def judge(case: CheckCase, settings: Settings) -> CheckResult:
     require_references(case, "labeltrust")
     expert = References(case.images, case.references, case.answers)
     chosen = VerifySettings(
@@ -58,7 +58,7 @@ def judge(case: Case, settings: Settings) -> Check:
     verdicts = outcome.verdicts
     flagged = verdicts["flagged"].to_numpy(bool)
     suggested = verdicts["suggested_label"].fillna(-1).to_numpy(np.int64)
-    return Check(
+    return CheckResult(
         suspicion=verdicts["score"].to_numpy(),
         flagged=flagged,
         suggested=np.where(flagged, suggested, case.images.labels),

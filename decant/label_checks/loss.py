@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.mixture import GaussianMixture
 
-from decant.label_checks.base import Case, Check, cross_entropies
+from decant.label_checks.base import CheckCase, CheckResult, cross_entropies
 from decant.settings import Block
 
 FLOOR = 1e-4  # nats; smaller losses are all the same
@@ -29,10 +29,10 @@ class Settings(Block):
     pass
 
 
-def judge(case: Case, settings: Settings) -> Check:
+def judge(case: CheckCase, settings: Settings) -> CheckResult:
     losses = cross_entropies(case.logits, case.images.labels)
     flagged = larger_of_two(losses, seed=case.seed)
-    return Check(
+    return CheckResult(
         suspicion=losses,
         flagged=flagged,
         suggested=case.logits.argmax(1),

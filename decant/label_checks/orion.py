@@ -23,7 +23,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from decant.label_checks.base import Case, Check, require_references
+from decant.label_checks.base import CheckCase, CheckResult, require_references
 from decant.models.features import stage_outputs
 from decant.settings import Block, Fraction
 
@@ -36,7 +36,7 @@ class Settings(Block):
     """Share of right labels that may pass, by the references."""
 
 
-def judge(case: Case, settings: Settings) -> Check:
+def judge(case: CheckCase, settings: Settings) -> CheckResult:
     require_references(case, "orion")
     stages = stage_outputs(case.model, case.images.pixels)
     rows, answers, classes = case.references, case.answers, case.images.classes
@@ -54,7 +54,7 @@ def judge(case: Case, settings: Settings) -> Check:
     deviance = 1 - read[np.arange(len(read)), case.images.labels]
     limit = float(np.quantile(normal, settings.quantile))
     flagged = deviance > limit
-    return Check(
+    return CheckResult(
         suspicion=deviance,
         flagged=flagged,
         suggested=read.argmax(1),

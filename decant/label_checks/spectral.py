@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from decant.label_checks.base import NO_SUGGESTION, Case, Check
+from decant.label_checks.base import NO_SUGGESTION, CheckCase, CheckResult
 from decant.models.features import spectral_signature
 from decant.settings import Block, Fraction
 
@@ -31,7 +31,7 @@ class Settings(Block):
     multiplier: Annotated[float, Field(ge=1, le=10)] = 1.5
 
 
-def judge(case: Case, settings: Settings) -> Check:
+def judge(case: CheckCase, settings: Settings) -> CheckResult:
     labels = case.known.labels
     suspicion, flagged = np.zeros(len(labels)), np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -40,7 +40,7 @@ def judge(case: Case, settings: Settings) -> Check:
         suspicion[rows] = scores / max(float(scores.mean()), 1e-12)
         taken = round(min(1.0, settings.multiplier * settings.share) * len(rows))
         flagged[rows[np.argsort(-scores, kind="stable")[:taken]]] = True
-    return Check(
+    return CheckResult(
         suspicion=suspicion,
         flagged=flagged,
         suggested=np.full(len(labels), NO_SUGGESTION),

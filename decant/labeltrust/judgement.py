@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import softmax
 
 from decant.data.images import Images
 from decant.labeltrust import label_noise
@@ -88,14 +89,14 @@ def by_posterior(
     weight, logits, model = None, fit.scores, by_pairs
     if classifier is not None:
         log_p = classifier[:, judged]
-        weight = label_noise.best_share(fit.scores[unseen], log_p[unseen], given[unseen])
+        weight = label_noise.best_classifier_weight(fit.scores[unseen], log_p[unseen], given[unseen])
         if shares_refuted_labels(classifier, reviews):
             weight = 0.0
         logits = (1 - weight) * fit.scores + weight * log_p
         model = label_noise.fit(logits[unseen], given[unseen], counts)
     q = np.zeros((len(labels), reviews.images.classes))
     belief = np.zeros_like(q)
-    q[:, judged] = label_noise.softmax(logits / model.temperature)
+    q[:, judged] = softmax(logits.astype(np.float64) / model.temperature, axis=1)
     belief[:, judged] = np.where(is_judged[:, None], model.posterior(logits, given), q[:, judged])
     scorer = _calibrated_scorer(fit, reviews, by_pairs.temperature, unseen) if pixels else None
     return Judgement(q, belief, judged, scorer, weight)

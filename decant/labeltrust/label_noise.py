@@ -38,7 +38,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import gammaln, softmax
 
 TEMPERATURES = np.geomspace(0.25, 4.0, 17)
 TEMPERATURE_SPREAD = 0.5  # s: standard deviation of log T, so that a flat likelihood doesn't run to the grid's edge
@@ -48,12 +48,14 @@ START_DIAGONAL = 0.9
 OFF_DIAGONAL_ROWS = 0.5
 """Prior pseudo-rows of every class that carry a wrong label, beside one with the right label. Few on purpose: the
 prototype's 2 per pair of classes (18 per class of ten) call 3,000 clean rows 7 % wrong, 0.5 per class 0.4 %."""
-WORTHS = np.geomspace(1, 1e4, 13)  # c: answers of the expert that a fitted column of J is worth, at most its rows
-OPINION_SHARES = (0.0, 0.25, 0.5, 0.75, 0.9)
+CONCENTRATIONS = np.geomspace(
+    1, 1e4, 13
+)  # c: answers of the expert that a fitted column of J is worth, at most its rows
+CLASSIFIER_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 0.9)
 
 
 @dataclass(frozen=True)
-class NoiseModel:
+class LabelNoiseModel:
     joint: np.ndarray  # (classes, classes) float64, sums to 1; true label first, given label second
     temperature: float
 
@@ -69,13 +71,7 @@ class NoiseModel:
 
     def posterior(self, logits: np.ndarray, given: np.ndarray) -> np.ndarray:
         """r (n, classes): probability of every class to be a row's true label, from picture and given label."""
-        return _normalised(softmax(logits / self.temperature) * self.joint[:, given].T)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, in float64; -inf gives 0."""
-    exponents = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return exponents / exponents.sum(-1, keepdims=True)
+        return _normalised(softmax(logits.astype(np.float64) / self.temperature, axis=1) * self.joint[:, given].T)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -111,7 +107,7 @@ STRUCTURES: tuple[Structure, ...] = (_free, _by_given_label, _uniform)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def fit(logits: np.ndarray, given: np.ndarray, reviewed: np.ndarray) -> NoiseModel:
+def fit(logits: np.ndarray, given: np.ndarray, reviewed: np.ndarray) -> LabelNoiseModel:
     """The noise model of rows whose logits come from a network that hasn't seen them.
 
     logits: (n, classes). given: (n,) int. reviewed: (classes, classes) counts [true, given] of what an expert found in
@@ -121,15 +117,15 @@ def fit(logits: np.ndarray, given: np.ndarray, reviewed: np.ndarray) -> NoiseMod
     rows = np.bincount(given, minlength=len(reviewed)) + 1 + OFF_DIAGONAL_ROWS  # that a column of J is fitted to
     for structure in STRUCTURES if reviewed.any() else STRUCTURES[:1]:
         _, temperature = _likeliest_temperature(logits, given, structure)
-        joint = _expectation_maximisation(softmax(logits / temperature), given, structure)
+        joint = _expectation_maximisation(softmax(logits.astype(np.float64) / temperature, axis=1), given, structure)
         by_given = joint.sum(0)
-        for worth in WORTHS:
+        for worth in CONCENTRATIONS:
             prior = np.minimum(worth, rows) * joint / by_given
             joints.append(by_given * (prior + reviewed) / (prior + reviewed).sum(0))
             temperatures.append(temperature)
             evidence.append(_log_evidence(prior, reviewed))
     weights = softmax(np.array(evidence))
-    return NoiseModel(
+    return LabelNoiseModel(
         joint=np.tensordot(weights, np.stack(joints), 1), temperature=float(np.exp(weights @ np.log(temperatures)))
     )
 
@@ -141,13 +137,13 @@ def _log_evidence(prior: np.ndarray, counts: np.ndarray) -> float:
     return float((totals + (gammaln(prior + counts) - gammaln(prior)).sum(0)).sum())
 
 
-def best_share(logits: np.ndarray, opinion: np.ndarray, given: np.ndarray) -> float:
-    """u of OPINION_SHARES for which (1 - u) logits + u opinion make the given labels likeliest; arguments as in `fit`.
+def best_classifier_weight(logits: np.ndarray, opinion: np.ndarray, given: np.ndarray) -> float:
+    """u of CLASSIFIER_WEIGHTS for which (1 - u) logits + u opinion make the given labels likeliest; arguments as in `fit`.
 
     opinion: (n, classes) log-probabilities of a classifier that hasn't seen the rows.
     """
-    values = [_likeliest_temperature((1 - u) * logits + u * opinion, given)[0] for u in OPINION_SHARES]
-    return OPINION_SHARES[int(np.argmax(values))]
+    values = [_likeliest_temperature((1 - u) * logits + u * opinion, given)[0] for u in CLASSIFIER_WEIGHTS]
+    return CLASSIFIER_WEIGHTS[int(np.argmax(values))]
 
 
 def _likeliest_temperature(logits: np.ndarray, given: np.ndarray, structure: Structure = _free) -> tuple[float, float]:
@@ -160,7 +156,7 @@ def _likeliest_temperature(logits: np.ndarray, given: np.ndarray, structure: Str
 
 def _log_posterior(temperature: float, logits: np.ndarray, given: np.ndarray, structure: Structure) -> float:
     """log p(given | x) at the best J for this temperature, plus the temperature's log prior."""
-    q = softmax(logits / temperature)
+    q = softmax(logits.astype(np.float64) / temperature, axis=1)
     joint = _expectation_maximisation(q, given, structure)
     likelihood = (q * joint[:, given].T).sum(1) / (q @ joint.sum(1))
     return float(np.log(likelihood + 1e-300).sum() - np.log(temperature) ** 2 / (2 * TEMPERATURE_SPREAD**2))

@@ -6,7 +6,7 @@ One function per sentence; it returns an empty text where there is nothing to sa
 from pathlib import Path
 
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.thresholds import parsed
+from decant.labeltrust.thresholds import parse_threshold
 from decant.labeltrust.verify import VerifyOutcome
 
 
@@ -39,7 +39,7 @@ def note(
         else "",
         _outdated(outdated, decisions),
         "Embeddings were compared, so there is no scorer for other pictures"
-        if settings.embeddings and outcome.noise_rate is not None
+        if settings.embeddings and outcome.label_noise_rate is not None
         else "",
         "The out-of-fold classifier got no weight: it repeats labels that the expert refuted, or adds nothing"
         if outcome.classifier_weight == 0
@@ -51,7 +51,7 @@ def note(
 
 def _judged(outcome: VerifyOutcome) -> str:
     answered = len(outcome.reviews)
-    if outcome.noise_rate is None:
+    if outcome.label_noise_rate is None:
         return f"no label was judged, as there are too few references yet; the expert has answered {answered} rows"
     actions = outcome.verdicts["action"].value_counts()
     dropped, relabelled = actions.get("drop", 0), actions.get("relabel", 0)
@@ -59,19 +59,19 @@ def _judged(outcome: VerifyOutcome) -> str:
 
 
 def _label_noise(outcome: VerifyOutcome) -> str:
-    if outcome.noise_rate is None:
+    if outcome.label_noise_rate is None:
         return ""
-    said = f"About {_percent(outcome.noise_rate)} of the labels looked wrong"
-    if outcome.noise_interval is None:
+    said = f"About {_percent(outcome.label_noise_rate)} of the labels looked wrong"
+    if outcome.label_noise_interval is None:
         return said
-    low, high = map(_percent, outcome.noise_interval)
+    low, high = map(_percent, outcome.label_noise_interval)
     return f"{said} ({low} to {high} by the rows drawn at random alone, with 95 % confidence)"
 
 
 def _operating_point(outcome: VerifyOutcome, settings: VerifySettings) -> str:
-    if not outcome.prices:
+    if not outcome.operating_points:
         return ""
-    point = outcome.prices[0]
+    point = outcome.operating_points[0]
     refused = "dropped" if settings.action == "drop" else "dropped or relabelled"
     return (
         f"About {_percent(point.far)} of the wrong labels among the unreviewed rows probably remain (estimated); "
@@ -80,7 +80,7 @@ def _operating_point(outcome: VerifyOutcome, settings: VerifySettings) -> str:
 
 
 def _unconfirmed(settings: VerifySettings, lowest: float | None) -> str:
-    if lowest is None or lowest <= parsed(settings.threshold)[1]:
+    if lowest is None or lowest <= parse_threshold(settings.threshold)[1]:
         return ""
     return (
         f"The target rate {settings.threshold} rests on the label-noise model alone: the rows drawn at random confirm "

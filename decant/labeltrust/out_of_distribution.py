@@ -18,10 +18,11 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import log_softmax, softmax
 
-from decant.labeltrust.label_noise import TEMPERATURE_SPREAD, TEMPERATURES, softmax
+from decant.labeltrust.label_noise import TEMPERATURE_SPREAD, TEMPERATURES
 
-UNKNOWN_SHARE = 0.1
+OOD_SHARE = 0.1
 """u: pictures of no known class among those to be scored. A choice, not a measurement; 0 turns the check off."""
 
 
@@ -33,15 +34,15 @@ class Calibration:
     intercept: float
     """Of the same, were unknown pictures as common as known ones."""
 
-    def by_picture(self, scores: np.ndarray) -> np.ndarray:
+    def class_probabilities(self, scores: np.ndarray) -> np.ndarray:
         """softmax(m / T): (n, K) probabilities of the classes, given that it is one of them. scores: (n, K)."""
-        return softmax(scores / self.temperature)
+        return softmax(scores.astype(np.float64) / self.temperature, axis=1)
 
-    def known(self, scores: np.ndarray, unknown: float = UNKNOWN_SHARE) -> np.ndarray:
+    def in_distribution(self, scores: np.ndarray, ood_share: float = OOD_SHARE) -> np.ndarray:
         """k: (n,) probability that a picture shows a known class."""
-        if unknown == 0:
+        if ood_share == 0:
             return np.ones(len(scores))
-        odds = self.slope * scores.max(1) + self.intercept + np.log((1 - unknown) / unknown)
+        odds = self.slope * scores.max(1) + self.intercept + np.log((1 - ood_share) / ood_share)
         return 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
 
 
@@ -61,14 +62,14 @@ def likeliest_temperature(scores: np.ndarray, columns: np.ndarray) -> float:
     """T of the highest likelihood of the right classes `columns` (n,), with the prior of `decant.labeltrust.label_noise`."""
     rows = np.arange(len(columns))
     values = [
-        np.log(softmax(scores / temperature)[rows, columns] + 1e-300).sum()
+        log_softmax(scores.astype(np.float64) / temperature, axis=1)[rows, columns].sum()
         - np.log(temperature) ** 2 / (2 * TEMPERATURE_SPREAD**2)
         for temperature in TEMPERATURES
     ]
     return float(TEMPERATURES[int(np.argmax(values))])
 
 
-def quarters_moved(pixels: np.ndarray) -> np.ndarray:
+def patch_shuffled(pixels: np.ndarray) -> np.ndarray:
     """Each picture in six versions whose quarters stand in each other's places, every one moved in one cycle.
 
     pixels: (n, h, w, c); returns (6 n, h, w, c). A middle row or column of an odd side stays.

@@ -27,7 +27,7 @@ from decant.data.images import Images
 from decant.errors import StageError
 from decant.labeltrust import label_noise, out_of_distribution, scorer_file
 from decant.labeltrust.ensemble import Ensemble, pool_of
-from decant.labeltrust.out_of_distribution import UNKNOWN_SHARE, Calibration
+from decant.labeltrust.out_of_distribution import OOD_SHARE, Calibration
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.siamese import Siamese, train
 
@@ -104,7 +104,7 @@ class TrustScorer:
             ensemble = Ensemble.of(networks[-1:], pool_of(inside))
             labels.append(outside.labels)
             ordinary.append(ensemble.scores(outside.pixels))
-            strange.append(ensemble.scores(out_of_distribution.quarters_moved(outside.pixels)))
+            strange.append(ensemble.scores(out_of_distribution.patch_shuffled(outside.pixels)))
         scores, columns = np.concatenate(ordinary), np.unique(np.concatenate(labels), return_inverse=True)[1]
         temperature = out_of_distribution.likeliest_temperature(scores, columns)
         fitted = out_of_distribution.fit(scores, np.concatenate(strange), temperature)
@@ -129,7 +129,7 @@ class TrustScorer:
         if mode == "plus":
             assert ordinary is not None, "class scores of ordinary rows expected"
             ensemble = Ensemble.of(networks, pool_of(references))
-            strange = ensemble.scores(out_of_distribution.quarters_moved(references.pixels))
+            strange = ensemble.scores(out_of_distribution.patch_shuffled(references.pixels))
             fitted = out_of_distribution.fit(ordinary, strange, temperature)
         return cls(mode=mode, networks=tuple(networks), references=references, calibration=fitted)
 
@@ -156,28 +156,28 @@ class TrustScorer:
     # What it says ----------------------------------------------------------------------------------------------------
 
     def score(
-        self, pixels: np.ndarray, labels: np.ndarray, *, prior: Prior = "batch", unknown: float = UNKNOWN_SHARE
+        self, pixels: np.ndarray, labels: np.ndarray, *, prior: Prior = "batch", ood_share: float = OOD_SHARE
     ) -> np.ndarray:
         """(n,) float32 trust in the labels: the probability that each is right (`paper`: the paper's score).
 
         pixels: (n, h, w, c) uint8 of `shape`. labels: (n,) class numbers. unknown: share of pictures that are
         reckoned to show none of the classes.
         """
-        return self.judge(self.class_scores(pixels), labels, prior=prior, unknown=unknown).trust
+        return self.judge(self.class_scores(pixels), labels, prior=prior, ood_share=ood_share).trust
 
-    def score_matrix(self, pixels: np.ndarray, *, unknown: float = UNKNOWN_SHARE) -> np.ndarray:
+    def score_matrix(self, pixels: np.ndarray, *, ood_share: float = OOD_SHARE) -> np.ndarray:
         """(n, classes) float32 trust in each class as a label, with nothing known of the labels; NaN: no references.
 
         `plus`: rows sum to the probability that the picture shows one of the classes.
         """
         scores = self.class_scores(pixels)
         matrix = np.full((len(scores), len(self.class_names)), np.nan, np.float32)
-        matrix[:, self.judged] = self._belief(scores, np.full(len(scores), -1), "uniform", unknown)
+        matrix[:, self.judged] = self._belief(scores, np.full(len(scores), -1), "uniform", ood_share)
         return matrix
 
-    def suggestion(self, pixels: np.ndarray, *, unknown: float = UNKNOWN_SHARE) -> tuple[np.ndarray, np.ndarray]:
+    def suggestion(self, pixels: np.ndarray, *, ood_share: float = OOD_SHARE) -> tuple[np.ndarray, np.ndarray]:
         """((n,) int64 likeliest class by the picture alone, (n,) float32 trust in it)."""
-        matrix = self.score_matrix(pixels, unknown=unknown)
+        matrix = self.score_matrix(pixels, ood_share=ood_share)
         best = np.nan_to_num(matrix, nan=-1).argmax(1)
         return best, matrix[np.arange(len(matrix)), best]
 
@@ -189,40 +189,40 @@ class TrustScorer:
         return self._ensemble.scores(pixels)
 
     def judge(
-        self, scores: np.ndarray, labels: np.ndarray, *, prior: Prior = "batch", unknown: float = UNKNOWN_SHARE
+        self, scores: np.ndarray, labels: np.ndarray, *, prior: Prior = "batch", ood_share: float = OOD_SHARE
     ) -> Judged:
         """scores: of `class_scores`; labels: (n,) class numbers, -1 for none."""
         rows, can = np.arange(len(labels)), np.isin(labels, self.judged)
         given = np.where(can, np.searchsorted(self.judged, labels), -1)
-        belief = self._belief(scores, given, prior, unknown)
+        belief = self._belief(scores, given, prior, ood_share)
         best = belief.argmax(1)
         trust = np.where(can, belief[rows, given], np.nan)
         return Judged(
             trust.astype(np.float32), self.judged[best].astype(np.int64), belief[rows, best].astype(np.float32)
         )
 
-    def _belief(self, scores: np.ndarray, given: np.ndarray, prior: Prior, unknown: float) -> np.ndarray:
+    def _belief(self, scores: np.ndarray, given: np.ndarray, prior: Prior, ood_share: float) -> np.ndarray:
         """(n, judged classes) float64. given: (n,) column of the given label, -1 where it is none of them."""
         if self.calibration is None:
             return scores.astype(np.float64)
-        q, labelled = self.calibration.by_picture(scores), given >= 0
+        q, labelled = self.calibration.class_probabilities(scores), given >= 0
         model = self._noise_model(scores[labelled], given[labelled], prior)
         if model is not None:
             q[labelled] = model.posterior(scores[labelled], given[labelled])
-        return q * self.calibration.known(scores, unknown)[:, None]
+        return q * self.calibration.in_distribution(scores, ood_share)[:, None]
 
-    def _noise_model(self, scores: np.ndarray, given: np.ndarray, prior: Prior) -> label_noise.NoiseModel | None:
+    def _noise_model(self, scores: np.ndarray, given: np.ndarray, prior: Prior) -> label_noise.LabelNoiseModel | None:
         """How given and right labels go together; None: nothing is known of it."""
         assert self.calibration is not None
         classes, temperature = len(self.judged), self.calibration.temperature
         if prior == "uniform" or (prior == "batch" and len(given) < BATCH_ROWS):
             return None
         if prior != "batch":
-            return label_noise.NoiseModel(_joint(float(prior), classes), temperature)
+            return label_noise.LabelNoiseModel(_joint(float(prior), classes), temperature)
         fitted = label_noise.fit(
             scores / temperature, given, np.zeros((classes, classes))
         )  # T by the batch, beginning there
-        return label_noise.NoiseModel(fitted.joint, fitted.temperature * temperature)
+        return label_noise.LabelNoiseModel(fitted.joint, fitted.temperature * temperature)
 
     def nearest(self, pixels: np.ndarray, label: int, k: int) -> np.ndarray:
         """(n, at most k) rows of `references` that carry that label, the one that looks most alike first.

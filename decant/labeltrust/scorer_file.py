@@ -22,14 +22,14 @@ from decant.errors import SettingsError, TableError
 from decant.files import replacing
 from decant.labeltrust.out_of_distribution import Calibration
 from decant.labeltrust.siamese import Siamese
-from decant.settings import Positive, load
+from decant.settings import Block, Positive, load
 
 Side = Annotated[int, Field(ge=8, le=4096)]
 Mode = Literal["plus", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Header:
+class Header(Block):
     kind: Literal["trust_scorer"] = "trust_scorer"
     version: Literal[1] = 1
     mode: Mode

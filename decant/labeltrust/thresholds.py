@@ -11,17 +11,17 @@ Measured on 12,000 MNIST rows with 10 % wrong labels: `far=0.001` gave TRR 99.75
 prototype); `python -m benchmarks label-cleaning` measures it on all 60,000.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy.stats import beta
 
+from decant.summaries import OperatingPoint
+
 CONFIDENCE = 0.95
-OFFERED = (0.5, "far=0.01", "far=0.001", "frr=0.01")  # thresholds whose price is told beside the chosen one's
+COMPARED = (0.5, "far=0.01", "far=0.001", "frr=0.01")  # thresholds whose price is told beside the chosen one's
 BINS = 10  # of trust, as usual for the expected calibration error
 
 
-def parsed(threshold: float | str) -> tuple[str, float]:
+def parse_threshold(threshold: float | str) -> tuple[str, float]:
     """("trust", value), ("far", rate) or ("frr", rate) of a setting that `decant.settings` has checked."""
     if not isinstance(threshold, str):
         return "trust", float(threshold)
@@ -34,7 +34,7 @@ def threshold_for(trust: np.ndarray, threshold: float | str) -> float:
 
     A number is returned as it is. Rows of equal trust share their fate, so a promise is kept on the safe side of ties.
     """
-    kind, rate = parsed(threshold)
+    kind, rate = parse_threshold(threshold)
     if kind == "trust" or not len(trust):
         return rate if kind == "trust" else 0.5
     ordered = np.sort(trust.astype(np.float64))
@@ -64,26 +64,16 @@ def expected_rates(trust: np.ndarray, accepted: np.ndarray) -> tuple[float, floa
     return float(far), float(trust[~accepted].sum() / right if right > 0 else 0.0)
 
 
-class Price(NamedTuple):
-    """What a threshold does to the rows that nobody reviewed."""
-
-    threshold: float | str
-    trust: float
-    """From which on a row is accepted."""
-    refused: int
-    far: float
-    frr: float
-    """Expected rates of wrong labels that pass and of right ones that are refused."""
-
-
-def prices(trust: np.ndarray, chosen: float | str) -> list[Price]:
-    """Of the chosen threshold, then of those OFFERED that are others. trust: (n,) probabilities."""
-    others = [threshold for threshold in OFFERED if parsed(threshold) != parsed(chosen)]
+def operating_points(trust: np.ndarray, chosen: float | str) -> list[OperatingPoint]:
+    """Of the chosen threshold, then of those COMPARED that are others. trust: (n,) probabilities."""
+    others = [threshold for threshold in COMPARED if parse_threshold(threshold) != parse_threshold(chosen)]
     found = []
     for threshold in (chosen, *others):
         bound = threshold_for(trust, threshold)
         accepted = trust >= bound
-        found.append(Price(threshold, bound, int((~accepted).sum()), *expected_rates(trust, accepted)))
+        far, frr = expected_rates(trust, accepted)
+        refused = int((~accepted).sum())
+        found.append(OperatingPoint(threshold=threshold, trust=bound, refused=refused, far=far, frr=frr))
     return found
 
 
@@ -104,12 +94,12 @@ def reliability(trust: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     return float(((trust - right) ** 2).mean()), float(gaps.sum() / len(trust))
 
 
-def resolution(n: int) -> float:
+def zero_failure_bound(n: int) -> float:
     """The smallest rate that n random rows without a single failure rule out, at 95 % confidence; 1 for none."""
     return 1 - (1 - CONFIDENCE) ** (1 / n) if n else 1.0
 
 
-def wrong_share(reviewed: np.ndarray, rows: np.ndarray) -> tuple[float, tuple[float, float]] | None:
+def stratified_noise_rate(reviewed: np.ndarray, rows: np.ndarray) -> tuple[float, tuple[float, float]] | None:
     """(share of wrong labels, its confidence interval) by rows drawn at random of every given label; None: of none.
 
     reviewed: (classes, classes) counts [true, given] of what was drawn; rows: (classes,) of every given label in the

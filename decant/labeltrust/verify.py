@@ -37,7 +37,13 @@ from decant.labeltrust.schedule import Round, Schedule
 from decant.labeltrust.scorer import TrustScorer
 from decant.labeltrust.self_training import TrainingRows, strategy_for
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.thresholds import Price, expected_errors, prices, reliability, wrong_share
+from decant.labeltrust.thresholds import (
+    OperatingPoint,
+    expected_errors,
+    operating_points,
+    reliability,
+    stratified_noise_rate,
+)
 from decant.labeltrust.verdicts import findings_of, nothing_found, verdicts
 from decant.models.cross_validation import out_of_fold, out_of_fold_steps
 from decant.models.settings import TrainSettings
@@ -56,13 +62,13 @@ class VerifyOutcome:
     reviews: pd.DataFrame
     queue: pd.DataFrame
     """Rows that wait for the expert's answer, with what helps to answer (`decant.labeltrust.open_questions`)."""
-    noise_rate: float | None = None
+    label_noise_rate: float | None = None
     """Estimated share of wrong labels in the data as given; None when nothing was judged."""
-    noise_interval: tuple[float, float] | None = None
+    label_noise_interval: tuple[float, float] | None = None
     """95 % confidence interval of that share from the rows drawn at random alone; None where none is answered."""
     threshold: float | None = None
     """The trust from which on rows were accepted."""
-    prices: tuple[Price, ...] = ()
+    operating_points: tuple[OperatingPoint, ...] = ()
     """The operating point of this threshold, the first, and of others."""
     scorer: TrustScorer | None = None
     """Judges other pictures as these were judged."""
@@ -202,7 +208,7 @@ def _outcome(schedule: Schedule, judgement: Judgement | None) -> VerifyOutcome:
             verdicts=verdicts(reviews, findings, settings),
             reviews=reviewed,
             queue=queue,
-            noise_interval=interval,
+            label_noise_interval=interval,
             stopped=schedule.why_stop(None),
         )
     findings, threshold = findings_of(judgement, reviews, settings.threshold)
@@ -214,10 +220,10 @@ def _outcome(schedule: Schedule, judgement: Judgement | None) -> VerifyOutcome:
         verdicts=table,
         reviews=reviewed,
         queue=queue,
-        noise_rate=float(table["score"].mean()) if is_probability else counted_noise_rate(reviews, table),
-        noise_interval=interval,
+        label_noise_rate=float(table["score"].mean()) if is_probability else counted_noise_rate(reviews, table),
+        label_noise_interval=interval,
         threshold=threshold,
-        prices=_operating_points(reviews, judgement, settings) if is_probability else (),
+        operating_points=_operating_points(reviews, judgement, settings) if is_probability else (),
         scorer=judgement.scorer,
         reliability=_reliability(reviews) if is_probability else None,
         classifier_weight=judgement.classifier_weight,
@@ -228,7 +234,7 @@ def _outcome(schedule: Schedule, judgement: Judgement | None) -> VerifyOutcome:
 def drawn_share(reviews: Reviews) -> tuple[float, tuple[float, float]] | None:
     """Share of wrong labels, and its 95 % interval, by the first draw alone; None where it has no answers."""
     images = reviews.images
-    return wrong_share(reviews.first_draw_counts(), np.bincount(images.labels, minlength=images.classes))
+    return stratified_noise_rate(reviews.first_draw_counts(), np.bincount(images.labels, minlength=images.classes))
 
 
 def counted_noise_rate(reviews: Reviews, table: pd.DataFrame) -> float:
@@ -238,10 +244,10 @@ def counted_noise_rate(reviews: Reviews, table: pd.DataFrame) -> float:
     return float(table["flagged"].mean()) if drawn is None else drawn[0]
 
 
-def _operating_points(reviews: Reviews, judgement: Judgement, settings: VerifySettings) -> tuple[Price, ...]:
+def _operating_points(reviews: Reviews, judgement: Judgement, settings: VerifySettings) -> tuple[OperatingPoint, ...]:
     labels = reviews.images.labels
     unseen = np.isin(labels, judgement.judged) & ~reviews.reviewed
-    return tuple(prices(judgement.trust(labels)[unseen], settings.threshold)) if unseen.any() else ()
+    return tuple(operating_points(judgement.trust(labels)[unseen], settings.threshold)) if unseen.any() else ()
 
 
 def _reliability(reviews: Reviews) -> dict[str, float] | None:

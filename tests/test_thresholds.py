@@ -1,4 +1,4 @@
-"""Promised rates, against drawing the truth many times over."""
+"""Thresholds for target rates, against drawing the truth many times over."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import (
     expected_errors,
     expected_rates,
-    prices,
+    operating_points,
     reliability,
-    resolution,
+    stratified_noise_rate,
     threshold_for,
-    wrong_share,
+    zero_failure_bound,
 )
 from decant.settings import load
 
@@ -25,8 +25,8 @@ def trust() -> np.ndarray:
 
 @pytest.mark.parametrize("rate", [0.0005, 0.01, 0.2])
 @pytest.mark.parametrize("kind", ["far", "frr"])
-def test_promised_rate_is_kept_and_used_up(kind: str, rate: float, trust: np.ndarray) -> None:
-    """Labels are drawn as the trusts say; the rate comes out as promised, and no better threshold would keep it."""
+def test_target_rate_is_kept_and_used_up(kind: str, rate: float, trust: np.ndarray) -> None:
+    """Labels are drawn as the trusts say; the target rate is met, and no better threshold would meet it."""
     threshold = threshold_for(trust, f"{kind}={rate}")
     right = np.random.default_rng(1).random((500, len(trust))) < trust
     accepted = trust >= threshold
@@ -40,16 +40,16 @@ def test_promised_rate_is_kept_and_used_up(kind: str, rate: float, trust: np.nda
     assert expected_rates(trust, trust >= bolder)[which] > rate
 
 
-def test_the_price_of_every_threshold_is_what_drawing_the_truth_comes_to(trust: np.ndarray) -> None:
+def test_operating_points_are_what_drawing_the_truth_comes_to(trust: np.ndarray) -> None:
     """The chosen one first, then the offered ones that are others, however they are written."""
-    found = prices(trust, "far=1e-2")
-    assert [price.threshold for price in found] == ["far=1e-2", 0.5, "far=0.001", "frr=0.01"]
+    found = operating_points(trust, "far=1e-2")
+    assert [point.threshold for point in found] == ["far=1e-2", 0.5, "far=0.001", "frr=0.01"]
     right = np.random.default_rng(1).random((500, len(trust))) < trust
-    for price in found:
-        refused = trust < price.trust
-        assert price.refused == refused.sum()
-        assert price.far == pytest.approx((~right & ~refused).sum() / (~right).sum(), rel=0.15)
-        assert price.frr == pytest.approx((right & refused).sum() / right.sum(), rel=0.05)
+    for point in found:
+        refused = trust < point.trust
+        assert point.refused == refused.sum()
+        assert point.far == pytest.approx((~right & ~refused).sum() / (~right).sum(), rel=0.15)
+        assert point.frr == pytest.approx((right & refused).sum() / right.sum(), rel=0.05)
 
 
 def test_rates_where_every_label_is_surely_right_or_surely_wrong() -> None:
@@ -72,15 +72,15 @@ def test_certain_labels_are_all_accepted() -> None:
 
 
 def test_resolution_is_the_rule_of_three() -> None:
-    assert resolution(300) == pytest.approx(3 / 300, rel=0.02)
-    assert resolution(0) == 1
+    assert zero_failure_bound(300) == pytest.approx(3 / 300, rel=0.02)
+    assert zero_failure_bound(0) == 1
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3])
 def test_interval_covers_the_share_of_wrong_labels(rate: float) -> None:
     rng = np.random.default_rng(2)
     refuted = rng.negative_binomial(60, 1 - rate, 2000)
-    found = [wrong_share(np.array([[60, 0], [count, 0]]), np.array([900, 0])) for count in refuted]
+    found = [stratified_noise_rate(np.array([[60, 0], [count, 0]]), np.array([900, 0])) for count in refuted]
     bounds = np.array([one[1] for one in found if one])
     covered = (bounds[:, 0] <= rate) & (rate <= bounds[:, 1])
     assert 0.94 <= covered.mean() <= 0.99
@@ -88,7 +88,7 @@ def test_interval_covers_the_share_of_wrong_labels(rate: float) -> None:
 
 def test_labels_count_by_their_rows_in_the_share_of_wrong_ones() -> None:
     """9,900 "ok", all right, and 100 "defect", half wrong: the draw takes ten right ones of each."""
-    found = wrong_share(np.array([[10, 10], [0, 10]]), np.array([9900, 100]))
+    found = stratified_noise_rate(np.array([[10, 10], [0, 10]]), np.array([9900, 100]))
     assert found is not None
     share, (low, high) = found
     assert share == pytest.approx(0.005)
@@ -96,7 +96,7 @@ def test_labels_count_by_their_rows_in_the_share_of_wrong_ones() -> None:
 
 
 def test_interval_of_an_even_draw_is_that_of_clopper_and_pearson() -> None:
-    found = wrong_share(np.array([[20, 4, 0], [4, 20, 4], [0, 0, 20]]), np.array([240, 240, 240]))
+    found = stratified_noise_rate(np.array([[20, 4, 0], [4, 20, 4], [0, 0, 20]]), np.array([240, 240, 240]))
     exact = binomtest(12, 72).proportion_ci(0.95, "exact")
     assert found is not None and found == (pytest.approx(12 / 72), pytest.approx((exact.low, exact.high)))
 
@@ -109,26 +109,26 @@ def test_interval_covers_the_share_of_an_unbalanced_set(rate: float) -> None:
     covered = []
     for _ in range(1000):
         wrong = rng.negative_binomial(20, 1 - rates)
-        found = wrong_share(np.diag([20, 20, 20]) + np.roll(np.diag(wrong), 1, axis=0), rows)
+        found = stratified_noise_rate(np.diag([20, 20, 20]) + np.roll(np.diag(wrong), 1, axis=0), rows)
         assert found is not None
         covered.append(found[1][0] <= true <= found[1][1])
     assert np.mean(covered) > 0.93
 
 
 def test_where_nothing_was_drawn_nothing_is_known_and_where_all_is_wrong_all_may_be() -> None:
-    assert wrong_share(np.zeros((2, 2)), np.array([5, 5])) is None
-    found = wrong_share(np.array([[0, 0], [3, 0]]), np.array([5, 5]))
+    assert stratified_noise_rate(np.zeros((2, 2)), np.array([5, 5])) is None
+    found = stratified_noise_rate(np.array([[0, 0], [3, 0]]), np.array([5, 5]))
     assert found is not None and (found[0], found[1][1]) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("threshold", ["frr=2", "far", "fdr=0.1", "far=-0.1", 1.5, True])
-def test_what_promises_nothing_is_refused(threshold: object) -> None:
+def test_a_threshold_that_is_no_rate_is_refused(threshold: object) -> None:
     with pytest.raises(SettingsError, match=r"verify\.threshold"):
         load(VerifySettings, {"threshold": threshold}, "verify")
     assert load(VerifySettings, {"threshold": "far=0.001"}, "verify").threshold == "far=0.001"
 
 
-def test_scores_of_paper_mode_promise_nothing() -> None:
+def test_scores_of_paper_mode_have_no_target_rate() -> None:
     with pytest.raises(SettingsError, match="probability"):
         load(VerifySettings, {"threshold": "far=0.001", "mode": "paper"}, "verify")
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import roc_auc_score
 
 from decant.labeltrust import label_noise
-from decant.labeltrust.label_noise import OPINION_SHARES, NoiseModel, best_share, fit, softmax
+from decant.labeltrust.label_noise import CLASSIFIER_WEIGHTS, LabelNoiseModel, best_classifier_weight, fit
 
 CLASSES = 5
 NOBODY_LOOKED = np.zeros((CLASSES, CLASSES))
@@ -14,7 +15,7 @@ NOBODY_LOOKED = np.zeros((CLASSES, CLASSES))
 def pictures(rng: np.random.Generator, n: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
     """True labels, and honest logits about them: each true label is drawn from softmax(logits)."""
     logits = sharpness * rng.standard_normal((n, CLASSES))
-    cumulative = softmax(logits).cumsum(1)
+    cumulative = softmax(logits, axis=1).cumsum(1)
     true = (rng.random(n)[:, None] > cumulative).sum(1).clip(max=CLASSES - 1)
     return true, logits
 
@@ -23,8 +24,9 @@ def mislabel(true: np.ndarray, transition: np.ndarray, rng: np.random.Generator)
     return (rng.random(len(true))[:, None] > transition[true].cumsum(1)).sum(1).clip(max=CLASSES - 1)
 
 
-def test_softmax_of_an_impossible_class_is_zero() -> None:
-    assert softmax(np.array([[0.0, -np.inf, 0.0]])).tolist() == [[0.5, 0.0, 0.5]]
+def test_posterior_of_an_impossible_class_is_zero() -> None:
+    model = LabelNoiseModel(joint=np.full((3, 3), 1 / 9), temperature=1.0)
+    assert model.posterior(np.array([[0.0, -np.inf, 0.0]]), np.array([1])).tolist() == [[0.5, 0.0, 0.5]]
 
 
 def test_em_recovers_a_planted_transition_matrix() -> None:
@@ -75,7 +77,7 @@ def test_without_any_row_the_expert_is_all_that_there_is_to_go_by() -> None:
 
 def test_posterior_is_bayes_rule() -> None:
     joint = np.array([[0.45, 0.05], [0.1, 0.4]])
-    model = NoiseModel(joint=joint, temperature=1.0)
+    model = LabelNoiseModel(joint=joint, temperature=1.0)
     q = np.array([[0.2, 0.8]])
     found = model.posterior(np.log(q), np.array([0]))
     weights = np.array([0.2 * 0.45, 0.8 * 0.1])
@@ -99,11 +101,11 @@ def test_a_classifier_is_heard_as_far_as_it_knows_something() -> None:
     given = mislabel(true, 0.7 * np.eye(CLASSES) + 0.06, rng)
     guesses = rng.standard_normal((1500, CLASSES))
     shares = [
-        best_share(mine, np.log(softmax(other)), given)
+        best_classifier_weight(mine, log_softmax(other, axis=1), given)
         for mine, other in ((logits, guesses), (logits + 4 * guesses, logits), (guesses, logits))
     ]
     assert shares[0] <= 0.25 < shares[1]
-    assert shares[2] == OPINION_SHARES[-1]
+    assert shares[2] == CLASSIFIER_WEIGHTS[-1]
 
 
 def test_a_lucky_draw_changes_little_where_the_network_is_right() -> None:
