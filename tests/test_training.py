@@ -76,6 +76,39 @@ def test_foreign_model_file_is_refused(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(TableError, match="header key 'decant' expected"):
         networks.load(tmp_path / "foreign.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "foreign.safetensors").read_bytes()[:20])
+    with pytest.raises(TableError, match="not a safetensors file"):
+        networks.load(tmp_path / "torn.safetensors")
+    with pytest.raises(TableError, match="no such file; run the stage"):
+        networks.load(tmp_path / "none.safetensors")
+
+
+def test_each_pass_over_the_rows_is_shuffled_anew_and_whole() -> None:
+    passes = list(training.epochs_of_batches(7, 3, 2, torch.Generator().manual_seed(0)))  # the seventh row is left out
+    assert [len(batch) for batch in passes] == [3, 3, 3, 3]
+    first, second = torch.cat(passes[:2]).tolist(), torch.cat(passes[2:]).tolist()
+    assert len(set(first)) == len(set(second)) == 6 and first != second
+
+
+def test_weights_order_and_augmentation_are_drawn_from_streams_of_their_own() -> None:
+    """Augmentation changes neither the order of the rows nor the first weights."""
+    orders: list[list[int]] = []
+    first_weights: list[torch.Tensor] = []
+    few = digits()[0].select(np.arange(64))
+    for kind in ("none", "shift_flip"):
+        seen: list[int] = []
+
+        class Watched(training.Strategy):
+            def loss(self, model: torch.nn.Module, batch: training.Batch, seen: list[int] = seen) -> torch.Tensor:
+                if not seen:
+                    first_weights.append(torch.cat([p.detach().clone().flatten() for p in model.parameters()]))
+                seen.extend(batch.labels.tolist())
+                return super().loss(model, batch)
+
+        settings = TrainSettings(epochs=2, batch_size=16, augment=kind)  # type: ignore[arg-type]
+        training.train_classifier(few, settings, seed=0, strategy=Watched())
+        orders.append(seen)
+    assert orders[0] == orders[1] and torch.equal(*first_weights)
 
 
 @pytest.mark.parametrize(

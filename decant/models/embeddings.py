@@ -1,7 +1,7 @@
-"""Embeddings of the rows that the user computed elsewhere, checked when they are read.
+"""Embeddings that the user computed elsewhere, checked when they are read.
 
 * Parquet: columns `id` (whole numbers) and `embedding` (fixed-size or plain list of numbers, all of one length).
-  Rows of other ids, such as test rows, are passed over.
+  Rows of other ids, such as test rows, are ignored.
 * `.npy`: (rows, d) numbers; row i belongs to id i, as ingest numbers them. Pickled objects are refused.
 """
 
@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jaxtyping import Float32, Int64
 
 from decant.errors import TableError
 
 
-def read_embeddings(path: Path, ids: np.ndarray) -> np.ndarray:
-    """(n, d) float32, one row for each of the ids (n,), every column standardised; one that never varies is 0.
+def read_embeddings(path: Path, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
+    """Read the embeddings of these ids, and standardise each column; a column that never varies becomes 0.
 
     Raises: TableError, one line with the file, the column, what was expected and what was found.
     """

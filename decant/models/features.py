@@ -1,8 +1,7 @@
-"""What a classifier makes of pictures on the way to its logits, and which rows are alike by it.
+"""Features of a classifier's inner layers, and what is computed from them: neighbours, clusters, spectral signatures.
 
-For methods that look inside a network: the input of its last linear layer, the outputs of its stages, and among such
-vectors (or pixels) exact nearest neighbours, two clusters, and the first direction of their spread. Works on every
-network of `decant.models.networks`, and on others whose last linear layer gives the logits.
+Features are the inputs of the last linear layer, or the outputs of a network's stages. Works on every network of
+`decant.models.networks`, and on others whose last linear layer gives the logits.
 
 Cost: one forward pass; the neighbours of 60,000 rows of 784 pixels take about a minute on one CPU core.
 """
@@ -13,18 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.models.training import EVAL_BATCH, as_float, predict, to_device
 from decant.runtime import device
+from decant.streams import stream
 
-STAGE_FLOATS = 1024  # of one row that a stage's output is pooled to, at most
-NEIGHBOUR_ROWS = 512  # whose distances are in memory at once
+STAGE_FLOATS = 1024
+"""Largest number of values that a stage's output is pooled to, for one row."""
+NEIGHBOUR_ROWS = 512
+"""Rows whose distances to all others are in memory at once."""
 
 
-def logits_and_features(model: nn.Module, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """((n, classes) logits, (n, d) inputs of the last linear layer), float32. pixels: (n, h, w, c) uint8."""
+def logits_and_features(
+    model: nn.Module, pixels: UInt8[np.ndarray, "n h w c"]
+) -> tuple[Float32[np.ndarray, "n k"], Float32[np.ndarray, "n d"]]:
+    """Compute logits and features, the inputs of the last linear layer, in one pass."""
     parts: list[Tensor] = []
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     handle = last.register_forward_pre_hook(lambda module, inputs: parts.append(inputs[0].float().cpu()))
@@ -36,10 +41,11 @@ def logits_and_features(model: nn.Module, pixels: np.ndarray) -> tuple[np.ndarra
 
 
 @torch.no_grad()
-def stage_outputs(model: nn.Module, pixels: np.ndarray) -> list[np.ndarray]:
-    """(n, d_i) float32 of every stage, the shallow first: what the last layer before each halving of the picture gives.
+def stage_outputs(model: nn.Module, pixels: UInt8[np.ndarray, "n h w c"]) -> list[Float32[np.ndarray, "n _"]]:
+    """Compute the output of every stage of a network, from the first on.
 
-    Averaged over at most 4 x 4 tiles, fewer where there are many channels.
+    A stage ends with the last layer before the feature map gets smaller. Its output is averaged over at most 4 x 4
+    tiles, over fewer where there are many channels.
     """
     model = model.to(device()).eval()
     x, stages = to_device(pixels), _stages(model, to_device(pixels[:1]))
@@ -62,7 +68,7 @@ def stage_outputs(model: nn.Module, pixels: np.ndarray) -> list[np.ndarray]:
 
 
 def _stages(model: nn.Module, picture: Tensor) -> list[nn.Module]:
-    """The last module called at each size of picture, from the first convolution on; 1 x 1 is no picture any more."""
+    """The last module called at each size of feature map above 1 x 1, from the first convolution on."""
     last: dict[tuple[int, ...], nn.Module] = {}
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -85,10 +91,12 @@ def _tiles(output: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(output.float(), side).flatten(1)
 
 
-def nearest(queries: np.ndarray, among: np.ndarray, k: int, *, itself: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """((n, k) Euclidean distances, (n, k) row numbers of `among`), the nearest first.
+def nearest(
+    queries: Float[np.ndarray, "n d"], among: Float[np.ndarray, "m d"], k: int, *, itself: bool = False
+) -> tuple[Float32[np.ndarray, "n k"], Int64[np.ndarray, "n k"]]:
+    """Find the k nearest rows of `among` for each query: their Euclidean distances and row numbers, the nearest first.
 
-    itself: the two are the same rows, and none is to be its own neighbour.
+    itself: queries and `among` are the same rows, and none counts as its own neighbour.
     """
     rows = torch.from_numpy(np.ascontiguousarray(among, np.float32)).to(device())
     squares, distances, indices = rows.square().sum(1), [], []
@@ -104,24 +112,29 @@ def nearest(queries: np.ndarray, among: np.ndarray, k: int, *, itself: bool = Fa
     return torch.cat(distances).numpy(), torch.cat(indices).numpy()
 
 
-def two_clusters(features: np.ndarray, dimensions: int, *, seed: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Divides rows (n, d) by k-means on their first principal components.
+def two_clusters(
+    features: Float[np.ndarray, "n d"], dimensions: int, *, seed: int
+) -> Callable[[Float[np.ndarray, "m d"]], Float[np.ndarray, "m 2"]]:
+    """Divide rows into two clusters by k-means on their first principal components.
 
-    Returns: from features (m, d) to (m, 2) distances from the centre of the larger cluster and of the smaller.
+    Returns: a function from features to the distances from the centre of the larger cluster and of the smaller.
     """
-    from sklearn.cluster import KMeans  # here: it takes seconds
+    from sklearn.cluster import KMeans  # here: the import takes seconds
     from sklearn.decomposition import PCA
 
-    pca = PCA(min(dimensions, *features.shape), random_state=seed).fit(features)
-    clusters = KMeans(2, n_init=10, random_state=seed).fit(pca.transform(features))
+    draws = np.random.RandomState(stream(seed, "two_clusters").bit_generator)
+    pca = PCA(min(dimensions, *features.shape), random_state=draws).fit(features)
+    clusters = KMeans(2, n_init=10, random_state=draws).fit(pca.transform(features))
     small = int(np.bincount(clusters.labels_, minlength=2).argmin())
     return lambda rows: clusters.transform(pca.transform(rows))[:, [1 - small, small]]
 
 
-def spectral_signature(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Of rows (n, d): the first right singular vector of the centred rows.
+def spectral_signature(
+    features: Float[np.ndarray, "n d"],
+) -> Callable[[Float[np.ndarray, "m d"]], Float[np.ndarray, " m"]]:
+    """Find the first right singular vector v of the centred rows (Tran et al., NeurIPS 2018).
 
-    Returns: from features (m, d) to (m,) squared projections on it, from the rows' mean.
+    Returns: a function from features x to (v'(x - mean))², the spectral signature.
     """
     mean = features.mean(0, dtype=np.float64)
     centred = features.astype(np.float64) - mean

@@ -12,41 +12,46 @@ Every network takes (n, c, h, w) float32 in [0, 1], centres it itself, and retur
 """
 
 import json
-import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.errors import TableError
 from decant.files import replacing
+from decant.streams import child
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to build a network again; stands in the header of its safetensors file."""
+    """What a network is built from; stands in the header of its safetensors file."""
 
     name: str
-    shape: tuple[int, int, int]  # height, width, channel
+    """A key of NETWORKS."""
+    shape: tuple[int, int, int]
+    """Height, width, channels of an image."""
     class_names: tuple[str, ...]
 
 
 class Centred(nn.Module):
-    """x - 0.3 before the network: about the mean of a digit's and of a photograph's pixels, kept the same for both."""
+    """Subtracts 0.3 from every pixel, which is about the mean of digits and of photographs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x - 0.3
 
 
 class MaxPoolTo2x2(nn.Module):
-    """What nn.AdaptiveMaxPool2d(2) does for sides of 2 and more; that one's gradient is not deterministic on a GPU."""
+    """Max pooling to 2 x 2 positions, for sides of 2 and more.
+
+    It equals nn.AdaptiveMaxPool2d(2), whose gradient is not deterministic on a GPU.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -54,6 +59,8 @@ class MaxPoolTo2x2(nn.Module):
 
 
 def small_cnn(channels: int, classes: int) -> nn.Module:
+    """Three convolutions and one linear layer."""
+
     def block(inputs: int, outputs: int, pool: nn.Module) -> list[nn.Module]:
         return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(), pool]
 
@@ -80,12 +87,13 @@ class BasicBlock(nn.Module):
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
         out = torch.relu(self.bn1(self.conv1(x)))
         return torch.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
 def resnet18(channels: int, classes: int) -> nn.Module:
+    """ResNet-18 with the CIFAR stem."""
     widths = [64, 64, 128, 256, 512]
     blocks: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
@@ -103,7 +111,8 @@ def resnet18(channels: int, classes: int) -> nn.Module:
 
 
 def resnet50(channels: int, classes: int) -> nn.Module:
-    from torchvision import models  # costs seconds, as in the two below
+    """torchvision's ResNet-50 with the CIFAR stem."""
+    from torchvision import models  # here, as in the two below: the import takes seconds
 
     net = models.resnet50(num_classes=classes)
     net.conv1 = _stem(channels, 64)
@@ -112,6 +121,7 @@ def resnet50(channels: int, classes: int) -> nn.Module:
 
 
 def densenet121(channels: int, classes: int) -> nn.Module:
+    """torchvision's DenseNet-121 with the CIFAR stem."""
     from torchvision import models
 
     net = models.densenet121(num_classes=classes)
@@ -121,6 +131,7 @@ def densenet121(channels: int, classes: int) -> nn.Module:
 
 
 def mobilenet_v2(channels: int, classes: int) -> nn.Module:
+    """torchvision's MobileNet-v2 with the CIFAR stem and one stride less, without dropout."""
     from torchvision import models
 
     net = models.mobilenet_v2(num_classes=classes, dropout=0.0)
@@ -145,13 +156,14 @@ NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
 
 
 def build(architecture: Architecture, *, seed: int) -> nn.Module:
-    """A freshly initialised network; the global random state is left as it was."""
+    """Build a network with random weights; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(child(seed, "weights"))
         return NETWORKS[architecture.name](architecture.shape[2], len(architecture.class_names))
 
 
 def save(path: Path, model: nn.Module, architecture: Architecture) -> None:
+    """Write weights and architecture as safetensors; the same weights give the same bytes."""
     header = {"decant": json.dumps(asdict(architecture), sort_keys=True)}  # one key: safetensors shuffles several
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
@@ -159,21 +171,22 @@ def save(path: Path, model: nn.Module, architecture: Architecture) -> None:
 
 
 def load(path: Path) -> tuple[nn.Module, Architecture]:
-    """The model in eval mode on the CPU, and what it is. Raises TableError when the file is no Decant model."""
-    header = _header(path)
+    """Read a model: in eval mode, on the CPU.
+
+    Raises: TableError where there is no file, or one that is no model of Decant.
+    """
+    if not path.is_file():
+        raise TableError(f"{path}: no such file; run the stage that writes it first")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise TableError(f"{path}: not a safetensors file ({str(error).splitlines()[0]}); it is no model") from error
     if "decant" not in header:
         raise TableError(f"{path}: header key 'decant' expected, none found: not a Decant model")
     fields = json.loads(header["decant"])
     architecture = Architecture(fields["name"], tuple(fields["shape"]), tuple(fields["class_names"]))
     model = build(architecture, seed=0)
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(weights)
     return model.eval(), architecture
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """The metadata of a safetensors file: 8 bytes of length, then JSON."""
-    if not path.is_file():
-        raise TableError(f"{path}: no such file; run the stage that writes it first")
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return json.loads(file.read(length)).get("__metadata__", {})

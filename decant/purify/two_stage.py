@@ -69,9 +69,9 @@ def fit(images: Images, stage: PurifyStage, *, seed: int, on_step: Callable[[], 
     x, y = to_device(images.pixels), labels_to_device(images.labels)
     order, epochs = torch_stream(seed, "dvae", "batches"), chosen.epochs_for(len(images))
     batches = epochs_of_batches(len(images), chosen.batch_size, epochs, order)
-    full = [rows for rows in batches if len(rows) == chosen.batch_size] or batches
-    optimizer = torch.optim.Adam(parameter_groups(model), lr=LR)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(full))
+    full = (rows for rows in batches if len(rows) == min(chosen.batch_size, len(images)))
+    optimizer, steps = torch.optim.Adam(parameter_groups(model), lr=LR), stage.steps(len(images))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     low_precision = dev.type == "cuda" and not chosen.as_published
     for done, rows in enumerate(full):
         batch, labels = as_float(x[rows.to(dev)]), y[rows.to(dev)]
@@ -79,7 +79,7 @@ def fit(images: Images, stage: PurifyStage, *, seed: int, on_step: Callable[[], 
             x_hat, p_hat, kld = model(batch, labels, latent)
         value = loss(
             batch, x_hat, p_hat, kld,
-            kld_limit=stage.kld_limit, with_floor=done >= FLOOR_STARTS * len(full), objective=stage.objective,
+            kld_limit=stage.kld_limit, with_floor=done >= FLOOR_STARTS * steps, objective=stage.objective,
         )  # fmt: skip
         step(optimizer, value, clip=GRADIENT_NORM)
         schedule.step()
