@@ -30,8 +30,8 @@ def torch_stream(seed: int, *name: str | int, device: "torch.device | str" = "cp
 
 
 def child(seed: int, *name: str | int) -> int:
-    """A seed of its own for what `name` says, for a function that takes a seed: 0 to 2^63 - 1."""
-    return int(_sequence(seed, name).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    """A seed of its own for what `name` says, for a function that takes a seed: 0 to 2^32 - 1, as scikit-learn wants."""
+    return int(_sequence(seed, name).generate_state(1, np.uint32)[0])
 
 
 def _sequence(seed: int, name: tuple[str | int, ...]) -> np.random.SeedSequence:

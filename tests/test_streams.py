@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.utils import check_random_state
 
 from decant.streams import child, stream, torch_stream
 
@@ -31,8 +32,9 @@ def test_what_is_drawn_for_decides_the_draws() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
 def test_a_child_fits_every_generator(seed: int) -> None:
-    assert 0 <= child(seed, "x") < 2**63
+    assert 0 <= child(seed, "x") < 2**32
     torch.Generator().manual_seed(child(seed, "x"))
+    check_random_state(child(seed, "x"))  # of scikit-learn
 
 
 def test_streams_of_two_names_are_uncorrelated() -> None:
