@@ -31,14 +31,18 @@ class Family:
         )  # base.py: what its methods have in common
         return sorted(path.stem for path in files if defined.search(path.read_text(encoding="utf-8")))
 
-    def member(self, name: str, asked_by: str) -> ModuleType:
-        """The method's module. `asked_by`: how an error calls the parameter or the caller that named it.
+    def require(self, name: str, asked_by: str) -> None:
+        """Raises: SettingsError, which lists the methods, for an unknown name.
 
-        Raises: SettingsError for an unknown name.
+        asked_by: how the error calls the parameter or the caller that named it.
         """
         known = self.names()
         if name not in known:
             raise SettingsError(f"{asked_by}: one of {', '.join(known)} expected, {name!r} found")
+
+    def member(self, name: str, asked_by: str) -> ModuleType:
+        """The method's module; as `require`."""
+        self.require(name, asked_by)
         return importlib.import_module(f"{self.package}.{name}")
 
 

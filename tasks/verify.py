@@ -1,4 +1,6 @@
-"""verify: LabelTrust judges every label, with an expert's help, and drops or corrects the rows that it can't trust.
+"""verify: judges every label, with an expert's help, and drops or corrects the rows that it can't trust.
+
+The method is LabelTrust, or any label check (``verify.method``).
 
 The expert is the simulation's truth (``verify.expert: oracle``: for experiments, and the only use of the truth here) or
 a person's answers in a CSV (``file``, ``person``). Rows that a person has yet to answer are in queue.csv; the stage
@@ -14,13 +16,14 @@ import pandas as pd
 from decant.data.images import Images
 from decant.data.tables import apply_verdicts, read_digests, read_images, read_truth, write_images, write_verdicts
 from decant.files import write_text
+from decant.label_checks.verification import steps_of
+from decant.label_checks.verification import verify as verify_labels
 from decant.labeltrust.experts import FileExpert, Oracle
 from decant.labeltrust.note import note
 from decant.labeltrust.review_rounds import Reviews
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import parse_threshold, zero_failure_bound
-from decant.labeltrust.verify import VerifyOutcome, steps_of
-from decant.labeltrust.verify import verify as verify_labels
+from decant.labeltrust.verify import VerifyOutcome
 from decant.models.embeddings import read_embeddings
 from decant.runtime import Progress, be_deterministic
 from decant.summaries import Reliability, VerifySummary

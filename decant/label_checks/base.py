@@ -22,6 +22,10 @@ FAMILY = Family("decant.label_checks", ("judge",))
 NO_SUGGESTION = -1
 
 
+class TooFewReferences(StageError):
+    """A check needs more references than the expert has confirmed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
     """A label check's judgement of every row."""
@@ -110,10 +114,12 @@ def judge(name: str, case: CheckCase, **settings: Any) -> CheckResult:
 
 
 def require_references(case: CheckCase, name: str) -> None:
-    """Raises: StageError where there are fewer than two references of each of two classes."""
+    """Raises: TooFewReferences where there are fewer than two references of each of two classes."""
     counts = np.bincount(case.answers, minlength=case.images.classes)
     if (counts >= 2).sum() < 2:
-        raise StageError(f"{name}: two references of each of two classes at least expected, {counts.tolist()} found")
+        raise TooFewReferences(
+            f"{name}: two references of each of two classes at least expected, {counts.tolist()} found"
+        )
 
 
 def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

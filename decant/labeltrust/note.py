@@ -29,6 +29,7 @@ def note(
         return "switched off: the labels pass through as they are"
     sentences = (
         _judged(outcome),
+        f"By {settings.method}: {outcome.rule}" if outcome.rule else "",
         _label_noise(outcome),
         _operating_point(outcome, settings),
         _unconfirmed(settings, lowest_confirmed_rate),

@@ -6,14 +6,21 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from decant.errors import SettingsError
+from decant.registry import Family
 from decant.settings import Block, Count, Fraction, Positive, Rate
+
+METHODS = Family("decant.label_checks", ("judge",))
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings(Block):
-    """LabelTrust."""
+    """Label verification. All but `method`, `references`, `budget`, `action` and `expert` is LabelTrust's alone."""
 
     enabled: bool = True
+    method: Annotated[str, Field(json_schema_extra={"enum": [*METHODS.names()]})] = "labeltrust"
+    """A file of decant/label_checks. Any but `labeltrust` judges the labels by its own rule and its default parameters
+    (docs/label-checks.md), after the expert was shown the first rows; there are no rounds and no scorer, and where one
+    trains a classifier it is the default of the block `train`."""
     mode: Literal["plus", "paper"] = "plus"
     """`plus`: the score of a row is the probability that its label is wrong, and rows with trusted labels are learnt
     from, too; `paper`: the method as published, whose score is no probability."""
@@ -58,9 +65,21 @@ class VerifySettings(Block):
     have no answer there yet."""
 
     def __post_init__(self) -> None:
+        METHODS.require(self.method, "verify.method")
+        if self.method != "labeltrust":
+            self._refuse_what_only_labeltrust_knows()
         if self.mode == "paper" and isinstance(self.threshold, str):
             raise SettingsError("verify.threshold: the score of mode paper is no probability and promises no rate")
         if self.mode == "paper" and self.stop_below:
             raise SettingsError("verify.stop_below: the score of mode paper is no probability; 0 expected")
         if self.classifier and (self.mode == "paper" or self.embeddings):
             raise SettingsError("verify.classifier: needs mode plus and pixels (verify.embeddings: null)")
+
+    def _refuse_what_only_labeltrust_knows(self) -> None:
+        for name, is_set in (
+            ("threshold", isinstance(self.threshold, str)),
+            ("classifier", self.classifier),
+            ("embeddings", self.embeddings is not None),
+        ):
+            if is_set:
+                raise SettingsError(f"verify.{name}: only method labeltrust can do that, {self.method!r} found")

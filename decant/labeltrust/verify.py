@@ -77,6 +77,8 @@ class VerifyOutcome:
     classifier_weight: float | None = None
     """Weight of the classifier's out-of-fold predictions beside the pairs' scores (`verify.classifier`); 0: it shares
     labels that the expert refuted, or adds nothing. None: there is no classifier."""
+    rule: str | None = None
+    """What another method than LabelTrust says of its own rule (`verify.method`)."""
     stopped: str | None = None
     """Why the rounds that are left are left out; None: none is."""
 
