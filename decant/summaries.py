@@ -130,6 +130,8 @@ class OperatingPoint(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySummary(Summary):
+    method: str = "labeltrust"
+    """`verify.method`."""
     dropped: int = 0
     relabelled: int = 0
     reviews: int = 0

@@ -68,16 +68,19 @@ def run(
         outdated=outdated,
         nothing_planted=nothing_planted,
     )
-    return summary_of(outcome, rows_in=len(rows), rows_out=len(kept), lowest_confirmed_rate=confirmed, note=said)
+    return summary_of(
+        outcome, verify.method, rows_in=len(rows), rows_out=len(kept), lowest_confirmed_rate=confirmed, note=said
+    )
 
 
 def summary_of(
-    outcome: VerifyOutcome, *, rows_in: int, rows_out: int, lowest_confirmed_rate: float | None, note: str
+    outcome: VerifyOutcome, method: str, *, rows_in: int, rows_out: int, lowest_confirmed_rate: float | None, note: str
 ) -> VerifySummary:
     """The outcome in figures, rounded."""
     actions, found = outcome.verdicts["action"].value_counts(), outcome.reliability
     interval = outcome.label_noise_interval
     return VerifySummary(
+        method=method,
         rows_in=rows_in,
         rows_out=rows_out,
         dropped=int(actions.get("drop", 0)),

@@ -1,4 +1,4 @@
-"""`verify.method`: any label check in the pipeline, with the expert, the verdicts and the queue of the stage `verify`."""
+"""`verify.method`: any label check in the pipeline, with the expert, the verdicts and the queue of `verify`."""
 
 import sys
 from pathlib import Path
@@ -54,7 +54,10 @@ def test_a_label_check_finds_the_planted_wrong_labels(inputs: dict[str, Path], m
     assert verdicts["score"].between(0, 1).all()
     assert verdicts["score"][wrong].median() > verdicts["score"][~wrong].quantile(0.95)
     assert summary.dropped == dropped.sum() and summary.reviews == seen.sum() and summary.threshold is None
-    assert summary.noise_interval is not None and summary.noise_interval[0] < 0.1 < summary.noise_interval[1]
+    assert (
+        summary.label_noise_interval is not None
+        and summary.label_noise_interval[0] < 0.1 < summary.label_noise_interval[1]
+    )
     assert f"By {method}: " in summary.note and summary.operating_points == ()
     assert not (inputs["out"] / "scorer.safetensors").exists()
 
@@ -83,7 +86,7 @@ def test_labels_are_judged_before_a_person_has_answered_and_the_references_wait(
 
 def test_a_check_that_needs_references_waits_for_them(inputs: dict[str, Path]) -> None:
     summary, verdicts = stage(inputs, "orion", expert="file")
-    assert (verdicts["action"] == "keep").all() and summary.queued == 40 and summary.noise_rate is None
+    assert (verdicts["action"] == "keep").all() and summary.queued == 40 and summary.label_noise_rate is None
     assert (verdicts["reason"] == "not judged: too few references so far").all()
 
 

@@ -64,8 +64,8 @@ def verify(
         verdicts=table,
         reviews=reviews.table(reviews.reviewed),
         queue=queue_of(reviews, None),
-        noise_rate=None if check is None else counted_noise_rate(reviews, table),
-        noise_interval=None if drawn is None else drawn[1],
+        label_noise_rate=None if check is None else counted_noise_rate(reviews, table),
+        label_noise_interval=None if drawn is None else drawn[1],
         rule=None if check is None else check.note,
     )
 
@@ -73,7 +73,9 @@ def verify(
 def _judged(reviews: Reviews, method: str, seed: int) -> CheckResult | None:
     """What the check says; None where it needs more references than were answered so far."""
     rows = reviews.references
-    case = CheckCase(images=reviews.images, references=rows, answers=reviews.answers[rows], train=TrainSettings(), seed=seed)
+    case = CheckCase(
+        images=reviews.images, references=rows, answers=reviews.answers[rows], train=TrainSettings(), seed=seed
+    )
     try:
         return judge(method, case)
     except TooFewReferences:
