@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ from decant.steps import STEPS
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     program = (
-        "import sys; from flows import cli\n"
+        "import sys; from decant.cli import main\n"
         "try: main.main(['run', '--help'])\n"
         "except SystemExit: print('loaded:', {'prefect', 'dvc', 'torch', 'pandas', 'rich'} & set(sys.modules))"
     )
@@ -48,7 +49,8 @@ def test_each_command_has_a_help_text_with_examples(name: str, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["rnu"], "invalid choice: 'rnu'"),
+        (["rnu"], "invalid choice: 'rnu'; did you mean 'run'?"),
+        (["frobnicate"], "invalid choice: 'frobnicate'; commands: init, run, "),
         (["run", "--fast"], "unrecognized arguments: --fast"),
         (["explain"], "the following arguments are required: ID"),
         (["explain", "seven"], "invalid int value: 'seven'"),
@@ -63,12 +65,63 @@ def test_wrong_words_get_one_line_and_exit_code_2(
     assert ended.value.code == 2 and len(lines) == 1 and message in lines[0]
 
 
-def test_outside_of_a_checkout_says_so(
+def test_outside_of_a_workspace_says_so_and_how_to_make_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main.main(["status"]) == 2
-    assert "no dvc.yaml here or above" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no dvc.yaml here or above" in told and "decant init FOLDER" in told
+
+
+def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main(["--version"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert ended.value.code == 0 and capsys.readouterr().out == f"decant {project['version']}\n"
+
+
+@pytest.mark.parametrize(
+    ("missing", "advice"),
+    [("dvc.repo", "pip install 'decant[pipeline]'"), ("prefect", "decant[pipeline]"), ("flows.stages", "decant init")],
+)
+def test_what_a_command_cannot_import_is_one_line(
+    missing: str, advice: str, in_toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(_arguments: object) -> int:
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setitem(sys.modules, "decant.cli.status", SimpleNamespace(main=command))
+    assert main.main(["status"]) == 2
+    told = capsys.readouterr().err
+    assert advice in told and len(told.splitlines()) == 1
+
+
+def test_a_bug_s_missing_module_is_a_traceback(in_toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(_arguments: object) -> int:
+        raise ModuleNotFoundError("No module named 'decant.nonsense'", name="decant.nonsense")
+
+    monkeypatch.setitem(sys.modules, "decant.cli.status", SimpleNamespace(main=command))
+    with pytest.raises(ModuleNotFoundError):
+        main.main(["status"])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("/photos", "data found; to clean it: decant run --set ingest.source=/photos --set 'simulate.attacks=[]'"),
+        ("torchvision:MNIST", "decant run --set ingest.source=torchvision:MNIST"),
+        ("evalute", "did you mean 'evaluate'?"),
+    ],
+)
+def test_run_says_what_to_type_in_the_place_of_a_word_that_is_no_stage(
+    word: str, message: str, in_toy: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (in_toy.root / "params.yaml").read_bytes()
+    assert main.main(["run", "--no-server", "--set", "train.epochs=3", word]) == 2
+    told = capsys.readouterr().err
+    assert message in told and len(told.splitlines()) == 1
+    assert (in_toy.root / "params.yaml").read_bytes() == before and not in_toy.lock.exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,7 +163,9 @@ def test_set_takes_lists_and_their_entries(params_file: Path) -> None:
     ("assignment", "message"),
     [
         ("train.epoch=3", "train.epoch: unknown parameter; known: network"),
+        ("train.epoch=3", "; did you mean 'epochs'?"),
         ("trian.epochs=3", "unknown block 'trian'"),
+        ("trian.epochs=3", "; did you mean 'train'?"),
         ("train.epochs=many", "train.epochs: whole number (at least 1) expected, 'many' found"),
         ("train.epochs", "block.key=value expected"),
         ("train=3", "train: a block of parameters expected"),
@@ -132,9 +187,23 @@ def test_refused_set_writes_nothing(params_file: Path, assignment: str, message:
 
 def test_poison_planted_into_own_data_is_told(params_file: Path, tmp_path: Path) -> None:
     assert params.planted_in_own_data() == []  # the demo's digits
-    params.edit_file([f"ingest.source={tmp_path}"])
+    params_file.write_text(params_file.read_text().replace("source: digits", f"source: {tmp_path}"))
     assert params.planted_in_own_data() == ["badnet", "label_noise", "lsp"]
     params.edit_file(["simulate.attacks=[]"])
+    assert params.planted_in_own_data() == []
+
+
+def test_own_data_needs_a_word_on_the_demo_s_poison(params_file: Path, tmp_path: Path) -> None:
+    before, own = params_file.read_bytes(), f"ingest.source={tmp_path}"
+    with pytest.raises(DecantError) as refused:
+        params.edit_file([own, "train.epochs=3"])
+    for choice in ("--set 'simulate.attacks=[]'", "--set 'simulate.attacks=[{name: badnet}]'"):
+        assert choice in str(refused.value)
+    assert "\n" not in str(refused.value) and params_file.read_bytes() == before
+    params.edit_file([own, "simulate.attacks=[{name: label_noise}]"])  # an experiment that was asked for
+    assert params.planted_in_own_data() == ["label_noise"]
+    params.edit_file(["simulate.attacks=[]"])
+    params.edit_file([own])  # nothing is planted, so nothing need be said
     assert params.planted_in_own_data() == []
 
 

@@ -95,9 +95,10 @@ def start_git(folder: Path) -> list[str]:
 
 
 def start_dvc(folder: Path, *options: str) -> None:
+    """`dvc init`, of whose files ours take the place; what it says of this machine (`no_scm`) stays out of git."""
     _must(sys.executable, "-m", "dvc", "init", "--quiet", *options, folder=folder)
-    for empty in (".dvcignore", ".dvc/config"):
-        (folder / empty).unlink()  # ours come in their place
+    (folder / ".dvc/config").rename(folder / ".dvc/config.local")
+    (folder / ".dvcignore").unlink()
 
 
 def _must(*command: str, folder: Path) -> None:

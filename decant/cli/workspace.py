@@ -84,7 +84,7 @@ def lay(folder: Path, files: Mapping[str, str]) -> dict[str, Outcome]:
     outcomes = {path: _lay_file(folder / path, text, recorded.get(path)) for path, text in files.items()}
     outcomes |= {path: _take_away(folder / path, recorded[path]) for path in recorded if path not in files}
     write_record(folder, files)
-    return outcomes
+    return dict(sorted(outcomes.items()))
 
 
 def _lay_file(path: Path, text: str, recorded: str | None) -> Outcome:
