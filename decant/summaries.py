@@ -89,9 +89,9 @@ class SimulateSummary(Summary):
 @dataclass(frozen=True, kw_only=True)
 class Purify1Summary(Summary):
     go_on: bool
-    """Whether the second stage shall fit a D-VAE, too."""
+    """Whether the second stage shall purify, too."""
     perturbation_rms: float | None = None
-    """Root mean square of the subtracted perturbation in grey levels; None where nothing was fitted."""
+    """Root mean square of the estimated perturbation in grey levels; None where nothing was fitted."""
 
 
 @dataclass(frozen=True, kw_only=True)

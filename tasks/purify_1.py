@@ -1,7 +1,8 @@
 """purify_1: D-VAE's first stage. Fits at a small rate, subtracts the perturbation that it finds.
 
-With clean rows to compare with (`ingest.probe`) and `purify.when: auto`, it first asks whether there is anything to
-purify, and passes the data through when there is not; `purify_2` then does the same.
+With clean rows to compare with (`ingest.probe`) and `purify.when: auto`, it first tests whether there is anything to
+purify, and passes the rows on as they are when there is not; `purify_2` then does the same. Other methods than D-VAE
+(`purify.method`) have one stage, which is `purify_2`: this one passes the rows on.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ from decant.purify.gate import ShortcutTest, probe_gap, probe_sample
 from decant.purify.settings import PurifySettings, PurifyStageSettings
 from decant.purify.two_stage import Inference, PurifyStage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
+from decant.streams import child
 from decant.summaries import Purify1Summary
 
 
@@ -18,26 +20,35 @@ def run(
     *, seed: int, purify: PurifySettings, purify_1: PurifyStageSettings, images: Path, probe: Path, out: Path
 ) -> Purify1Summary:
     be_deterministic()
-    evidence = ask_probe(purify, images, probe, seed)
-    if purify.when == "never" or (evidence and not evidence.found):
-        rows, _ = write_parts(untouched(images), out / "train.parquet", out / "perturbations.parquet")
-        why = f"{evidence}: the data is no easier than clean data" if evidence else "switched off"
-        note = f"{why}; the pixels pass through as they are"
-        return Purify1Summary(rows_in=rows, rows_out=rows, go_on=False, note=note)
-    sample = sample_images(images, purify.sample, seed=seed)
+    test = compare_with_clean_rows(purify, images, probe, seed)
+    if purify.when == "never":
+        return pass_on(images, out, go_on=False, note="switched off: your pixels are untouched")
+    if test and not test.found:
+        return pass_on(images, out, go_on=False, note=f"{test}: your pixels are untouched")
+    prefix = f"{test}; " if test else ""
+    if purify.method != "dvae":
+        return pass_on(images, out, go_on=True, note=f"{prefix}{purify.method} has one stage, purify_2")
+    own_seed = child(seed, "purify_1")
+    sample = sample_images(images, purify.sample, seed=own_seed)
     stage = PurifyStage.of(purify, purify_1, sample)
     progress = Progress("purify_1", stage.steps(len(sample)))
-    inference = Inference(fit(sample, stage, seed=seed, on_step=progress.step), seed)
+    inference = Inference(fit(sample, stage, seed=own_seed, on_step=progress.step), own_seed)
     del sample
     parts = (inference.first_stage(part) for part in iter_images(images))
     rows, rms = write_parts(parts, out / "train.parquet", out / "perturbations.parquet")
-    note = f"subtracted a perturbation of {rms:.1f} grey levels RMS from {rows} rows"
-    note = f"{evidence}; {note}" if evidence else note
+    then = "purify_2 tests whether to remove it" if purify.when == "auto" else "purify_2 removes it"
+    note = f"{prefix}estimated a perturbation of {rms:.1f} grey levels RMS on {rows} rows; {then}"
     return Purify1Summary(rows_in=rows, rows_out=rows, go_on=True, perturbation_rms=round(rms, 2), note=note)
 
 
-def ask_probe(purify: PurifySettings, images: Path, probe: Path, seed: int) -> ShortcutTest | None:
-    """What clean rows say; None when there are none, or when they are not asked."""
+def pass_on(images: Path, out: Path, *, go_on: bool, note: str) -> Purify1Summary:
+    """Hands on the rows as they are, with perturbations of zero."""
+    rows, _ = write_parts(untouched(images), out / "train.parquet", out / "perturbations.parquet")
+    return Purify1Summary(rows_in=rows, rows_out=rows, go_on=go_on, note=note)
+
+
+def compare_with_clean_rows(purify: PurifySettings, images: Path, probe: Path, seed: int) -> ShortcutTest | None:
+    """The probe gap; None where there are no clean rows or `purify.when` asks for no test."""
     if purify.when != "auto" or not count_rows(probe):
         return None
     return probe_gap(probe_sample(images, seed=seed), read_images(probe), seed=seed)

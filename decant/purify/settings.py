@@ -5,16 +5,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from decant.errors import SettingsError
+from decant.registry import Family
 from decant.settings import Block, Positive
+
+CLEANING = Family("decant.purify.methods", ("clean",)).names()
+"""The methods that change images; a file without `clean` works by its training alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PurifySettings(Block):
     """What both stages of purification share."""
 
+    method: Annotated[str, Field(json_schema_extra={"enum": list(CLEANING)})] = "dvae"
+    """A file of decant/purify/methods that cleans images, at its own defaults; docs/purification-methods.md compares
+    them. All but `dvae` purify every row in one stage, and the parameters below but `when` are not for them."""
     when: Literal["auto", "always", "never"] = "auto"
     """`auto`: where there is a sign that the data carries a shortcut (`decant.purify.gate`); where there is none, no
-    pixel is touched."""
+    pixel is touched. Methods other than `dvae` need clean rows (`ingest.probe`) for that test, and are applied where
+    there are none."""
     rows: Literal["all", "flagged"] = "all"
     """Which rows get purified pixels; `flagged`: only those that seem to carry a perturbation, the others keep theirs
     exactly."""
@@ -25,6 +34,15 @@ class PurifySettings(Block):
     """`code`: the official code's loss; `eq14`: the paper's Eq. 14 to the letter."""
     sample: Positive = 100_000
     """Rows, drawn at random, that D-VAE is fitted on; all rows are purified."""
+
+    def __post_init__(self) -> None:
+        if self.method not in CLEANING:
+            known = ", ".join(CLEANING)
+            raise SettingsError(f"purify.method: a method that cleans images expected ({known}), {self.method!r} found")
+        if self.method != "dvae" and self.rows == "flagged":
+            raise SettingsError(
+                f"purify.rows: flagged rows are known to method dvae alone; all expected with {self.method}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

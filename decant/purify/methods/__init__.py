@@ -7,7 +7,8 @@ well on clean data. Its file has a frozen dataclass ``Settings`` and at least on
     train(images, train_settings, settings, *, seed, probe) -> nn.Module   changes the training itself
 
 `clean` keeps ids, labels and shapes, and never changes its input. `probe` are labelled images known to be clean, or
-None; `iss` alone looks at them. Adding one is adding such a file.
+None; `iss` alone looks at them. The pipeline can run a method that has `clean` (`purify.method`). Adding
+one is adding such a file.
 
 >>> from decant.purify.methods.base import train_with
 >>> model = train_with("jpeg", images, TrainSettings(network="resnet18"), seed=0, quality=10)
