@@ -18,7 +18,7 @@ def collected(model: nn.Module, x: Tensor, y: Tensor, **options: object) -> dict
         model,
         x,
         ekfac.cross_entropy(y),
-        lambda name, rows, trace: parts.setdefault(name, []).append(trace.gradients()),
+        lambda name, rows, batch: parts.setdefault(name, []).append(batch.gradients()),
         **options,
     )
     return {name: torch.cat(part) for name, part in parts.items()}
@@ -71,7 +71,7 @@ def test_gradients_of_groups_and_normalisations_are_autograds() -> None:
 def test_moment_of_a_convolutions_inputs_is_that_of_its_patches(conv: dict[str, object]) -> None:
     layer = nn.Conv2d(4, 2, **conv).double()
     x = torch.randn(3, 4, 11, 12, dtype=torch.float64)
-    expected = layer_gradients.moment(layer_gradients.inputs_of(layer, x))
+    expected = layer_gradients.second_moment(layer_gradients.inputs_of(layer, x))
     torch.testing.assert_close(layer_gradients.input_moment(layer, x), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -123,10 +123,10 @@ def test_rotating_first_equals_rotating_the_gradient() -> None:
         a, g = torch.randn(4, T, D, dtype=torch.float64), torch.randn(4, T, O, dtype=torch.float64)
         Q_A, Q_S = (torch.linalg.qr(torch.randn(n, n, dtype=torch.float64)).Q for n in (D, O))
         factors = ekfac.Factors(Q_A, Q_S, torch.ones(O, D, dtype=torch.float64))
-        trace = layer_gradients.Trace(nn.Linear(D, O, bias=False), a, g)
+        batch = layer_gradients.LayerBatch(nn.Linear(D, O, bias=False), a, g)
         plain = torch.einsum("po,bto,btd,dq->bpq", Q_S.T, g, a, Q_A)
-        torch.testing.assert_close(ekfac.rotated(trace, factors), plain)
-        torch.testing.assert_close(ekfac.rotated_back(plain, factors), trace.gradients())
+        torch.testing.assert_close(ekfac.rotated(batch, factors), plain)
+        torch.testing.assert_close(ekfac.rotated_back(plain, factors), batch.gradients())
 
 
 def test_factors_are_the_second_moments_of_autograds_gradients() -> None:
@@ -149,7 +149,7 @@ def test_the_bases_diagonalise_the_two_moments() -> None:
         model,
         x,
         ekfac.cross_entropy(y),
-        lambda name, rows, trace: (inputs.append(trace.a), outgoing.append(trace.g)) if name == "2" else None,
+        lambda name, rows, batch: (inputs.append(batch.a), outgoing.append(batch.g)) if name == "2" else None,
     )
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))["2"]
     for Q, values in ((factors.Q_A, inputs), (factors.Q_S, outgoing)):
@@ -173,11 +173,26 @@ def test_exact_where_the_fisher_is_a_kronecker_product() -> None:
     torch.testing.assert_close(basis @ torch.diag(layer.inverse(0.1).flatten()) @ basis.T, dense)
 
 
+def test_without_damping_scores_are_those_of_the_pseudo_inverse() -> None:
+    """Where the Fisher is exactly S ⊗ A. It is singular: softmax's gradients sum to 0 over the classes."""
+    model = nn.Linear(4, 3).double()
+    nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+    x = torch.randn(7, 4, dtype=torch.float64).repeat_interleave(3, 0)
+    y = torch.arange(3).repeat(7)
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y))[""]
+    G = torch.stack([row[""] for row in autograd_gradients(model, x, y)])
+    flat = G.flatten(1)
+    fisher = flat.T @ flat / len(flat)
+    rotated = (factors.Q_S.T @ G @ factors.Q_A).flatten(1)
+    found = rotated * factors.inverse(1e-12, absolute=True).flatten() @ rotated.T
+    torch.testing.assert_close(found, flat @ torch.linalg.pinv(fisher, hermitian=True) @ flat.T, rtol=1e-7, atol=1e-7)
+
+
 def test_true_fisher_is_the_mean_over_the_models_own_labels() -> None:
     """Sampled many times, Λ tends to the expectation over p(y|x), computed here with every label weighed by p."""
     model, (x, _) = small_net(), rows(6)
     many = x.repeat(1500, 1, 1, 1)
-    losses = ekfac.sampled_cross_entropy(len(many), torch.Generator().manual_seed(0))
+    losses = ekfac.sampled_cross_entropy(len(many), seed=0)
     factors = ekfac.fit(model, many, losses)
     p = model(x).softmax(1).detach()
     for name, f in factors.items():
@@ -207,8 +222,7 @@ def test_bases_and_eigenvalues_may_come_from_fewer_rows() -> None:
 def test_batch_size_and_repetition_change_nothing() -> None:
     model, (x, _) = small_net(padding=1), rows(11)
     fits = [
-        ekfac.fit(model, x, ekfac.sampled_cross_entropy(11, torch.Generator().manual_seed(5)), memory=memory)
-        for memory in (1, 300_000, None)
+        ekfac.fit(model, x, ekfac.sampled_cross_entropy(11, seed=5), memory=memory) for memory in (1, 300_000, None)
     ]
     for name in fits[0]:
         for other in fits[1:]:
@@ -224,7 +238,7 @@ def test_batches_are_bounded_by_memory() -> None:
             model,
             x,
             ekfac.cross_entropy(y),
-            lambda name, rows, trace: sizes.__setitem__(-1, max(sizes[-1], len(trace.x))),
+            lambda name, rows, batch: sizes.__setitem__(-1, max(sizes[-1], len(batch.x))),
             memory=memory,
         )
     assert sizes[0] == 1 and 1 < sizes[1] < 40 and sizes[2] == 40

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def scores(model: nn.Module, place: str, *, low_precision: bool = False, memory: int | None = None) -> Influence:
     (x, y), (xq, yq) = rows(40), rows(3, seed=9)
     model = model.to(place)
-    losses = ekfac.sampled_cross_entropy(len(x), torch.Generator().manual_seed(0))
+    losses = ekfac.sampled_cross_entropy(len(x), seed=0)
     factors = ekfac.fit(model, x.to(place), losses, low_precision=low_precision, memory=memory)
     train, queries = (x.to(place), y.to(place)), (xq.to(place), yq.to(place))
     return influence(model, train, queries, factors=factors, damping=0.1, low_precision=low_precision, memory=memory)

@@ -57,6 +57,36 @@ def test_equals_the_dense_construction(absolute: bool) -> None:
     torch.testing.assert_close(found.train_self, (G @ H * G).sum(1))
 
 
+@pytest.mark.parametrize("network", [small_net, small_mixed_net])
+@pytest.mark.parametrize("damping", [1e-6, 0.1, 10.0])
+def test_mean_self_influence_is_the_effective_number_of_parameters(
+    network: Callable[[], nn.Module], damping: float
+) -> None:
+    """mean_i u_i = Σ Λ / (Λ + λ) over all layers, because Λ is the mean of Ĝ²; and no row's own u_i is below 0."""
+    model, (x, y) = network(), rows(20)
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y), normalisation=True)
+    found = influence(model, (x, y), (x[:1], y[:1]), factors=factors, damping=damping).train_self
+    effective = sum((f.Lambda * f.inverse(damping)).sum() for f in factors.values())
+    torch.testing.assert_close(found.mean(), effective)
+    assert (found >= 0).all() and effective <= sum(f.Lambda.numel() for f in factors.values())
+
+
+def test_influence_of_training_rows_on_their_losses_is_a_kernel() -> None:
+    """s_ij = ∇L(i)ᵀ H⁻¹ ∇L(j): symmetric, without a negative eigenvalue, u_i on its diagonal, and a sum over layers."""
+    model, (x, y) = small_net(padding=1), rows()
+    factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
+
+    def kernel(factors: dict[str, ekfac.Factors]) -> Tensor:
+        found = influence(model, (x, y), (x, y), factors=factors, functional="cross_entropy")
+        torch.testing.assert_close(found.pairwise.diagonal(), found.train_self)
+        return found.pairwise
+
+    s = kernel(factors)
+    torch.testing.assert_close(s, s.T)
+    assert torch.linalg.eigvalsh(s).min() > -1e-9 * s.trace()
+    torch.testing.assert_close(s, sum(kernel({name: factors[name]}) for name in factors))
+
+
 def test_the_path_without_self_influence_gives_the_same_scores() -> None:
     model, (x, y), queries = small_net(padding=1), rows(), rows(3, seed=9)
     factors = ekfac.fit(model, x, ekfac.cross_entropy(y))
@@ -217,7 +247,7 @@ def test_groups_and_normalisations_count_as_blocks() -> None:
 
 def test_factors_are_fitted_where_none_are_given() -> None:
     model, train, queries = small_net(padding=1), rows(), rows(3, seed=9)
-    losses = ekfac.sampled_cross_entropy(len(train[0]), torch.Generator().manual_seed(0))
+    losses = ekfac.sampled_cross_entropy(len(train[0]), seed=0)
     given = influence(model, train, queries, factors=ekfac.fit(model, train[0], losses))
     assert torch.equal(influence(model, train, queries).pairwise, given.pairwise)
 
@@ -265,7 +295,7 @@ def test_scores_foretell_retraining_without_each_row() -> None:
     (x, y), (xq, yq) = tensors(train, chosen), tensors(test, asked)
     start, decay = nn.Linear(16, 3).double(), 0.01
     model = fitted(start, x, y, decay)
-    factors = ekfac.fit(model, x.repeat(50, 1), ekfac.sampled_cross_entropy(50 * len(x), torch.Generator()))
+    factors = ekfac.fit(model, x.repeat(50, 1), ekfac.sampled_cross_entropy(50 * len(x), seed=0))
     share = decay / float(factors[""].Lambda.mean())  # the weight decay is the damping: H = Fisher + decay I
     scores = influence(model, (x, y), (xq, yq), factors=factors, damping=share).pairwise.numpy()
 

@@ -72,7 +72,7 @@ class Case:
             return self.fitted
         if self.cache is not None:
             return factor_cache.cached(self.cache, self.model, self.rows, seed=self.seed, on_rows=self.on_rows)
-        losses = ekfac.sampled_cross_entropy(len(self.train), torch.Generator().manual_seed(self.seed))
+        losses = ekfac.sampled_cross_entropy(len(self.train), seed=self.seed)
         return ekfac.fit(self.model, self.rows[0], losses, on_rows=self.on_rows)
 
     def influence_on(self, queries: tuple[Tensor, Tensor], *, self_influence: bool) -> Influence:

@@ -22,7 +22,7 @@ from decant.detectors._background import above_background
 from decant.detectors.base import Case, Detection
 from decant.influence.functions import neg_margin
 from decant.influence.hooks import Rows, layers_of, visit_rows
-from decant.influence.layer_gradients import Trace
+from decant.influence.layer_gradients import LayerBatch
 from decant.models.training import labels_to_device, predict, to_device
 
 DIMENSIONS = 512  # of a row's projected gradient, all layers together; at most
@@ -47,11 +47,11 @@ def projected(case: Case, x: Tensor, y: Tensor) -> Tensor:
     matrices: dict[str, tuple[Tensor, Tensor]] = {}
     found: dict[str, Tensor] = {}
 
-    def keep(name: str, rows: Rows, trace: Trace) -> None:
+    def keep(name: str, rows: Rows, batch: LayerBatch) -> None:
         if name not in matrices:  # the layers are met in the same order on every pass
-            matrices[name] = _random(trace.a, side, generator), _random(trace.g, side, generator)
+            matrices[name] = _random(batch.a, side, generator), _random(batch.g, side, generator)
         R_A, R_S = matrices[name]
-        part = (trace.gradients(trace.g @ R_S) @ R_A).flatten(1)
+        part = (batch.gradients(batch.g @ R_S) @ R_A).flatten(1)
         found.setdefault(name, part.new_zeros(len(x), part.shape[1]))[rows] = part
 
     visit_rows(case.model, x, neg_margin(y), keep, on_rows=case.on_rows if x is case.rows[0] else lambda rows: None)

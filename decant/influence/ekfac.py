@@ -1,60 +1,65 @@
-"""EK-FAC: the curvature of a classifier, as one eigenbasis and one table of eigenvalues per layer.
+"""EK-FAC: the curvature of a classifier as one eigenbasis and one table of eigenvalues per layer.
 
 George et al. 2018 (arXiv 1806.03884); for influence functions Grosse et al. 2023 (arXiv 2308.03296). The Fisher matrix
-of a network is far too large to invert, but inside one layer the gradients of the weights nearly share the
-eigenvectors of a Kronecker product of two small matrices. So only those bases are kept, and in them the true second
-moments of the gradients.
+of a network is far too large to invert. Inside one layer, however, the gradients of the weights nearly share the
+eigenvectors of a Kronecker product of two small matrices; only those eigenvectors are kept, and in their basis the
+exact second moments of the gradients.
 
     G_i = Σ_t g_it a_itᵀ            gradient of row i's loss by the layer's weights [W | b]
     A = Σ_it a aᵀ = Q_A E_A Q_Aᵀ    S = Σ_it g gᵀ = Q_S E_S Q_Sᵀ
     Ĝ_i = Q_Sᵀ G_i Q_A              Λ = mean_i Ĝ_i²  (elementwise)
-    H⁻¹ V = Q_S [ (Q_Sᵀ V Q_A) / (Λ + λ) ] Q_Aᵀ,   λ = c · mean(Λ)
+    H = (Q_S ⊗ Q_A) diag(Λ + λ) (Q_S ⊗ Q_A)ᵀ          H⁻¹ V = Q_S [ (Q_Sᵀ V Q_A) / (Λ + λ) ] Q_Aᵀ
 
-a, g and their shapes: `decant.influence.layer_gradients`. G, Ĝ (B, O, D), Λ (O, D); with a dimension of blocks before O where the layer
-has several, each with bases of its own.
+Symbols:  a (b, t, d) inputs and g (b, t, o) output gradients of a layer: `decant.influence.layer_gradients`
+          G, Ĝ (b, o, d) gradients by the weights, and the same in the eigenbasis
+          A, Q_A (d, d) and S, Q_S (o, o)   second moments of a and g, and their eigenvectors
+          Λ (o, d) eigenvalues, H the curvature of one layer, λ = c · mean(Λ) its damping
+          c  dimension of blocks before (o, d), each with bases of its own, for a layer that has several
 
-What is ours: G_i is formed inside the backward pass (`tracing.visit_rows`); each side of Ĝ is rotated where that is
-cheaper, before the sum over t or after it; A of a convolution is found without its patches (`Trace.input_moment`),
-and on a CPU G_i too (`Trace.gradients`); what the first pass saw is kept for the second, as far as memory allows
-(`tracing.Kept`); memory is bounded by one budget, and batches change no result. Linear and Conv2d count, grouped ones
-too; the scale and shift of normalisation layers are held fixed, as in kronfluence, unless they are asked for: then each
+What is ours: G_i is formed inside the backward pass (`hooks.visit_rows`); each side of Ĝ is rotated where that is
+cheaper, before the sum over t or after it; A of a convolution is computed without its patches (`input_moment`), and on
+a CPU G_i too; what the first pass computed is recorded for the second, as far as memory allows (`hooks.Recording`);
+memory is bounded by one budget, and the size of batches changes no result. Linear and Conv2d count, grouped ones too;
+the scale and shift of normalisation layers are held fixed, as in kronfluence, unless they are asked for: then each
 channel is a block. Any other layer with parameters is an error, not a silent omission.
 
-Cost: two forward and backward passes over the rows, one of which is spared for rows whose traces are kept, and an
-eigendecomposition per layer. Measured against kronfluence: `python -m benchmarks influence-speed`; agrees with its
+Cost: two forward and backward passes over the rows, one of which is spared for rows that were recorded, and two
+eigendecompositions per layer. Measured against kronfluence: `python -m benchmarks influence-speed`; agrees with its
 version 1.0.1 (tests/test_influence.py).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.errors import StageError
-from decant.influence.hooks import Kept, Losses, Rows, budget_of, layers_of, visit_rows
-from decant.influence.layer_gradients import Trace, moment
+from decant.influence.hooks import Losses, Recording, Rows, budget_of, layers_of, visit_rows
+from decant.influence.layer_gradients import LayerBatch, input_moment, second_moment
+from decant.streams import torch_stream
 
 OFFICIAL_DAMPING = 1e-8  # λ where c = 0: kronfluence's default, which the code of Δ-Influence uses
 
-Bases = dict[str, tuple[Tensor, Tensor]]
+Bases = dict[str, tuple[Float[Tensor, "*c d d"], Float[Tensor, "*c o o"]]]
 """Layer name to (Q_A, Q_S)."""
 
 
 @dataclass(frozen=True)
 class Factors:
-    """One layer's curvature."""
+    """One layer's curvature: eigenvectors of both sides, and eigenvalues."""
 
-    Q_A: Tensor  # (D, D)
-    Q_S: Tensor  # (O, O)
-    Lambda: Tensor  # (O, D)
+    Q_A: Float[Tensor, "*c d d"]
+    Q_S: Float[Tensor, "*c o o"]
+    Lambda: Float[Tensor, "*c o d"]
 
-    def inverse(self, damping: float, *, absolute: bool = False) -> Tensor:
-        """1 / (Λ + λ) (O, D), λ = damping · mean(Λ), or damping itself.
+    def inverse(self, damping: float, *, absolute: bool = False) -> Float[Tensor, "*c o d"]:
+        """1 / (Λ + λ) with λ = damping · mean(Λ), or λ = damping where it is absolute.
 
-        Where that is 0 (also of a layer that no row has a gradient in) λ is the official absolute one.
+        Where that is 0 (also for a layer that no row has a gradient in), λ is the official absolute one.
         """
         scale = 1.0 if absolute else float(self.Lambda.mean())
         return 1 / (self.Lambda + (damping * scale or OFFICIAL_DAMPING))
@@ -65,28 +70,31 @@ class Factors:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def rotated(trace: Trace, factors: Factors) -> Tensor:
-    """Ĝ_i = Q_Sᵀ G_i Q_A (B, O, D), each side rotated in the cheaper order.
+def rotated(batch: LayerBatch, factors: Factors) -> Float[Tensor, "b *c o d"]:
+    """Ĝ_i = Q_Sᵀ G_i Q_A, each side rotated in the cheaper order.
 
-    The inputs' side costs T D² operations per row before the sum over places and O D² after it; the outputs' side
-    T O² before and D O² after.
+    The inputs' side costs t d² operations per row before the sum over places and o d² after it; the outputs' side
+    t o² before and d o² after.
     """
-    T, O, D = trace.g.shape[-2], factors.Q_S.shape[-1], factors.Q_A.shape[-1]
-    g = (factors.Q_S.mT @ trace.g.mT).mT if T < D else trace.g  # as laid out for a convolution
-    G = g.mT @ (trace.a @ factors.Q_A) if T < O else trace.gradients(g) @ factors.Q_A
-    return G if T < D else factors.Q_S.mT @ G
+    t, o, d = batch.g.shape[-2], factors.Q_S.shape[-1], factors.Q_A.shape[-1]
+    g = (factors.Q_S.mT @ batch.g.mT).mT if t < d else batch.g  # as laid out for a convolution
+    G = g.mT @ (batch.a @ factors.Q_A) if t < o else batch.gradients(g) @ factors.Q_A
+    return G if t < d else factors.Q_S.mT @ G
 
 
-def rotated_back(V: Tensor, factors: Factors) -> Tensor:
-    """Q_S V Q_Aᵀ: from the eigenbasis (B, O, D) to the parameters."""
+def rotated_back(V: Float[Tensor, "b *c o d"], factors: Factors) -> Float[Tensor, "b *c o d"]:
+    """Q_S V Q_Aᵀ: from the eigenbasis to the parameters."""
     return factors.Q_S @ V @ factors.Q_A.mT
 
 
-def eigenvectors(second_moment: Tensor, layer: str) -> Tensor:
-    """Q of a symmetric M = Q E Qᵀ, in float64: float32 loses the small directions, which the inverse magnifies."""
-    if not second_moment.isfinite().all():
+def eigenvectors(M: Float[Tensor, "*c n n"], layer: str) -> Float[Tensor, "*c n n"]:
+    """Q of a symmetric M = Q E Qᵀ, in float64: float32 loses the small directions, which the inverse magnifies.
+
+    Raises: StageError, which names the layer, where M is not finite.
+    """
+    if not M.isfinite().all():
         raise StageError(f"layer {layer!r}: its inputs or gradients overflow; train the model with a lower rate")
-    return torch.linalg.eigh(second_moment.double()).eigenvectors
+    return torch.linalg.eigh(M.double()).eigenvectors
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -94,19 +102,19 @@ def eigenvectors(second_moment: Tensor, layer: str) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def cross_entropy(y: Tensor) -> Losses:
-    """The training loss of rows with labels y (N,). As the losses of `fit`, it gives the empirical Fisher."""
+def cross_entropy(y: Int[Tensor, " n"]) -> Losses:
+    """The training loss of rows with labels y. As the losses of `fit`, it gives the empirical Fisher."""
     return lambda logits, rows: F.cross_entropy(logits, y[rows].to(logits.device), reduction="none")
 
 
-def sampled_cross_entropy(n: int, generator: torch.Generator) -> Losses:
-    """Cross-entropy with labels drawn from the model's own softmax: as the losses of `fit`, the true Fisher.
+def sampled_cross_entropy(n: int, *, seed: int) -> Losses:
+    """Cross-entropy of n rows with labels drawn from the model's own softmax: as the losses of `fit`, the true Fisher.
 
     One uniform number per row is drawn ahead, so that neither the batch size nor a second pass changes a label.
     """
-    uniform = torch.rand(n, 1, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(n, 1, generator=torch_stream(seed, "labels of the true Fisher"), dtype=torch.float64)
 
-    def losses(logits: Tensor, rows: Rows) -> Tensor:
+    def losses(logits: Float[Tensor, "b classes"], rows: Rows) -> Float[Tensor, " b"]:
         # On the CPU: cumsum has no deterministic CUDA kernel.
         below = logits.detach().softmax(1).cpu().cumsum(1) < uniform[rows]
         labels = below.sum(1).clamp(max=logits.shape[1] - 1).to(logits.device)
@@ -134,40 +142,46 @@ def fit(
     memory: int | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Factors]:
-    """Layer name to its factors, from the rows x (N, ...); two passes over them.
+    """Layer name to its factors, from the rows x (n, ...), in two passes over them.
 
     losses: `sampled_cross_entropy` for the true Fisher, `cross_entropy` for the empirical one. `basis_rows`,
     `eigenvalue_rows`: so many rows, drawn at random, make Q_A and Q_S, and Λ (default: all). `bases`: those of an
     earlier call, which spare the first pass; `on_bases` is told of them when they are new. `normalisation` as in
-    `tracing.layers_of`; `low_precision`, `memory`, `on_rows` as in `tracing.visit_rows`.
+    `hooks.layers_of`; `low_precision`, `memory`, `on_rows` as in `hooks.visit_rows`.
+    Raises: StageError where influence can't be traced through a layer, or a gradient overflows.
     """
-    # Half of the memory holds what the first pass saw, so that the second need not compute it again.
-    room = budget_of(model, memory) // 2
-    kept = Kept(room if basis_rows == eigenvalue_rows else 0)
-    options: dict[str, Any] = {
-        "layers": layers_of(model, normalisation=normalisation),
-        "low_precision": low_precision,
-        "memory": room,
-        "on_rows": on_rows,
-    }
+    room = budget_of(model, memory) // 2  # the other half is for the recording
+    recording = Recording(room if basis_rows == eigenvalue_rows else 0)
+    visit = partial(
+        visit_rows,
+        model,
+        x,
+        losses,
+        layers=layers_of(model, normalisation=normalisation),
+        low_precision=low_precision,
+        memory=room,
+        on_rows=on_rows,
+    )
     if bases is None:
-        bases = _fit_bases(model, x, losses, keep=kept, chosen=_drawn(len(x), basis_rows), **options)
+        dtype = next(model.parameters()).dtype
+        bases = _bases(partial(visit, chosen=_drawn(len(x), basis_rows), record=recording), dtype)
         on_bases(bases)
-    return _fit_eigenvalues(model, x, losses, bases, kept=kept, chosen=_drawn(len(x), eigenvalue_rows), **options)
+    some = _drawn(len(x), eigenvalue_rows)
+    count = len(x) if some is None else len(some)
+    return _factors(partial(visit, chosen=some, replay=recording), bases, count)
 
 
-def _fit_bases(model: nn.Module, x: Tensor, losses: Losses, **options: Any) -> Bases:
-    """Q_A and Q_S of every layer; one pass, with the options of `tracing.visit_rows`."""
+def _bases(visit: Callable[..., None], dtype: torch.dtype) -> Bases:
+    """Q_A and Q_S of every layer that the pass `visit` shows."""
     A: dict[str, Tensor] = {}
     S: dict[str, Tensor] = {}
 
-    def add(name: str, rows: Rows, trace: Trace) -> None:
+    def add(name: str, rows: Rows, batch: LayerBatch) -> None:
         # float64, so that sums over many batches keep their digits
-        A[name] = A.get(name, 0) + trace.input_moment().double()
-        S[name] = S.get(name, 0) + moment(trace.g).double()
+        A[name] = A.get(name, 0) + input_moment(batch.layer, batch.x).double()
+        S[name] = S.get(name, 0) + second_moment(batch.g).double()
 
-    visit_rows(model, x, losses, add, **options)
-    dtype = next(model.parameters()).dtype
+    visit(visit=add)
     bases: Bases = {}
     for name in list(A):
         Q_A, Q_S = eigenvectors(A.pop(name), name), eigenvectors(S.pop(name), name)
@@ -175,25 +189,22 @@ def _fit_bases(model: nn.Module, x: Tensor, losses: Losses, **options: Any) -> B
     return bases
 
 
-def _fit_eigenvalues(
-    model: nn.Module, x: Tensor, losses: Losses, bases: Bases, *, chosen: Tensor | None, **options: Any
-) -> dict[str, Factors]:
-    """Λ of every layer in its bases; one pass, with the options of `tracing.visit_rows`."""
-    count = len(x) if chosen is None else len(chosen)
+def _factors(visit: Callable[..., None], bases: Bases, count: int) -> dict[str, Factors]:
+    """The factors of every layer: Λ in its bases, from the pass `visit` over `count` rows."""
     factors = {
         name: Factors(Q_A, Q_S, Q_A.new_zeros(*Q_A.shape[:-2], Q_S.shape[-1], Q_A.shape[-1], dtype=torch.float64))
         for name, (Q_A, Q_S) in bases.items()
     }
 
-    def add(name: str, rows: Rows, trace: Trace) -> None:
-        factors[name].Lambda.add_(rotated(trace, factors[name]).square_().sum(0), alpha=1 / count)
+    def add(name: str, rows: Rows, batch: LayerBatch) -> None:
+        factors[name].Lambda.add_(rotated(batch, factors[name]).square_().sum(0), alpha=1 / count)
 
-    visit_rows(model, x, losses, add, chosen=chosen, **options)
+    visit(visit=add)
     return {name: Factors(f.Q_A, f.Q_S, f.Lambda.to(f.Q_A.dtype)) for name, f in factors.items()}
 
 
-def _drawn(n: int, rows: int | None) -> Tensor | None:
+def _drawn(n: int, rows: int | None) -> Int[Tensor, " rows"] | None:
     """Indices of `rows` of n rows, at random but always the same; None for all of them."""
     if rows is None or rows >= n:
         return None
-    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:rows].sort().values
+    return torch.randperm(n, generator=torch_stream(0, "rows of the factors"))[:rows].sort().values

@@ -1,11 +1,11 @@
-"""EK-FAC's factors on disk, found again by what they were made from and never by a name.
+"""A cache of EK-FAC's factors on disk, found by a hash of what they were computed from, never by a name.
 
-A file is called after a SHA-256 over the model's modules and weights, the rows, and the settings: other weights, one
-other pixel, or another seed make another file, and old factors can't be taken for new ones. The bases are written when
-they are known, before the pass for the eigenvalues, so that a run that was killed there goes on from them. Files are
-renamed into place when they are whole; deleting the folder loses nothing but time.
+A file's name is a SHA-256 over the model's modules and weights, the rows, and the settings: other weights, one other
+pixel, or another seed give another file, so that old factors can't be taken for new ones. The bases are written as soon
+as they are known, before the pass for the eigenvalues, and a run that was killed there goes on from them. Files are
+renamed into place when they are complete; deleting the folder loses nothing but time.
 
-What the hash can't see is the code of `forward`: give a model whose code has changed another folder.
+The hash can't see the code of `forward`: give a model whose code has changed another folder.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Int
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ from decant.files import replacing
 from decant.influence.ekfac import Bases, Factors, cross_entropy, fit, sampled_cross_entropy
 from decant.runtime import cache_folder, writable
 
-FORMAT = 1  # to be raised when the same input gives other factors
+FORMAT = 2  # to be raised when the same input gives other factors
+PARTS = ("Q_A", "Q_S", "Lambda")
 HASHED_AT_ONCE = 2**26  # numbers of a tensor
 KEPT = 4  # files that stay when another is made; a ResNet-18's takes about half a GiB
 
@@ -31,7 +33,7 @@ KEPT = 4  # files that stay when another is made; a ResNet-18's takes about half
 def cached(
     folder: Path,
     model: nn.Module,
-    train: tuple[Tensor, Tensor],
+    train: tuple[Tensor, Int[Tensor, " n"]],
     *,
     fisher: Literal["true", "empirical"] = "true",
     seed: int = 0,
@@ -42,36 +44,44 @@ def cached(
     memory: int | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Factors]:
-    """`ekfac.fit` over the training rows, or what it left in `folder` when it was given the same.
+    """The factors of `ekfac.fit` over the training rows, read from `folder` where an equal call has left them there.
 
-    train: (inputs (N, ...), labels (N,) int64). `fisher`: with labels sampled from the model (`seed`), or its own.
-    The rest as in `ekfac.fit`; `memory` changes no result and is not part of the name.
+    train: (inputs (n, ...), labels (n,) int64). `fisher`: of labels sampled from the model (`seed`), or of the rows'
+    own. The rest as in `ekfac.fit`; `memory` changes no result and is not part of the hash.
     """
     x, y = train
-    rows: dict[str, Any] = {"basis_rows": basis_rows, "eigenvalue_rows": eigenvalue_rows}
-    tracing: dict[str, Any] = {"normalisation": normalisation, "low_precision": low_precision}
-    key = _key(model, train, {"fisher": fisher, "seed": seed, **rows, **tracing})
-    whole, half = folder / f"{key}.safetensors", folder / f"{key}.bases.safetensors"
+    settings: dict[str, Any] = {
+        "basis_rows": basis_rows,
+        "eigenvalue_rows": eigenvalue_rows,
+        "normalisation": normalisation,
+        "low_precision": low_precision,
+    }
+    key = _key(model, train, {"fisher": fisher, "seed": seed, **settings})
+    complete, bases_only = folder / f"{key}.safetensors", folder / f"{key}.bases.safetensors"
     place = next(model.parameters()).device
-    if whole.is_file():
-        return {name: Factors(*parts) for name, parts in _read(whole, place).items()}
-    options = {**tracing, "memory": memory, "on_rows": on_rows}
-    if fisher == "true":
-        losses = sampled_cross_entropy(len(x), torch.Generator().manual_seed(seed))
-    else:
-        losses = cross_entropy(y)
-    bases: Bases | None = None
+    if complete.is_file():
+        return {name: Factors(*parts) for name, parts in _read(complete, place).items()}
     _make_room(folder)
-    if half.is_file():
-        bases = {name: (Q_A, Q_S) for name, (Q_A, Q_S) in _read(half, place).items()}
-    factors = fit(model, x, losses, bases=bases, on_bases=lambda found: _write(half, dict(found)), **rows, **options)
-    _write(whole, {name: (f.Q_A, f.Q_S, f.Lambda) for name, f in factors.items()})
-    half.unlink(missing_ok=True)  # another process may have been at work on the same
+    bases: Bases | None = None
+    if bases_only.is_file():
+        bases = {name: (Q_A, Q_S) for name, (Q_A, Q_S) in _read(bases_only, place).items()}
+    factors = fit(
+        model,
+        x,
+        sampled_cross_entropy(len(x), seed=seed) if fisher == "true" else cross_entropy(y),
+        bases=bases,
+        on_bases=lambda found: _write(bases_only, dict(found)),
+        memory=memory,
+        on_rows=on_rows,
+        **settings,
+    )
+    _write(complete, {name: (f.Q_A, f.Q_S, f.Lambda) for name, f in factors.items()})
+    bases_only.unlink(missing_ok=True)  # another process may have been at work on the same
     return factors
 
 
 def own_folder() -> Path | None:
-    """Where `detect` keeps curvature and `decant suspects` finds it; None where we may not write."""
+    """The folder where `detect` leaves curvature and `decant suspects` finds it; None where it can't be written."""
     return writable(cache_folder() / "curvature")
 
 
@@ -83,6 +93,7 @@ def _make_room(folder: Path) -> None:
 
 
 def _key(model: nn.Module, train: tuple[Tensor, Tensor], settings: dict[str, Any]) -> str:
+    """SHA-256 of everything that the factors follow from, but the code of `forward`."""
     modules = [(name, type(module).__qualname__, repr(module)) for name, module in model.named_modules()]
     found = hashlib.sha256(json.dumps([FORMAT, modules, settings], sort_keys=True).encode())
     for name, tensor in [*model.state_dict().items(), ("inputs", train[0]), ("labels", train[1])]:
@@ -92,10 +103,8 @@ def _key(model: nn.Module, train: tuple[Tensor, Tensor], settings: dict[str, Any
     return found.hexdigest()
 
 
-PARTS = ("Q_A", "Q_S", "Lambda")
-
-
 def _write(path: Path, layers: dict[str, tuple[Tensor, ...]]) -> None:
+    """Layer name to its tensors, in the order of PARTS; the last may be missing."""
     tensors = {
         f"{name}/{part}": tensor.cpu().contiguous()
         for name, tensors in layers.items()

@@ -1,27 +1,29 @@
-"""Each row's gradients, layer by layer, from one backward pass: what EK-FAC and influence are computed from.
+"""Per-row gradients of every layer, collected by hooks in one forward and one backward pass.
 
-A layer's inputs a and the loss's gradients g at its outputs are enough to know each row's gradient G by the weights
-(`decant.influence.layer_gradients`). Hooks collect them: a in the forward pass, g in the backward pass, and whoever asked forms G before
-the next layer's turn. Parameters need no gradient of their own, which saves a third of the backward pass.
+A layer's inputs a and the loss's gradients g at its outputs determine each row's gradient G by the weights
+(`decant.influence.layer_gradients`). A hook keeps the input in the forward pass; in the backward pass, as soon as the
+gradient at the layer's output is known, it hands both to the caller's `visit`, and they are freed afterwards. No
+parameter needs a gradient of its own, which saves a third of the backward pass.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from decant.errors import StageError
-from decant.influence.layer_gradients import NORMALISATION, Trace, inputs_of, output_gradients_of
+from decant.influence.layer_gradients import NORMALISATION, LayerBatch, inputs_of, output_gradients_of
 
-Rows = slice | Tensor
-"""Which of the N rows a batch holds: a slice, or their indices (B,) int64."""
+Rows = slice | Int[Tensor, " b"]
+"""Which of the n rows a batch holds: a slice, or their indices."""
 
-Losses = Callable[[Tensor, Rows], Tensor]
-"""losses(logits (B, K) float64, rows) -> (B,): each row's own loss."""
+Losses = Callable[[Float[Tensor, "b classes"], Rows], Float[Tensor, " b"]]
+"""losses(logits in float64, rows): each row's own loss."""
 
-Visit = Callable[[str, Rows, Trace], None]
-"""visit(name of a layer, rows, trace), called once per layer and batch."""
+Visit = Callable[[str, Rows, LayerBatch], None]
+"""visit(name of a layer, rows, layer batch), called once per layer and batch."""
 
 BUDGET = 4 * 2**30  # bytes, where `memory` is not given
 GPU_BUDGET, GPU_SHARE = 16 * 2**30, 0.8  # the same on a GPU: at most so much, and that share of what is free
@@ -39,9 +41,10 @@ def budget_of(model: nn.Module, memory: int | None) -> int:
 
 
 def layers_of(model: nn.Module, *, normalisation: bool = False) -> dict[str, nn.Module]:
-    """The layers that count, by name. Raises StageError for one with parameters that EK-FAC does not know.
+    """The layers that influence is traced through, by name.
 
     `normalisation`: the scale and shift of normalisation layers count too; else they are held fixed.
+    Raises: StageError for another layer with parameters, and for a batch normalisation without running statistics.
     """
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
@@ -61,37 +64,35 @@ def layers_of(model: nn.Module, *, normalisation: bool = False) -> dict[str, nn.
     return layers
 
 
-class Kept:
-    """Traces of a pass's first batches, as many as fit `room` bytes, for another pass over the same rows."""
+class Recording:
+    """The first batches of a pass, as many as fit `room` bytes, for a second pass over the same rows."""
 
     def __init__(self, room: int):
         self._room = room
-        self._batches: list[tuple[int, list[tuple[str, Rows, Trace]]]] = []
+        self._whole: list[tuple[int, list[tuple[str, Rows, LayerBatch]]]] = []  # rows, and all layers of a batch
+        self._current: list[tuple[str, Rows, LayerBatch]] = []
 
-    @contextmanager
-    def batch(self, visit: Visit, count: int) -> Iterator[Visit]:
-        """Inside, a visit that also keeps a batch of `count` rows; nothing more once one did not fit."""
-        traces: list[tuple[str, Rows, Trace]] = []
-
-        def keep(name: str, rows: Rows, trace: Trace) -> None:
-            visit(name, rows, trace)
-            self._room -= trace.nbytes()
-            if self._room >= 0:
-                traces.append((name, rows, trace))
-            else:
-                traces.clear()
-
-        yield keep
+    def add(self, name: str, rows: Rows, batch: LayerBatch) -> None:
+        """Records one layer of the current batch; nothing more once one did not fit."""
+        self._room -= batch.nbytes()
         if self._room >= 0:
-            self._batches.append((count, traces))
+            self._current.append((name, rows, batch))
+        else:
+            self._current.clear()
+
+    def end_batch(self, count: int) -> None:
+        """All layers of the current batch, of `count` rows, have been seen."""
+        if self._room >= 0:
+            self._whole.append((count, self._current))
+        self._current = []
 
     def replay(self, visit: Visit, on_rows: Callable[[int], None]) -> int:
-        """Shows what is kept, once. Returns how many rows that were."""
+        """Shows what was recorded, once, and frees it. Returns how many rows that were."""
         done = 0
-        while self._batches:
-            count, traces = self._batches.pop(0)
-            while traces:
-                visit(*traces.pop(0))
+        while self._whole:
+            count, layers = self._whole.pop(0)
+            while layers:
+                visit(*layers.pop(0))
             on_rows(count)
             done += count
         return done
@@ -104,44 +105,52 @@ def visit_rows(
     visit: Visit,
     *,
     layers: dict[str, nn.Module] | None = None,
-    chosen: Tensor | None = None,
-    keep: Kept | None = None,
-    kept: Kept | None = None,
+    chosen: Int[Tensor, " m"] | None = None,
+    record: Recording | None = None,
+    replay: Recording | None = None,
     low_precision: bool = False,
     memory: int | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> None:
-    """Back-propagates every row's loss, and shows `visit` each layer's trace, batch after batch.
+    """Back-propagates every row's loss, and hands `visit` each layer's inputs and output gradients, batch by batch.
 
-    x: (N, ...) float, or uint8, which is read as [0, 1]; on any device. `layers`: those to show (default: all);
-    `chosen`: indices of the rows to visit (default: all). `keep`, `kept`: where traces are kept for another pass, and
-    those of a pass before, which spare this one their rows. `low_precision`: the passes run in bfloat16, and products
-    of what they yield in float32, of TF32 factors where the device has that. `memory` bounds the bytes of a batch;
-    `on_rows` is told how many rows are done. Raises StageError where a layer can't be traced.
+    x: (n, ...) float, or uint8, which is read as [0, 1]; on any device. `layers`: those to visit (default: all);
+    `chosen`: indices of the rows to visit (default: all). `record`: where this pass is recorded; `replay`: the
+    recording of an earlier pass, whose rows are not computed again. `low_precision`: the passes run in bfloat16, and
+    products of what they yield in float32, of TF32 factors where the device has that. `memory` bounds the bytes of a
+    batch; `on_rows` is told how many rows are done.
+    Raises: StageError where influence can't be traced through a layer.
     """
-    wanted = layers_of(model) if layers is None else layers
+    visited = layers_of(model) if layers is None else layers
     count = len(x) if chosen is None else len(chosen)
+
+    def visit_and_record(name: str, rows: Rows, batch: LayerBatch) -> None:
+        visit(name, rows, batch)
+        if record:
+            record.add(name, rows, batch)
+
     with _frozen(model), _tf32(low_precision):
-        place = next(model.parameters())
-        room = min(budget_of(model, memory), BATCH_LIMIT.get(place.device.type, 2**62))
-        size = _rows_per_batch(model, wanted, _as_input(x[:1], place), room)
-        for start in range(kept.replay(visit, on_rows) if kept else 0, count, size):
+        weights = next(model.parameters())
+        room = min(budget_of(model, memory), BATCH_LIMIT.get(weights.device.type, 2**62))
+        size = _rows_per_batch(model, visited, _as_input(x[:1], weights), room)
+        for start in range(replay.replay(visit, on_rows) if replay else 0, count, size):
             part = slice(start, min(start + size, count))
             rows = part if chosen is None else chosen[part]
-            batch = _as_input(x[rows], place)
-            keeping = keep.batch(visit, len(batch)) if keep else nullcontext(visit)
-            with keeping as shown, _tapped(wanted, rows, shown, low_precision) as roots:
-                with torch.autocast(place.device.type, torch.bfloat16, enabled=low_precision):
-                    logits = model(batch)
+            inputs = _as_input(x[rows], weights)
+            with _hooked(visited, rows, len(inputs), visit_and_record, low_precision) as roots:
+                with torch.autocast(weights.device.type, torch.bfloat16, enabled=low_precision):
+                    logits = model(inputs)
                 # float64: where the model is sure, 1 - p is lost in float32, and with it the gradient's direction.
                 torch.autograd.grad(losses(logits.double(), rows).sum(), roots)
-            on_rows(len(batch))
+            if record:
+                record.end_batch(len(inputs))
+            on_rows(len(inputs))
 
 
-def _as_input(x: Tensor, place: Tensor) -> Tensor:
-    """Float of the model's dtype, on its device."""
-    moved = x.detach().to(place.device)
-    return moved.to(place.dtype).div_(255) if x.dtype == torch.uint8 else moved.to(place.dtype)
+def _as_input(x: Tensor, weights: Tensor) -> Tensor:
+    """x as a float of the weights' kind, on their device."""
+    moved = x.detach().to(weights.device)
+    return moved.to(weights.dtype).div_(255) if x.dtype == torch.uint8 else moved.to(weights.dtype)
 
 
 @contextmanager
@@ -172,46 +181,42 @@ def _tf32(allowed: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _tapped(
-    layers: dict[str, nn.Module],
-    rows: Rows,
-    visit: Visit,
-    low_precision: bool,
+def _hooked(
+    layers: dict[str, nn.Module], rows: Rows, count: int, visit: Visit, low_precision: bool
 ) -> Iterator[list[Tensor]]:
-    """Inside, a forward and a backward pass of `rows` show `visit` every layer; what a layer held is freed at once.
+    """Inside, a forward and a backward pass of `rows`, `count` of them, call `visit` once for every layer.
 
     Yields the outputs that the backward pass has to reach: those of the first layers, before which nothing needs one.
     """
-    met: set[str] = set()
+    seen: set[str] = set()
     roots: list[Tensor] = []
-    count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
     def rounded(v: Tensor, dtype: torch.dtype) -> Tensor:
         return v.bfloat16().to(dtype) if low_precision else v
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def forward(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            x, version, dtype = given[0].detach(), given[0]._version, next(layer.parameters()).dtype
-            if name in met or len(x) != count:
-                raise StageError(f"layer {name!r}: must be used once per row; influence can't be traced through it")
-            met.add(name)
+    def forward(name: str, layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        if name in seen or len(x) != count:
+            raise StageError(f"layer {name!r}: must be used once per row; influence can't be traced through it")
+        seen.add(name)
+        version, dtype = x._version, next(layer.parameters()).dtype
+        x = x.detach()
 
-            # A hook on the tensor sees the gradient before an in-place ReLU that follows; the tensor itself would not.
-            def backward(gradient: Tensor) -> None:
-                if x._version != version:
-                    raise StageError(f"layer {name!r}: its input is changed in place later; use a copy there")
-                visit(name, rows, Trace(layer, rounded(x, dtype), rounded(gradient, dtype)))
+        # A hook on the tensor sees the gradient before an in-place ReLU that follows; the tensor itself would not.
+        def backward(gradient: Tensor) -> None:
+            if x._version != version:
+                raise StageError(f"layer {name!r}: its input is changed in place later; use a copy there")
+            visit(name, rows, LayerBatch(layer, rounded(x, dtype), rounded(gradient, dtype)))
 
-            if output.requires_grad:
-                output.register_hook(backward)
-                return output
+        needs_root = not output.requires_grad
+        if needs_root:
             roots.append(output.requires_grad_())
-            output.register_hook(backward)
-            return output.clone()  # an in-place ReLU may follow, which a leaf of the graph does not allow
+        output.register_hook(backward)
+        return output.clone() if needs_root else output  # an in-place ReLU may follow, which a leaf does not allow
 
-        return forward
-
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+    handles = [
+        layer.register_forward_hook(lambda layer, given, output, name=name: forward(name, layer, given[0], output))
+        for name, layer in layers.items()
+    ]
     try:
         yield roots
     finally:
