@@ -26,7 +26,8 @@ from decant.attacks import base as attacks
 from decant.attacks.base import load_attacks
 from decant.data.images import Images, concat_images
 from decant.detectors import candidates
-from decant.detectors.base import Case, Detection, detect, names
+from decant.detectors.base import Detection, DetectionCase, names
+from decant.detectors.detect import detect
 from decant.detectors.settings import DetectSettings
 from decant.files import read_json, write_json
 from decant.labeltrust.scorer import TrustScorer
@@ -113,7 +114,9 @@ def scene(scale: str, dataset: str, attack: str, seed: int) -> Scene:
 
 def cell(scale: str, dataset: str, attack: str, seed: int) -> dict[str, float]:
     given = scene(scale, dataset, attack, seed)
-    case = Case(model=given.model, train=given.train, settings=DetectSettings(), seed=seed, on_rows=lambda rows: None)
+    case = DetectionCase(
+        model=given.model, train=given.train, settings=DetectSettings(), seed=seed, on_rows=lambda rows: None
+    )
     found: dict[str, float] = {} if given.success is None else {"success": given.success}
     if given.success is not None and not len(given.affected):
         return found
@@ -130,14 +133,14 @@ def cell(scale: str, dataset: str, attack: str, seed: int) -> dict[str, float]:
     return found | ranks(given)
 
 
-def judged(given: Scene, case: Case, settings: DetectSettings, points: Images) -> tuple[Detection, float]:
+def judged(given: Scene, case: DetectionCase, settings: DetectSettings, points: Images) -> tuple[Detection, float]:
     """(the detection, its seconds without the fit of the curvature, which all share)."""
     fitted, started = case.factors, time.perf_counter()
     found = detect(given.model, given.train, points, settings, seed=given.seed, fitted=fitted)
     return found, time.perf_counter() - started
 
 
-def innocent(given: Scene, case: Case) -> Iterator[tuple[str, Detection, float]]:
+def innocent(given: Scene, case: DetectionCase) -> Iterator[tuple[str, Detection, float]]:
     """What the default makes of points without a trigger: natural mistakes, and what is predicted rightly.
 
     Of all classes in clean data; in poisoned data of the class that is under attack, where a mistake is likeliest.
@@ -150,7 +153,7 @@ def innocent(given: Scene, case: Case) -> Iterator[tuple[str, Detection, float]]
         yield name, *judged(given, case, DetectSettings(), points)
 
 
-def both_ways(given: Scene, case: Case, name: str) -> dict[str, float]:
+def both_ways(given: Scene, case: DetectionCase, name: str) -> dict[str, float]:
     """A detector's figures for one affected point with the same-label switch, and `any.*` without it.
 
     The switch only masks what a detector flags; but for those two which fit groups to the candidates.

@@ -32,7 +32,7 @@ from benchmarks._detect import FULL
 from benchmarks._rows import TRAIN, ingested
 from decant.attacks.base import Attack, load_attacks
 from decant.data.images import Images
-from decant.detectors.base import detect
+from decant.detectors.detect import detect
 from decant.detectors.settings import DetectSettings
 from decant.models.training import accuracy, predict, train_classifier
 from decant.runtime import be_deterministic

@@ -165,6 +165,8 @@ class DetectSummary(Summary):
     """Affected points that were traced."""
     left_out: int
     """Affected points that were not: the model does not predict the reported label."""
+    measure: str = ""
+    """What the rows' scores are, with their range."""
     expected_false_alarms: float | None = None
     """Innocent rows to expect among the flagged, where the detector can tell."""
 

@@ -13,8 +13,9 @@ import pandas as pd
 from decant.data.decode import Rules, decode_batch
 from decant.data.images import Images
 from decant.data.tables import apply_verdicts, read_images, write_images, write_verdicts
-from decant.detectors.base import Detection, passes
-from decant.detectors.base import detect as find_causes
+from decant.detectors.base import Detection
+from decant.detectors.detect import detect as find_causes
+from decant.detectors.detect import passes
 from decant.detectors.settings import DetectSettings
 from decant.errors import SourceError
 from decant.influence.factor_cache import own_folder
@@ -50,6 +51,7 @@ def run(
         flagged=int(found.flagged.sum()),
         affected_points=found.points,
         left_out=found.left_out,
+        measure=found.measure,
         expected_false_alarms=None if found.false_alarms is None else round(found.false_alarms, 2),
         note=note_of(found, len(points), own_affected) if detect.enabled else "switched off: all rows pass through",
     )
@@ -60,13 +62,8 @@ def note_of(found: Detection, given: int, own_affected: Path) -> str:
 
 
 def verdicts_of(rows: Images, found: Detection) -> pd.DataFrame:
-    """One verdict per row: score as `found.measure` says; the flagged ones are dropped."""
-    words = [
-        f"{found.measure}: {score:.2f}, " + ("with the rows that cause them: dropped" if flagged else "kept")
-        if found.points
-        else "no affected point to trace"
-        for score, flagged in zip(found.scores, found.flagged, strict=True)
-    ]
+    """One verdict per row; its score is what `found.measure` says, and the flagged rows are dropped."""
+    reasons = np.where(found.flagged, "among the rows that cause the affected points", "not among the rows that do")
     return pd.DataFrame(
         {
             "id": rows.ids,
@@ -74,7 +71,7 @@ def verdicts_of(rows: Images, found: Detection) -> pd.DataFrame:
             "score": found.scores,
             "flagged": found.flagged,
             "action": np.where(found.flagged, "drop", "keep"),
-            "reason": words,
+            "reason": reasons if found.points else "no affected point to trace",
         }
     )
 

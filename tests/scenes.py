@@ -10,7 +10,7 @@ from torch import nn
 
 from decant.attacks import badnet
 from decant.data.images import Images
-from decant.detectors.base import Case
+from decant.detectors.base import DetectionCase
 from decant.detectors.settings import DetectSettings
 from decant.influence.ekfac import Factors
 from decant.models.settings import TrainSettings
@@ -31,7 +31,7 @@ class Scene:
 
     @cached_property
     def fitted(self) -> Mapping[str, Factors]:
-        case = Case(model=self.model, train=self.train, settings=DEFAULT, seed=0, on_rows=lambda rows: None)
+        case = DetectionCase(model=self.model, train=self.train, settings=DEFAULT, seed=0, on_rows=lambda rows: None)
         return case.factors
 
 

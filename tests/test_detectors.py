@@ -12,9 +12,9 @@ from scenes import BADNET, DEFAULT, Scene, precision_recall
 from decant.attacks import badnet
 from decant.data.images import Images
 from decant.data.tables import read_images, read_verdicts, write_images
-from decant.detectors import base as detectors
 from decant.detectors import frequency, joint
-from decant.detectors.base import detect
+from decant.detectors.base import names
+from decant.detectors.detect import detect, passes
 from decant.detectors.joint import MAJORITY, MINORITY, two_groups
 from decant.detectors.renormalised import split_in_two
 from decant.errors import SourceError
@@ -29,7 +29,7 @@ NOBODY = np.zeros(0, np.int64)
 # every detector ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", detectors.names())
+@pytest.mark.parametrize("name", names())
 def test_contract_of_every_detector(name: str, backdoored: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frequency, "EPOCHS", 1)
     settings = replace(DEFAULT, detector=name, copies=5)
@@ -47,7 +47,7 @@ def test_contract_of_every_detector(name: str, backdoored: Scene, monkeypatch: p
         assert np.median(poisoned) > np.median(clean)  # higher is more suspicious
 
 
-@pytest.mark.parametrize("name", detectors.names())
+@pytest.mark.parametrize("name", names())
 def test_points_that_the_model_does_not_predict_are_left_out(name: str, backdoored: Scene) -> None:
     settings = replace(DEFAULT, detector=name, copies=5)
     wrong = backdoored.affected.with_labels(np.full(4, 3))
@@ -56,19 +56,19 @@ def test_points_that_the_model_does_not_predict_are_left_out(name: str, backdoor
     assert "4 affected points left out" in found.note
 
 
-@pytest.mark.parametrize("name", detectors.names())
+@pytest.mark.parametrize("name", names())
 def test_no_point_costs_no_pass_over_the_rows(name: str, backdoored: Scene) -> None:
     nobody, done = backdoored.affected.select(NOBODY), []
     settings = replace(DEFAULT, detector=name)
     found = detect(backdoored.model, backdoored.train, nobody, settings, seed=0, on_rows=done.append)
     assert not found.flagged.any() and found.note == "no affected point given" and not done
-    assert detectors.passes(nobody) == 0
+    assert passes(nobody) == 0
 
 
 def test_progress_counts_every_pass(backdoored: Scene) -> None:
     done: list[int] = []
     detect(backdoored.model, backdoored.train, backdoored.affected, DEFAULT, seed=0, on_rows=done.append)
-    assert sum(done) == detectors.passes(backdoored.affected) * len(backdoored.train)
+    assert sum(done) == passes(backdoored.affected) * len(backdoored.train)
 
 
 # joint, the default --------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_joint_sees_a_weak_cause_that_influence_alone_does_not() -> None:
     influence, features = pairs(rng, (0.08, 0.06), (0.24, 0.06))
     assert not split_in_two(influence, background, seed=0).is_real
     groups = two_groups(influence, features, background, at(6), seed=0)
-    assert groups.speak_for_the_points and groups.share <= MINORITY
+    assert groups.is_clear and groups.share <= MINORITY
     assert np.array_equal(groups.upper > 0.5, np.arange(200) >= 140)
 
 
@@ -107,13 +107,13 @@ def test_joint_believes_two_groups_only_where_both_views_agree() -> None:
     rng = np.random.default_rng(0)
     background = rng.normal(0, 0.01, 2000)
     alike = pairs(rng, (0.08, 0.06), (0.08, 0.06))  # two clusters, as in any class, with one influence
-    assert not two_groups(*alike, background, at(6), seed=0).speak_for_the_points
+    assert not two_groups(*alike, background, at(6), seed=0).is_clear
     blurred = pairs(rng, (0.08, 0.06), (0.24, 0.06), other_features=0)  # one cluster
-    assert not two_groups(*blurred, background, at(0), seed=0).speak_for_the_points
+    assert not two_groups(*blurred, background, at(0), seed=0).is_clear
     quiet = pairs(rng, (0.0, 0.01), (0.03, 0.01))  # no more influence than rows of other classes have
-    assert not two_groups(*quiet, background, at(6), seed=0).speak_for_the_points
+    assert not two_groups(*quiet, background, at(6), seed=0).is_clear
     real = pairs(rng, (0.08, 0.06), (0.24, 0.06))
-    assert not two_groups(*real, background, at(0), seed=0).speak_for_the_points  # the point is not like them
+    assert not two_groups(*real, background, at(0), seed=0).is_clear  # the point is not like them
     innocent = pairs(rng, (0.24, 0.06), (0.05, 0.06))  # a point of the larger group, which the poison is not behind
     assert two_groups(*innocent, background, at(0), seed=0).share > MAJORITY
     assert two_groups(np.full(200, 0.2), features=real[1], background=background, of_points=at(0), seed=0) is None
@@ -125,7 +125,7 @@ def test_half_of_a_class_is_the_cause_only_beyond_doubt() -> None:
     for apart, doubted in ((6.0, True), (10.0, False)):
         influence, features = pairs(rng, (0.08, 0.06), (0.24, 0.06), other_features=apart, others=100)
         groups = two_groups(influence, features, background, at(apart), seed=0)
-        assert groups.speak_for_the_points and groups.are_halves_in_doubt == doubted, groups.figures
+        assert groups.is_clear and groups.is_doubtful_half == doubted, groups.figures
         assert not split_in_two(influence, background, seed=0).is_real
 
 
@@ -146,20 +146,20 @@ def test_a_second_look_asks_the_suspected_rows_themselves(
 
 
 def test_a_second_look_must_agree_with_the_first() -> None:
-    def groups(upper: np.ndarray, separation: float = 8.0, **changes: float) -> joint.Groups:
+    def groups(upper: np.ndarray, separation: float = 8.0, **changes: float) -> joint.JointGroups:
         figures = {"height": 20.0, "remainder": 0.2} | changes
-        return joint.Groups(upper=upper, separation=separation, holds_the_points=True, **figures)
+        return joint.JointGroups(upper=upper, separation=separation, holds_the_points=True, **figures)
 
     rows = np.arange(100)
     first = groups((rows < 20).astype(float), 4.5)
-    assert not first.speak_for_the_points and first.deserve_a_second_look
-    assert first.are_confirmed_by(groups((rows < 17).astype(float), 6.1))
-    assert not first.are_confirmed_by(groups((rows < 10).astype(float)))  # half of them only
-    assert not first.are_confirmed_by(groups((rows < 40).astype(float)))
-    assert not first.are_confirmed_by(groups((rows < 20).astype(float), 5.9))
-    assert not first.are_confirmed_by(groups((rows < 20).astype(float), remainder=0.6))
-    assert not groups((rows < 20).astype(float), 4.0).deserve_a_second_look
-    assert not groups((rows < 60).astype(float), 4.5).deserve_a_second_look
+    assert not first.is_clear and first.deserves_second_look
+    assert first.is_confirmed_by(groups((rows < 17).astype(float), 6.1))
+    assert not first.is_confirmed_by(groups((rows < 10).astype(float)))  # half of them only
+    assert not first.is_confirmed_by(groups((rows < 40).astype(float)))
+    assert not first.is_confirmed_by(groups((rows < 20).astype(float), 5.9))
+    assert not first.is_confirmed_by(groups((rows < 20).astype(float), remainder=0.6))
+    assert not groups((rows < 20).astype(float), 4.0).deserves_second_look
+    assert not groups((rows < 60).astype(float), 4.5).deserves_second_look
 
 
 @pytest.mark.parametrize("copies", [(40, 20), (60,)])

@@ -13,7 +13,8 @@ from torch import nn
 
 from decant.data.images import Images
 from decant.detectors import delta, frequency, trak
-from decant.detectors.base import Case, detect
+from decant.detectors.base import DetectionCase
+from decant.detectors.detect import detect
 
 # delta ---------------------------------------------------------------------------------------------------------------
 
@@ -127,7 +128,7 @@ def test_trak_without_projection_is_influence_through_all_layers() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 2, 2, 1), np.uint8)
     train = Images(np.arange(40), pixels, np.arange(40, dtype=np.int32) % 3, replace(INFO, class_names=tuple("abc")))
-    case = Case(model=model, train=train, settings=DEFAULT, seed=0, on_rows=lambda rows: None)
+    case = DetectionCase(model=model, train=train, settings=DEFAULT, seed=0, on_rows=lambda rows: None)
     x, y = case.rows
     phi = trak.projected(case, x, y).double()
     exact = []

@@ -24,7 +24,7 @@ STEP_NAMES = {step.rows: step.name for step in STEPS}
 JUDGES = {  # stage with verdicts: how its score reads; higher is more suspicious
     "purify_2": "its label reads from its noise by {score:.2f}",
     "verify": "{score:.2f} (trust {trust:.2f})",
-    "detect": "{score:.3f} to blame",
+    "detect": "{score:.2f}",
 }
 SIDE = 32  # characters; larger pictures are thinned out
 RAMP = " .:-=+*#%@"

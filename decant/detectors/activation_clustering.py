@@ -1,22 +1,26 @@
-"""Activation clustering (Chen et al., SafeAI 2019), asked about affected points.
+"""Activation clustering (Chen et al., SafeAI 2019), restricted to the cluster in which the affected points lie.
 
 Rows that carry a class's label for different reasons fall into two clusters of activations, and the smaller one is
-taken for poisoned. The clusters themselves are `decant.models.features.two_clusters`, as in the label check of the same name.
+taken for poisoned. The clusters are those of `decant.models.features.two_clusters`, as in the label check of the same
+name.
 
-    a_i = d_large / (d_large + d_small),  distances from the centres of the two clusters of the row's class
+    a_i = d_large / (d_large + d_small)
+
+Symbols:  d_large, d_small  distances of row i's activations from the centres of its class's larger and smaller cluster
 
 What we changed: nothing is flagged where the affected points themselves don't lie nearer to the smaller cluster of the
 predicted class, or where that is not markedly smaller (ART's default). Reduction by PCA, as in ART. The paper knows no
-affected points and flags every class's smaller cluster; `same_label: false` comes near to it.
+affected points and flags every class's smaller cluster; `same_label: false` is close to it.
 
 Cost: one forward pass, and a k-means per class.
 """
 
 import numpy as np
+from jaxtyping import Float
 
 from decant.data.images import Images
-from decant.detectors.base import Case, Detection
-from decant.models.features import logits_and_features, two_clusters
+from decant.detectors.base import Detection, DetectionCase
+from decant.models.features import two_clusters
 
 DIMENSIONS = 10
 SMALLER = 0.35  # the largest share of its class that a cluster may have, to be taken for poisoned (ART's default)
@@ -24,7 +28,7 @@ MIN_ROWS = 10  # of a class, to be divided
 MEASURE = "nearness to the smaller of two clusters of its class (0 to 1)"
 
 
-def judge(case: Case, points: Images) -> Detection:
+def judge(case: DetectionCase, points: Images) -> Detection:
     scores, passing, close = np.zeros(len(case.train)), np.zeros(len(case.train), bool), False
     for label in np.unique(case.train.labels):
         rows = np.flatnonzero(case.train.labels == label)
@@ -36,14 +40,14 @@ def judge(case: Case, points: Images) -> Detection:
         if passing[rows].mean() > SMALLER:
             passing[rows] = False
         elif label == points.labels[0]:
-            close = bool(np.median(nearness(distances(logits_and_features(case.model, points.pixels)[1]))) > 0.5)
-    name = case.name_of(points)
+            close = bool(np.median(nearness(distances(case.features_of(points)))) > 0.5)
+    name = case.class_of(points)
     if not close:
         return Detection.nothing(scores, f"nothing found: the points predicted {name} are in no small cluster", MEASURE)
-    said = f"lie with {case.said_of(points)} in small clusters"
+    said = f"lie with {case.count_of(points)} in small clusters"
     return case.flagging(passing, points, scores=scores, said=said, measure=MEASURE)
 
 
-def nearness(distances: np.ndarray) -> np.ndarray:
-    """(n,) from distances (n, 2) to the larger and the smaller cluster."""
+def nearness(distances: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
+    """d_large / (d_large + d_small) of the two distances."""
     return distances[:, 0] / np.maximum(distances.sum(1), 1e-12)

@@ -1,13 +1,14 @@
-"""What a detector is given and what it says; `detect` runs one over the affected points."""
+"""The interface of a detector: the case that it judges, and the detection that it gives back."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from decant.data.images import Images
@@ -15,18 +16,23 @@ from decant.detectors.settings import DetectSettings
 from decant.influence import ekfac, factor_cache
 from decant.influence.functions import Influence, influence
 from decant.models.features import logits_and_features
-from decant.models.training import predict, to_device
+from decant.models.training import labels_to_device, to_device
 from decant.registry import Family
 
 FAMILY = Family("decant.detectors", ("judge",))
 
 
+def names() -> list[str]:
+    return FAMILY.names()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """A detector's judgement of every training row."""
+    """A detector's verdict on each of n training rows."""
 
-    scores: np.ndarray  # (n,) float32
-    flagged: np.ndarray  # (n,) bool
+    scores: Float[np.ndarray, " n"]
+    """Higher is more suspicious; `measure` says what they are."""
+    flagged: Bool[np.ndarray, " n"]
     note: str
     """For people: what was found, or why nothing was."""
     measure: str
@@ -39,30 +45,33 @@ class Detection:
     """Affected points that were not: the model does not predict the label that was reported."""
 
     @classmethod
-    def nothing(cls, scores: np.ndarray, note: str, measure: str) -> Self:
-        """No row is flagged."""
+    def nothing(cls, scores: Float[np.ndarray, " n"], note: str, measure: str) -> Self:
+        """A detection that flags no row."""
         flagged = np.zeros(len(scores), bool)
         return cls(scores=scores.astype(np.float32), flagged=flagged, note=note, measure=measure, false_alarms=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """What a detector is given besides the affected points. It never sees the truth."""
+class DetectionCase:
+    """What a detector is given beside the affected points: a model and its n training rows. It never sees the truth.
+
+    The affected points of one case share a predicted label, for which its methods are asked.
+    """
 
     model: nn.Module
     train: Images
     settings: DetectSettings
     seed: int
     on_rows: Callable[[int], None]
-    """Is told of every training row that was passed through the model."""
+    """Is told how many training rows were passed through the model."""
     fitted: Mapping[str, ekfac.Factors] | None = None
     """The model's curvature, where the caller has it already."""
     cache: Path | None = None
     """A folder in which the curvature is kept and found again."""
 
     @cached_property
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """Training inputs (n, c, h, w) uint8 on the device, and labels (n,) int64."""
+    def rows(self) -> tuple[UInt8[Tensor, "n c h w"], Int[Tensor, " n"]]:
+        """Training inputs on the device, and labels."""
         return to_device(self.train.pixels), torch.from_numpy(self.train.labels.astype(np.int64))
 
     @cached_property
@@ -75,8 +84,8 @@ class Case:
         losses = ekfac.sampled_cross_entropy(len(self.train), seed=self.seed)
         return ekfac.fit(self.model, self.rows[0], losses, on_rows=self.on_rows)
 
-    def influence_on(self, queries: tuple[Tensor, Tensor], *, self_influence: bool) -> Influence:
-        """Of every training row on every query: (inputs (q, c, h, w), labels (q,) int64)."""
+    def influence_on(self, queries: tuple[Tensor, Int[Tensor, " q"]], *, self_influence: bool) -> Influence:
+        """Influence of every training row on every query: (inputs (q, c, h, w), labels)."""
         return influence(
             self.model,
             self.rows,
@@ -87,28 +96,43 @@ class Case:
             on_rows=self.on_rows,
         )
 
-    @cached_property
-    def features(self) -> np.ndarray:
-        """(n, d) float32: inputs of the model's last layer at the training rows."""
-        return logits_and_features(self.model, self.train.pixels)[1]
+    def cosines(self, images: Images) -> Float[np.ndarray, "q n"]:
+        """Self-normalised influence of every training row on each image's own label, in [-1, 1]."""
+        queries = to_device(images.pixels), labels_to_device(images.labels)
+        return self.influence_on(queries, self_influence=True).cosine().cpu().numpy()
 
-    def candidates(self, label: int) -> np.ndarray:
-        """(n,) bool: the rows that may be flagged for points predicted as `label`."""
+    @cached_property
+    def features(self) -> Float[np.ndarray, "n d"]:
+        """Inputs of the model's last layer at the training rows."""
+        return self.features_of(self.train)
+
+    def features_of(self, images: Images) -> Float[np.ndarray, "m d"]:
+        """Inputs of the model's last layer at the images."""
+        return logits_and_features(self.model, images.pixels)[1]
+
+    def candidates(self, label: int) -> Bool[np.ndarray, " n"]:
+        """The rows that may be flagged for points predicted as `label`."""
         own = self.train.labels == label
         return own if self.settings.same_label else np.ones_like(own)
 
-    def false_alarms(self, passing: np.ndarray, label: int) -> float:
-        """Innocent rows to expect among the candidates that pass a rule, (n,) bool.
+    def false_alarms(self, passing: Bool[np.ndarray, " n"], label: int) -> float:
+        """Innocent rows to expect among the candidates that pass a rule.
 
-        As large a share as passes it among the rows with other labels, which are not the cause.
+        Estimate: the share of the rows with other labels that passes it, since these are not the cause.
         """
         others = self.train.labels != label
         return float(passing[others].mean() * self.candidates(label).sum()) if others.any() else 0.0
 
     def flagging(
-        self, passing: np.ndarray, points: Images, *, scores: np.ndarray, said: str, measure: str
+        self,
+        passing: Bool[np.ndarray, " n"],
+        points: Images,
+        *,
+        scores: Float[np.ndarray, " n"],
+        said: str,
+        measure: str,
     ) -> Detection:
-        """Flags the candidates that pass a rule, (n,) bool. `said`: the note, which their number begins."""
+        """A detection that flags the candidates that pass a rule. Its note is their number and `said`."""
         label = int(points.labels[0])
         flagged = passing & self.candidates(label)
         return Detection(
@@ -119,76 +143,11 @@ class Case:
             false_alarms=self.false_alarms(passing, label),
         )
 
-    def name_of(self, points: Images) -> str:
-        """Of the class that the points are predicted as."""
+    def class_of(self, points: Images) -> str:
+        """Name of the class that the points are predicted as."""
         return self.train.info.class_names[int(points.labels[0])]
 
-    def said_of(self, points: Images) -> str:
-        """For notes: `5 affected points predicted cat`."""
+    def count_of(self, points: Images) -> str:
+        """The points in words, for notes: `5 affected points predicted cat`."""
         count = "one affected point" if len(points) == 1 else f"{len(points)} affected points"
-        return f"{count} predicted {self.name_of(points)}"
-
-
-def names() -> list[str]:
-    return FAMILY.names()
-
-
-def passes(affected: Images) -> int:
-    """How often `detect` will go through the training rows, a second look of `joint` left out (for a progress bar)."""
-    labels = len(np.unique(affected.labels))
-    return 2 + labels if labels else 0
-
-
-def detect(
-    model: nn.Module,
-    train: Images,
-    affected: Images,
-    settings: DetectSettings,
-    *,
-    seed: int,
-    on_rows: Callable[[int], None] = lambda rows: None,
-    fitted: Mapping[str, ekfac.Factors] | None = None,
-    cache: Path | None = None,
-) -> Detection:
-    """The training rows that cause the affected points, as `settings.detector` sees them.
-
-    affected: images with the wrong label that was predicted; those that the model does not predict so are left out.
-    fitted: the model's curvature on these rows, if it is known already: spares two passes. cache: a folder in which it
-    is kept and found again (`decant.influence.factor_cache`).
-    Raises: StageError when the model has a layer through which influence can't be traced.
-    """
-    shown = predict(model, affected.pixels).argmax(1) == affected.labels if len(affected) else np.zeros(0, bool)
-    points = affected.select(shown)
-    case = Case(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows, fitted=fitted, cache=cache)
-    judge = FAMILY.member(settings.detector, "detect.detector").judge
-    causes = np.unique(points.labels if len(train) else [])
-    parts = [judge(case, points.select(points.labels == label)) for label in causes]
-    missing = len(affected) - len(points)
-    remark = f"; {missing} affected points left out: the model does not predict what was reported" if missing else ""
-    if not parts:
-        why = "no affected point given" if not len(affected) else "no affected point to trace"
-        none = Detection.nothing(np.zeros(len(train)), why + remark, "not traced")
-        return replace(none, false_alarms=None, left_out=missing)
-    return replace(
-        parts[0],
-        scores=np.max([part.scores for part in parts], axis=0),
-        flagged=np.any([part.flagged for part in parts], axis=0),
-        note=_summary(parts, [train.info.class_names[label] for label in np.unique(points.labels)]) + remark,
-        false_alarms=_total([part.false_alarms for part in parts]),
-        points=len(points),
-        left_out=missing,
-    )
-
-
-def _summary(parts: list[Detection], predicted: list[str]) -> str:
-    """One note for the points of all labels; those for which nothing was found are counted up, not told one by one."""
-    if len(parts) == 1:
-        return parts[0].note
-    silent = [name for name, part in zip(predicted, parts, strict=True) if not part.flagged.any()]
-    notes = [part.note for part in parts if part.flagged.any()]
-    return "; ".join(notes + [f"nothing found for the points predicted {', '.join(silent)}"] * bool(silent))
-
-
-def _total(counts: list[float | None]) -> float | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+        return f"{count} predicted {self.class_of(points)}"

@@ -1,23 +1,26 @@
-"""Candidates for affected points, where a user knows of none: predictions that owe themselves to a few training rows.
+"""Test predictions whose influence is concentrated on few training rows: candidates for affected points.
 
-Hammoudeh & Lowd, CCS 2022 (arXiv 2201.10055, "FIT"): what an attack makes of a test point leans on the attack's few
-rows and on no others, so the upper tail of its renormalised influence is heavy. The prediction of an ordinary image
-leans on its whole class.
+For users who know of no affected point. Hammoudeh & Lowd, CCS 2022 (arXiv 2201.10055, "FIT"): the prediction of an
+attacked test point is supported by the attack's few rows and by no others, so the upper tail of its self-normalised
+influence is heavy. The prediction of an ordinary image is supported by its whole class.
 
     r_i = s_qi / (√u_q √u_i)  over the rows i that carry the label predicted for q    (`decant.detectors.renormalised`)
-    concentration(q) = (mean of the TAIL largest r - m) / s,     median m and spread s of the same r
+    concentration(q) = (mean of the TAIL largest r - m) / s
 
-Where a fitted LabelTrust is at hand, it judges the prediction by the picture alone (`decant.labeltrust.scorer`), and
+Where a fitted LabelTrust scorer is given, it judges the prediction by the picture alone (`decant.labeltrust.scorer`):
 
     suspicion(q) = concentration(q) · distrust(q)
 
-What we changed: only rows with the predicted label count, since no other can have taught it. The paper takes the tail
-among all rows, where the class of an ordinary prediction is a tail, too: it found next to nothing on the digits on
-which we tried both. The tail's length is fixed in advance. The result is a ranking for people to look at, not a
-verdict: a picture that the model got wrong by itself may stand high, and data without poison has a first candidate,
-too. Where poison makes up half of a class it is no tail any more, and isn't found.
+Symbols:  q  a test image with the label that the model predicts for it        m, s  median and spread of the same r
+          distrust = 1 - trust of LabelTrust in that label
 
-Cost: EK-FAC's two passes over the rows, and influence on n queries (`decant.influence.functions`).
+What we changed: only rows with the predicted label count, since no other can have taught it. The paper takes the tail
+among all rows, in which the class of an ordinary prediction is a tail as well: it found next to nothing on the digits
+on which we tried both. The tail's length is fixed in advance. The result is a ranking for people to look at, not a
+verdict: an image that the model got wrong by itself may rank high, and data without poison has a first candidate, too.
+Where poison makes up half of a class it is no tail any more, and isn't found.
+
+Cost: EK-FAC's two passes over the rows, and influence on q queries (`decant.influence.functions`).
 """
 
 from collections.abc import Callable
@@ -26,14 +29,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from jaxtyping import Float, Int, UInt8
 from torch import nn
 
 from decant.data.images import Images
 from decant.detectors._background import middle_and_spread
-from decant.detectors.base import Case
+from decant.detectors.base import DetectionCase
 from decant.detectors.settings import DetectSettings
-from decant.models.training import predict, to_device
+from decant.models.training import predict
 
 if TYPE_CHECKING:
     from decant.labeltrust.scorer import TrustScorer
@@ -43,23 +46,27 @@ TAIL = 20  # rows: about as few as teach a network anything
 
 @dataclass(frozen=True)
 class Candidates:
-    """How suspicious the predictions of n images are. All scores: higher is more suspicious."""
+    """How suspicious the predictions of q images are. All scores: higher is more suspicious."""
 
-    predicted: np.ndarray  # (n,) int64: the model's own labels
-    concentration: np.ndarray  # (n,) float32, >= 0: see above
-    distrust: np.ndarray | None  # (n,) float32 in [0, 1]: 1 - trust in the prediction; None without a scorer
-    suspicion: np.ndarray  # (n,) float32, >= 0
+    predicted: Int[np.ndarray, " q"]
+    """The model's own labels."""
+    concentration: Float[np.ndarray, " q"]
+    """At least 0, in spreads: see above."""
+    distrust: Float[np.ndarray, " q"] | None
+    """1 - trust in the prediction, in [0, 1]; None without a scorer."""
+    suspicion: Float[np.ndarray, " q"]
+    """At least 0."""
 
     @property
-    def order(self) -> np.ndarray:
-        """(n,) row numbers, the most suspicious first."""
+    def order(self) -> Int[np.ndarray, " q"]:
+        """Indices of the images, the most suspicious first."""
         return np.argsort(-self.suspicion, kind="stable")
 
 
 def rank(
     model: nn.Module,
     train: Images,
-    pixels: np.ndarray,
+    pixels: UInt8[np.ndarray, "q h w c"],
     settings: DetectSettings,
     *,
     seed: int,
@@ -67,14 +74,15 @@ def rank(
     on_rows: Callable[[int], None] = lambda rows: None,
     cache: Path | None = None,
 ) -> Candidates:
-    """How suspicious the model's predictions of pixels (n, h, w, c) uint8 are, given the rows it was trained on.
+    """How suspicious the model's predictions of the pixels are, given the rows it was trained on.
 
-    cache: as in `decant.detectors.detect`.
+    cache: as in `decant.detectors.detect.detect`.
     """
     predicted = predict(model, pixels).argmax(1)
-    case = Case(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows, cache=cache)
-    r = case.influence_on((to_device(pixels), torch.from_numpy(predicted)), self_influence=True).cosine().cpu().numpy()
-    concentration = np.array([tail(row[train.labels == label]) for row, label in zip(r, predicted, strict=True)], "f4")
+    images = Images(np.arange(len(pixels)), pixels, predicted.astype(np.int32), train.info)
+    case = DetectionCase(model=model, train=train, settings=settings, seed=seed, on_rows=on_rows, cache=cache)
+    own = [row[train.labels == label] for row, label in zip(case.cosines(images), predicted, strict=True)]
+    concentration = np.array([tail(r) for r in own], np.float32)
     if scorer is None:
         return Candidates(predicted, concentration, None, concentration)
     trust = scorer.judge(scorer.class_scores(pixels), predicted, prior="uniform").trust
@@ -82,8 +90,8 @@ def rank(
     return Candidates(predicted, concentration, distrust, concentration * distrust)
 
 
-def tail(r: np.ndarray) -> float:
-    """How far the TAIL largest of r (m,) lie above its median, in spreads; 0 where there are too few."""
+def tail(r: Float[np.ndarray, " n"]) -> float:
+    """How far the mean of the TAIL largest r lies above their median, in spreads; 0 where there are too few."""
     if len(r) < 2 * TAIL:
         return 0.0
     middle, spread = middle_and_spread(r)
