@@ -21,6 +21,7 @@ from jaxtyping import Float
 from decant.data.images import Images
 from decant.detectors.base import Detection, DetectionCase
 from decant.models.features import two_clusters
+from decant.streams import child
 
 DIMENSIONS = 10
 SMALLER = 0.35  # the largest share of its class that a cluster may have, to be taken for poisoned (ART's default)
@@ -34,7 +35,8 @@ def judge(case: DetectionCase, points: Images) -> Detection:
         rows = np.flatnonzero(case.train.labels == label)
         if len(rows) < MIN_ROWS:
             continue
-        distances = two_clusters(case.features[rows], DIMENSIONS, seed=case.seed)
+        seed = child(case.seed, "activation clustering", int(label))
+        distances = two_clusters(case.features[rows], DIMENSIONS, seed=seed)
         scores[rows] = nearness(distances(case.features[rows]))
         passing[rows] = scores[rows] > 0.5
         if passing[rows].mean() > SMALLER:

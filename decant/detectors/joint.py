@@ -48,7 +48,7 @@ from decant.detectors import renormalised
 from decant.detectors._background import middle_and_spread
 from decant.detectors._groups import TwoGroups
 from decant.detectors.base import Detection, DetectionCase
-from decant.streams import stream
+from decant.streams import child, stream
 
 DIMENSIONS = 4
 MIN_ROWS = 10  # of a cluster, for a Gaussian
@@ -162,22 +162,25 @@ def two_groups(
 
     background: influence on the rows with other labels. of_points: features of the affected points.
     """
-    random = np.random.RandomState(stream(seed, "joint", "groups").bit_generator)
-    pca = PCA(min(DIMENSIONS, *features.shape), random_state=random).fit(features)
+    pca = PCA(min(DIMENSIONS, *features.shape), random_state=child(seed, "joint", "components")).fit(features)
     z, z_points = pca.transform(features), np.median(pca.transform(of_points), axis=0)
     varies = z.std(0) > CONSTANT * max(z.std(0).max(), 1e-12)
     z, z_points = z[:, varies], z_points[varies]
     if not varies.any() or np.ptp(r) == 0:
         return None
-    cluster = KMeans(2, n_init=10, random_state=random).fit(z).labels_ == 1
+    cluster = KMeans(2, n_init=10, random_state=child(seed, "joint", "clusters")).fit(z).labels_ == 1
     if min(cluster.sum(), (~cluster).sum()) < MIN_ROWS:
         return None
     scale = np.array([r.std(), *z.std(0)])
     rows = np.column_stack([r, z]).astype(np.float64) / scale
     centres = [rows[~cluster].mean(0), rows[cluster].mean(0)]
-    mixture = GaussianMixture(2, covariance_type="tied", means_init=centres, reg_covar=1e-3, random_state=random).fit(
-        rows
-    )
+    mixture = GaussianMixture(
+        2,
+        covariance_type="tied",
+        means_init=centres,
+        reg_covar=1e-3,
+        random_state=child(seed, "joint", "mixture"),
+    ).fit(rows)
     means, covariance = mixture.means_, mixture.covariances_
     low, high = means[:, 0].argsort()
     middle, spread = middle_and_spread(background)

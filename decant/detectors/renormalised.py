@@ -36,7 +36,7 @@ from decant.data.images import Images
 from decant.detectors._background import middle_and_spread
 from decant.detectors._groups import TwoGroups
 from decant.detectors.base import Detection, DetectionCase
-from decant.streams import stream
+from decant.streams import child
 
 MIN_ROWS = 10  # candidates, and background rows, below which two Gaussians or a spread mean nothing
 MIN_SEPARATION = 2.5
@@ -88,8 +88,7 @@ def split_in_two(
     if np.ptp(r) == 0:  # all rows alike: no mixture can be fitted
         return InfluenceGroups(upper=np.zeros(len(r)), separation=0.0, height=0.0, remainder=1.0)
     column = r.astype(np.float64)[:, None]
-    random = np.random.RandomState(stream(seed, "renormalised", "mixture").bit_generator)
-    mixture = GaussianMixture(2, n_init=3, random_state=random).fit(column)
+    mixture = GaussianMixture(2, n_init=3, random_state=child(seed, "renormalised", "mixture")).fit(column)
     low, high = mixture.means_[:, 0].argsort()
     means, variances = mixture.means_[:, 0], mixture.covariances_[:, 0, 0]
     middle, spread = middle_and_spread(background)
