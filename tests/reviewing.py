@@ -6,7 +6,7 @@ import numpy as np
 
 from decant.data.images import DatasetInfo, Images
 from decant.data.tables import write_images
-from decant.review.pictures import Pictures
+from decant.review.pictures import ReviewPictures
 from decant.review.store import Store
 
 CLASSES = ("cat", "dog", "2")
@@ -46,8 +46,8 @@ def store_in(root: Path, expert: str = "") -> Store:
     return Store(CLASSES, expert, data / "verify/queue.csv", data / "verify/reviews.csv", data / "inputs/decisions.csv")
 
 
-def pictures_in(root: Path, *rows: int) -> Pictures:
-    return Pictures(
+def pictures_in(root: Path, *rows: int) -> ReviewPictures:
+    return ReviewPictures(
         lambda: rows,
         {"verified": root / "data/purify_2/train.parquet", "received": root / "data/simulate/train.parquet"},
     )

@@ -16,7 +16,7 @@ from toy_pipeline import environment, wait_until
 from decant.data.images import DatasetInfo, Images
 from decant.data.tables import write_images
 from decant.labeltrust.decisions import Decision
-from decant.review.store import append
+from decant.review.answers import append
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome found")

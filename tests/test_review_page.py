@@ -270,7 +270,7 @@ def test_a_stage_that_goes_to_work_between_two_looks_makes_the_page_wait(
     def closed(store: Store) -> None:
         raise Closed
 
-    monkeypatch.setattr(Store, "my_steps", closed)
+    monkeypatch.setattr(Store, "read", closed)
     assert client.get("/api/review").json()["state"] == "working"
 
 

@@ -1,9 +1,7 @@
 """Answers on file: what is written, what counts, who disagrees, and what a crash or a second writer can't lose."""
 
-import fcntl
 import json
 import multiprocessing
-import os
 import subprocess
 import threading
 from pathlib import Path
@@ -12,9 +10,10 @@ import pytest
 from reviewing import CLASSES, QUEUE, pictures_of, review_files, store_in
 
 from decant.errors import StageError
-from decant.labeltrust.decisions import UNCLEAR, Asked, Decision, read_decisions
+from decant.labeltrust.decisions import UNCLEAR, UNNAMED, Asked, Decision, read_decisions
 from decant.labeltrust.experts import FileExpert
-from decant.review.store import Closed, NotAsked, append
+from decant.review.answers import append, lock_of
+from decant.review.store import Closed, NotAsked
 from decant.stage_locks import is_being_written
 
 HEADER = "id,label,expert,at,round,rows,why,trust,picture\n"
@@ -109,7 +108,7 @@ def test_what_undo_takes_back_is_known_after_a_restart(root: Path) -> None:
     for row in (13, 11, 12):
         store_in(root).answer(row, "dog", f"answer-{row}")
     store_in(root).answer(11, None, "undo-0001")
-    assert store_in(root).my_steps() == [(13, None, "dog"), (12, None, "dog")]
+    assert store_in(root).read().steps(UNNAMED) == [(13, None, "dog"), (12, None, "dog")]
 
 
 def test_while_the_stage_is_at_work_there_is_nothing_to_answer(root: Path) -> None:
@@ -160,13 +159,13 @@ def test_an_answer_about_another_picture_than_the_row_shows_now_does_not_count(r
     queue.write_text(named)
     store = store_in(root)
     assert store.answer(11, "dog", "answer-1")
-    assert store.votes() == {11: {"": 1}} and store.progress().open == 2
+    assert store.read().votes == {11: {"": 1}} and store.progress().open == 2
     queue.write_text(named.replace("picture-of-then", "picture-of-now"))
-    assert store.votes() == {} and store.my_steps() == [] and store.progress().open == 3
+    assert store.read().votes == {} and store.read().steps(UNNAMED) == [] and store.progress().open == 3
     assert store.answer(11, "dog", "answer-2"), "the same word about another picture"
-    assert store.votes() == {11: {"": 1}}
+    assert store.read().votes == {11: {"": 1}}
     queue.write_text(QUEUE)  # of an older Decant, which named no pictures
-    assert store.votes() == {11: {"": 1}}
+    assert store.read().votes == {11: {"": 1}}
 
 
 def test_a_mistake_in_an_answer_about_a_row_outside_the_queue_is_told(root: Path) -> None:
@@ -194,7 +193,7 @@ def test_experts_who_disagree_leave_a_row_open_until_a_majority_or_all_agree(roo
     assert verdicts(root) == {11: 0}
     ben.answer(11, "dog", "ben-00001")
     assert verdicts(root) == {}
-    assert anna.disputes() == {11: {"anna": "cat", "ben": "dog"}}
+    assert anna.read().disputes == {11: {"anna": "cat", "ben": "dog"}}
     assert (anna.progress().open, anna.progress().disputed, anna.progress().mine) == (3, 1, 1)
     assert FileExpert(root / "data/inputs/decisions.csv", pictures_of()).ask(pictures_of().ids) == {}
     cleo.answer(11, "dog", "cleo-0001")
@@ -202,7 +201,7 @@ def test_experts_who_disagree_leave_a_row_open_until_a_majority_or_all_agree(roo
     cleo.answer(11, None, "cleo-0002")
     anna.answer(11, "dog", "anna-0002")
     assert verdicts(root) == {11: 1}, "both"
-    assert anna.disputes() == {}
+    assert anna.read().disputes == {}
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -258,13 +257,11 @@ def test_pages_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
 def test_an_append_waits_for_another_page_that_is_writing(tmp_path: Path) -> None:
     path = tmp_path / "decisions.csv"
     path.write_text("id,label\n")
-    holder = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(holder, fcntl.LOCK_EX)
     writer = threading.Thread(target=append, args=(path, [Decision(11, "cat", "anna", "2030-01-01")]))
-    writer.start()
-    writer.join(0.3)
-    assert path.read_text() == "id,label\n"
-    os.close(holder)
+    with lock_of(path):
+        writer.start()
+        writer.join(0.3)
+        assert path.read_text() == "id,label\n"
     writer.join()
     assert path.read_text() == HEADER + "11,cat,anna,2030-01-01,,,,,\n"
 

@@ -15,10 +15,11 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 
 from decant.errors import DecantError, StageError
-from decant.labeltrust.decisions import UNCLEAR, agreed, label_text
+from decant.labeltrust.decisions import UNCLEAR
 from decant.review.gate import Gate, SameOriginOnly
-from decant.review.pictures import As, Pictures
+from decant.review.pictures import As, ReviewPictures
 from decant.review.queue import Question
+from decant.review.state import ReviewState
 from decant.review.store import Changed, Closed, NotAsked, Store
 from decant.web.body_limit import BodyLimit
 
@@ -42,11 +43,19 @@ class Answer(BaseModel):
 
 
 def create_app(
-    store: Store, gate: Gate, *, for_run: bool = False, budget: int | None = None, pictures: Pictures | None = None
+    store: Store,
+    gate: Gate,
+    *,
+    for_run: bool = False,
+    budget: int | None = None,
+    pictures: ReviewPictures | None = None,
 ) -> FastAPI:
-    """`for_run`: `decant run` has brought the page up and goes on by itself when all is answered; `budget`: rows that
-    the expert is shown in all at most."""
-    shown = pictures or Pictures(lambda: rows_of(store))
+    """The page and its API.
+
+    for_run: `decant run` has started the page, and goes on by itself when all is answered.
+    budget: how many rows the expert is shown in all at most (`verify.budget`).
+    """
+    shown = pictures or ReviewPictures(lambda: rows_of(store))
     app = FastAPI(title="Decant: review", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit, limit=BODY_BYTES)
     app.add_middleware(SameOriginOnly, gate=gate)
@@ -66,18 +75,27 @@ def create_app(
 
     @app.get("/api/state", dependencies=locked)
     def state() -> dict[str, Any]:
-        return state_of(store, for_run=for_run)
+        try:
+            return open_state(store.read(), store.expert, for_run=for_run)
+        except Closed:
+            return working(for_run=for_run)
 
     @app.get("/api/review", dependencies=locked)
     def review() -> dict[str, Any]:
         try:
-            found = open_state(store, for_run=for_run)
-            rows = [row_of(store, question) for question in store.questions().values()]
-            asked = {"expert": store.expert, "steps": store.my_steps(), "budget": budget}
+            now = store.read()
         except Closed:
             return working(for_run=for_run)
-        about = {"classes": store.class_names, "purified": shown.purified}
-        return {**found, **asked, **about, "unclear": label_text(UNCLEAR, store.class_names), "rows": rows}
+        return {
+            **open_state(now, store.expert, for_run=for_run),
+            "expert": store.expert,
+            "budget": budget,
+            "classes": now.class_names,
+            "unclear": now.text(UNCLEAR),
+            "purified": shown.purified,
+            "steps": now.steps(store.expert),
+            "rows": [row_of(now, store.expert, question) for question in now.questions.values()],
+        }
 
     @app.post("/api/answers", dependencies=locked)
     def answers(given: Answer) -> dict[str, Any]:
@@ -85,13 +103,14 @@ def create_app(
             taken = store.answer(given.row, given.label, given.answer_id, before=given.before)
         except NotAsked as error:
             raise HTTPException(404, f"row {given.row} is not asked for") from error
-        except Changed as now:
-            raise HTTPException(409, f"on another page row {given.row} was answered meanwhile: {now}") from now
+        except Changed as changed:
+            raise HTTPException(409, f"on another page row {given.row} was answered meanwhile: {changed}") from changed
         try:
-            row = row_of(store, store.questions()[given.row])
-        except Closed:  # the answer is on file, and the stage went to work on it at this moment
-            row = None
-        return {**state_of(store, for_run=for_run), "taken": taken, "row": row}
+            now = store.read()
+        except Closed:  # the answer is on file, and the stage has started to work on it
+            return {**working(for_run=for_run), "taken": taken, "row": None}
+        row = row_of(now, store.expert, now.questions[given.row])
+        return {**open_state(now, store.expert, for_run=for_run), "taken": taken, "row": row}
 
     @app.get("/api/rows/{row}/{seen_as}.png", dependencies=locked)
     def picture(row: int, seen_as: As) -> Response:
@@ -122,36 +141,27 @@ def rows_of(store: Store) -> set[int]:
     return {row for q in questions for row in (q.id, *q.like_given, *q.like_suggested)}
 
 
-def state_of(store: Store, *, for_run: bool) -> dict[str, Any]:
-    try:
-        return open_state(store, for_run=for_run)
-    except Closed:
-        return working(for_run=for_run)
-
-
-def open_state(store: Store, *, for_run: bool) -> dict[str, Any]:
-    """Raises: Closed, also where the stage goes to work at this moment."""
-    progress, version = store.progress(), store.version
+def open_state(state: ReviewState, expert: str, *, for_run: bool) -> dict[str, Any]:
+    """What `GET /api/state` says while there are questions, or all of them are answered."""
+    progress = state.progress(expert)
     word = "open" if progress.open else "done"
-    here = {"version": version, "answers": store.answers}
+    here = {"version": state.version, "answers": state.answers_version}
     return {"state": word, "for_run": for_run, **here, "progress": asdict(progress)}
 
 
 def working(*, for_run: bool) -> dict[str, Any]:
-    """The stage is at work, or has not asked anything yet."""
+    """What it says while the stage is at work, or has not asked anything yet."""
     return {"state": "working", "for_run": for_run}
 
 
-def row_of(store: Store, question: Question) -> dict[str, Any]:
-    """A question with what was answered. What others say is told only to who has answered."""
-    votes = store.votes().get(question.id, {})
-    disputed = bool(votes) and agreed(votes) is None
-    mine = votes.get(store.expert)
-    others = {expert: answer for expert, answer in votes.items() if expert != store.expert}
-    told = others if mine is not None else {}
+def row_of(state: ReviewState, expert: str, question: Question) -> dict[str, Any]:
+    """A question and its answers. An expert learns what others say only after answering, so that nobody is led."""
+    votes = state.votes.get(question.id, {})
+    mine = votes.get(expert)
+    told = {} if mine is None else {who: answer for who, answer in votes.items() if who != expert}
     return {
         **asdict(question),
-        "mine": None if mine is None else label_text(mine, store.class_names),
-        "others": {expert or "unnamed": label_text(answer, store.class_names) for expert, answer in told.items()},
-        "disputed": disputed,
+        "mine": None if mine is None else state.text(mine),
+        "others": {who or "unnamed": state.text(answer) for who, answer in told.items()},
+        "disputed": question.id in state.disputes,
     }

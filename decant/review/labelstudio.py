@@ -23,9 +23,10 @@ from decant.errors import DecantError
 from decant.files import write_text
 from decant.labeltrust.decisions import UNCLEAR, Asked, Decision, label_text, parse_label, read_decisions
 from decant.paths import DECISIONS, QUEUE
-from decant.review.pictures import TABLES, Pictures
+from decant.review.answers import append, now
+from decant.review.pictures import TABLES, ReviewPictures
 from decant.review.queue import Question
-from decant.review.store import Closed, Store, append, now
+from decant.review.store import Closed, Store
 from decant.stage_locks import is_being_written
 
 SIDE = 256  # pixels at least: smaller pictures are enlarged in whole multiples, which Label Studio can't
@@ -52,12 +53,11 @@ def export(path: Path) -> str:
         raise DecantError(f"{path}: a .json file expected; the labelling config goes beside it, under this name")
     store = Store(read_info(TABLES["verified"]).class_names)
     try:
-        questions = store.questions()
+        state = store.read()
     except Closed as closed:
         raise DecantError("no rows to review yet; let the stage `verify` ask: decant run verify") from closed
-    settled = store.settled()
-    pictures = Pictures(lambda: questions)
-    tasks = [task(question, pictures) for question in questions.values() if question.id not in settled]
+    pictures = ReviewPictures(lambda: state.questions)
+    tasks = [task(question, pictures) for row, question in state.questions.items() if row not in state.settled]
     write_text(path, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
     write_text(config, labelling_config(store.class_names))
     return (
@@ -66,7 +66,7 @@ def export(path: Path) -> str:
     )
 
 
-def task(question: Question, pictures: Pictures) -> dict[str, Any]:
+def task(question: Question, pictures: ReviewPictures) -> dict[str, Any]:
     shown = pictures.png(question.id, "verified")
     if shown is None:
         raise DecantError(

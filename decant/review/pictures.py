@@ -6,12 +6,13 @@ queue of a few hundred rows, each group is decoded once, however many rows the d
 
 import io
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from cachetools import LRUCache
 from PIL import Image
 
 from decant.data.tables import read_image_group
@@ -25,15 +26,16 @@ TABLES: dict[As, Path] = {
     "received": RECEIVED,
 }
 KEPT_BYTES = 256 * 2**20
+PictureKey = tuple[As, float, int]
+"""(as what the row is seen, when its table was written, the row's id)"""
 
 
-class Pictures:
-    """`wanted` tells which rows the page can ask for."""
+class ReviewPictures:
+    """The pictures of the rows that the page can ask for, which `wanted` tells; the least used are forgotten."""
 
     def __init__(self, wanted: Callable[[], Collection[int]], tables: dict[As, Path] | None = None):
         self._wanted, self._tables = wanted, tables or TABLES
-        self._kept: OrderedDict[tuple[As, float, int], np.ndarray] = OrderedDict()  # the float: when it was written
-        self._bytes = 0
+        self._kept: LRUCache[PictureKey, np.ndarray] = LRUCache(KEPT_BYTES, getsizeof=lambda pixels: pixels.nbytes)
         self._lock = threading.Lock()
 
     @property
@@ -45,7 +47,7 @@ class Pictures:
             return True
 
     def png(self, row: int, seen_as: As) -> bytes | None:
-        """None for a row that the page has no business with, or that the table doesn't have.
+        """None for a row that the page can't ask for, or that the table doesn't have.
 
         Raises: TableError when the table is missing.
         """
@@ -54,30 +56,24 @@ class Pictures:
             return None
         path = self._tables[seen_as]
         written = path.stat().st_mtime if path.is_file() else 0.0
-        key = (seen_as, written, row)
         with self._lock:
-            if key not in self._kept:
-                self._read(path, key, wanted)
-            pixels = self._kept.get(key)
+            pixels = self._kept.get((seen_as, written, row))
+            if pixels is None:
+                pixels = self._read(path, (seen_as, written, row), wanted)
         return None if pixels is None else png(pixels)
 
-    def _read(self, path: Path, key: tuple[As, float, int], wanted: set[int]) -> None:
+    def _read(self, path: Path, key: PictureKey, wanted: set[int]) -> np.ndarray | None:
+        """The row's pixels (h, w, c); keeps those of all wanted rows of its group, this one's as the newest."""
         seen_as, written, row = key
         group = read_image_group(path, row)
         if group is None:
-            return
-        for row_id, pixels in zip(group.ids.tolist(), group.pixels, strict=True):
-            if row_id in wanted and row_id != row:
-                self._keep((seen_as, written, row_id), pixels)
-        self._keep(key, group.pixels[int(np.flatnonzero(group.ids == row)[0])])  # last: it stays, whatever goes
-
-    def _keep(self, key: tuple[As, float, int], pixels: np.ndarray) -> None:
-        if key in self._kept:
-            return
-        self._kept[key] = pixels.copy()  # of the group, or all of it would stay in memory
-        self._bytes += pixels.nbytes
-        while self._bytes > KEPT_BYTES and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+            return None
+        found = {row_id: at for at, row_id in enumerate(group.ids.tolist()) if row_id in wanted}
+        for row_id in sorted(found, key=lambda row_id: row_id == row):
+            with suppress(ValueError):  # a picture larger than all that may be kept
+                # A copy of the group's pixels, or all of them would stay in memory.
+                self._kept[seen_as, written, row_id] = group.pixels[found[row_id]].copy()
+        return group.pixels[found[row]]
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -115,7 +115,7 @@ def farewell(store: Store, console: Console, *, must_be_answered: bool) -> int:
 def tell_disputes(store: Store, console: Console) -> None:
     """Rows on which the experts disagree, with who says what."""
     try:
-        disputes = store.disputes()
+        disputes = store.read().disputes
     except Closed:
         return
     for row, said in disputes.items():
