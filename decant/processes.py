@@ -1,6 +1,6 @@
-"""A command in a process group of its own, so that it can be stopped with all that it started.
+"""Run a command in a process group of its own, so that it can be stopped with all that it started.
 
-Prefect's cancel, Ctrl-C and a failure reach only the flow's own process. What it started would run on, on the GPU.
+Prefect's cancel, Ctrl-C and a failure reach only our own process; what it started would keep running, on the GPU.
 """
 
 import os
@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 GRACE = 5.0  # seconds between SIGINT, on which DVC drops its locks, and SIGKILL
-LULL = 0.2  # seconds between two looks at a silent process: has it ended, has its time run out
+POLL_SECONDS = 0.2  # between two looks whether a silent process has ended
 
 
 @contextmanager
 def process_group(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The command in a session of its own, its output in a pipe; nothing of its group outlives the block."""
+    """Starts the command in a session of its own, its output in a pipe; ends its whole group with the block."""
     process = subprocess.Popen(
         command, env=environment(), start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -61,26 +61,26 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
 
 
 def output(process: subprocess.Popen[bytes]) -> Iterator[str]:
-    """Its lines as they come, and an empty one each LULL seconds without. Ends with the process.
+    """Yields the process's lines as they come, and an empty one after POLL_SECONDS without. Ends with the process.
 
-    Not with its output: a child that it left behind may hold that open.
+    It doesn't wait for the end of the output: a child that the process left behind may hold that open.
     """
     assert process.stdout is not None
     pipe, rest = process.stdout.fileno(), b""
     while True:
         ended = process.poll() is not None
-        ready = bool(select.select([pipe], [], [], 0 if ended else LULL)[0])
+        ready = bool(select.select([pipe], [], [], 0 if ended else POLL_SECONDS)[0])
         chunk = os.read(pipe, 2**16) if ready else b""
         if ended and not chunk:
             break
         if ready and not chunk:  # it has closed its output and works on
-            time.sleep(LULL)
+            time.sleep(POLL_SECONDS)
         *lines, rest = (rest + chunk).split(b"\n")
         yield from (line.decode(errors="replace") for line in lines or [b""])
     yield rest.decode(errors="replace")
 
 
 def environment() -> dict[str, str]:
-    """Ours, where `python` in a stage's cmd is this interpreter, and its output comes line by line."""
+    """Our environment, in which `python` in a stage's cmd is this interpreter and its output comes line by line."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}

@@ -44,14 +44,14 @@ from decant.report import table
 from decant.review.waiting import PATIENCE, ReviewPage, open_questions
 from decant.review.waiting import STAGE as ASKING_STAGE
 from flows import gpu
-from flows.stages import Outcome, Stage, StageFailed, pipeline
+from flows.stages import Stage, StageFailed, StageOutcome, pipeline
 from flows.watch import Event, tell, watched
 
-FAREWELL = 10.0  # seconds in which a run that was stopped may still tell Prefect's server so
+REPORT_SECONDS = 10.0  # for a run that was stopped to report it to Prefect's server
 
 
 def what_is_cleaned() -> str:
-    """`photos, seed 0`: how Prefect's page calls the run."""
+    """The run's name on Prefect's page, such as `photos, seed 0`."""
     try:
         settings = params.settings()
     except SettingsError:
@@ -61,14 +61,14 @@ def what_is_cleaned() -> str:
 
 @flow(name="clean", flow_run_name=what_is_cleaned)
 def clean(stages: list[str] | None = None) -> State:
-    """Brings all stages, or the named ones and what they need, up to date."""
+    """Brings all stages up to date, or the named ones and those that they need."""
     gpu.create_limit()
     try:
         fingerprints.check()
     except SettingsError as outdated:
         return Failed(message=str(outdated))
     try:
-        with leaving_in_time():
+        with ended_in_time():
             states = brought_up_to_date(pipeline(stages))
     except CancelledRun as cancelled:
         return Cancelled(message=str(cancelled))
@@ -82,24 +82,24 @@ def clean(stages: list[str] | None = None) -> State:
 
 
 @contextmanager
-def leaving_in_time() -> Iterator[None]:
-    """Whoever stops the block (Ctrl-C, SIGTERM) need not wait for a server that answers late.
+def ended_in_time() -> Iterator[None]:
+    """Ends the process REPORT_SECONDS after the block was stopped (Ctrl-C, SIGTERM), whatever Prefect still waits for.
 
-    Prefect reports the end, and would ask a silent server six times for a minute each.
+    Prefect reports the end to its server, and tries a silent one six times for a minute each.
     """
     try:
         yield
     except Exception:
         raise
     except BaseException as stop:
-        end = Timer(FAREWELL, os._exit, [128 + getattr(stop, "signal", signal.SIGINT)])
+        end = Timer(REPORT_SECONDS, os._exit, [128 + getattr(stop, "signal", signal.SIGINT)])
         end.daemon = True
         end.start()
         raise
 
 
 def brought_up_to_date(stages: list[Stage]) -> dict[str, State]:
-    """How each stage ended. `verify` runs again after each round of answers, until it has no open questions."""
+    """Runs the stages in order and tells how each ended. `verify` runs again after each round of answers."""
     states: dict[str, State] = {}
     with ReviewPage(link_to_page) as page:
         for stage in stages:
@@ -115,7 +115,7 @@ def brought_up_to_date(stages: list[Stage]) -> dict[str, State]:
 
 @task(task_run_name="{stage.name}", cache_policy=NO_CACHE, persist_result=False)
 def run_stage(stage: Stage) -> State:
-    """One stage. Prefect caches nothing: DVC alone knows what a stage depends on."""
+    """Brings one stage up to date. Prefect caches nothing: DVC alone knows what a stage depends on."""
     slot = partial(gpu.slot, stage.tags)
     try:
         outcome = watched(stage, get_run_logger().info, progress_bar(stage.name), slot)
@@ -124,7 +124,7 @@ def run_stage(stage: Stage) -> State:
     return Completed(name=outcome, message=MEANING[outcome])
 
 
-MEANING: dict[Outcome, str] = {
+MEANING: dict[StageOutcome, str] = {
     "Unchanged": "code, inputs, parameters and outputs are those of dvc.lock",
     "Restored": "DVC had the outputs of an earlier run with the same code, inputs and parameters",
     "Done": "the stage has run",
@@ -132,24 +132,24 @@ MEANING: dict[Outcome, str] = {
 
 
 def summary(states: dict[str, State]) -> str:
-    """`9 Unchanged, 3 Done`."""
+    """Counts the stages by how they ended: `9 Unchanged, 3 Done`."""
     return ", ".join(f"{count} {name}" for name, count in Counter(str(state.name) for state in states.values()).items())
 
 
 def scheduled(stage: Stage) -> Task[[Stage], State]:
     """The task, with the tags and retries that dvc.yaml gives this stage."""
     return run_stage.with_options(
-        tags=set(stage.tags), retries=stage.retries, retry_delay_seconds=2, retry_condition_fn=worth_a_retry
+        tags=set(stage.tags), retries=stage.retries, retry_delay_seconds=2, retry_condition_fn=may_be_retried
     )
 
 
-def worth_a_retry(_task: Task[..., object], _run: TaskRun, state: State) -> bool:
-    """Bad input (exit code 2) stays bad; anything else may have been bad luck."""
+def may_be_retried(_task: Task[..., object], _run: TaskRun, state: State) -> bool:
+    """False for bad input (exit code 2), which a second try does not mend."""
     return not (isinstance(state.data, StageFailed) and state.data.code == 2)
 
 
 def paused_for_answers(page: ReviewPage) -> bool:
-    """Pauses the flow run until all is answered: True; False when a person resumes it, or nobody comes for a day.
+    """Pauses the flow run until all is answered (True), or a person resumes it or a day has passed (False).
 
     Raises: CancelledRun when it is cancelled meanwhile.
     """
@@ -174,14 +174,14 @@ def paused_for_answers(page: ReviewPage) -> bool:
 
 
 def link_to_page(address: str) -> None:
-    """The review page's address, on Prefect's page and on the terminal."""
+    """Shows the review page's address on Prefect's page and on the terminal."""
     create_link_artifact(address, key="review", link_text="Answer the open questions", description="The review page")
     get_run_logger().info("review page: %s", address)
     tell(Event(ASKING_STAGE, "Asking", address=address))
 
 
 def progress_bar(stage: str) -> Callable[[float], None]:
-    """Shows percentages as one artifact of the task run, made at the first."""
+    """A function that shows percentages in one artifact of the task run, created with the first."""
     artifact: UUID | None = None
 
     def show(percent: float) -> None:
@@ -196,7 +196,7 @@ def progress_bar(stage: str) -> Callable[[float], None]:
 
 
 def publish_result() -> None:
-    """The result table and the way to the report, among the flow run's artifacts."""
+    """Puts the result table and a link to the report among the flow run's artifacts."""
     result, report = table.read_result(), paths.REPORT.resolve()
     if result is None:
         return

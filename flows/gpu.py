@@ -26,6 +26,7 @@ LEASE = 60.0  # seconds; the shortest that Prefect grants
 
 
 def limit_name() -> str:
+    """The name of the concurrency limit of the GPU that this machine's stages use."""
     _, _, number = os.environ.get("DECANT_DEVICE", "auto").partition(":")
     return f"{socket.gethostname()}-gpu-{number or 0}"
 
@@ -43,6 +44,7 @@ def _listed() -> bool:
 
 
 def create_limit() -> None:
+    """Creates the limit with one slot, unless it is there."""
     with get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(limit_name())
@@ -53,7 +55,7 @@ def create_limit() -> None:
 
 @contextmanager
 def slot(tags: tuple[str, ...]) -> Iterator[None]:
-    """Holds this machine's GPU, for stages with the tag `gpu`."""
+    """Holds a slot of this machine's GPU, for stages with the tag `gpu`."""
     if "gpu" not in tags or not will_be_used():
         yield
         return

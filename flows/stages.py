@@ -30,7 +30,7 @@ BUSY_PAUSE = 2.0  # seconds between two looks whether another DVC process has fi
 BUSY_PATIENCE = 900.0  # seconds after which we stop waiting for it
 LAST_LINES = 15  # of a failed stage's output, kept for the message
 
-Outcome = Literal["Unchanged", "Restored", "Done"]
+StageOutcome = Literal["Unchanged", "Restored", "Done"]
 OnLine = Callable[[str], None]
 Slot = Callable[[], AbstractContextManager[None]]
 """A context that is held while a stage runs, such as the GPU."""
@@ -120,7 +120,7 @@ def changes(stage: str) -> list[Any]:
         raise _busy(stage) from error
 
 
-def bring_up_to_date(stage: Stage, on_line: OnLine, slot: Slot = nullcontext) -> Outcome:
+def bring_up_to_date(stage: Stage, on_line: OnLine, slot: Slot = nullcontext) -> StageOutcome:
     """Runs the stage if it is stale, waiting while another DVC process works on its files.
 
     `ingest` runs also when files behind `ingest.source` changed, which DVC doesn't see. `slot` is held around the run
@@ -146,7 +146,7 @@ def bring_up_to_date(stage: Stage, on_line: OnLine, slot: Slot = nullcontext) ->
             time.sleep(BUSY_PAUSE)
 
 
-def reproduce(stage: Stage, on_line: OnLine, *, forced: bool = False) -> Outcome:
+def reproduce(stage: Stage, on_line: OnLine, *, forced: bool = False) -> StageOutcome:
     """Has DVC run the stage; `on_line` gets each line of output as it comes. Raises StageFailed."""
     command = [sys.executable, "-m", "flows.reproduce", stage.name, *["--force"] * forced]
     lines: deque[str] = deque(maxlen=200)
@@ -169,7 +169,7 @@ def reproduce(stage: Stage, on_line: OnLine, *, forced: bool = False) -> Outcome
         raise _busy(stage.name)
     if outcome == "Failed":
         raise _failure(stage.name, int(stage_code), lines)
-    return cast(Outcome, outcome)
+    return cast(StageOutcome, outcome)
 
 
 def _failure(stage: str, code: int, lines: deque[str]) -> StageFailed:

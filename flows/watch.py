@@ -1,19 +1,19 @@
-"""What a run tells about its stages while it works, for whoever shows it: `decant run`'s terminal, or a test."""
+"""Events of a run (a stage starts, advances, ends) for those who show it: the terminal of `decant run`, or a test."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-from flows.stages import OnLine, Outcome, Slot, Stage, StageFailed, bring_up_to_date
+from flows.stages import OnLine, Slot, Stage, StageFailed, StageOutcome, bring_up_to_date
 
-State = Literal["Waiting", "Running", "Asking", "Unchanged", "Restored", "Done", "Failed"]
+StageState = Literal["Waiting", "Running", "Asking", "Unchanged", "Restored", "Done", "Failed"]
 
 
 @dataclass(frozen=True)
 class Event:
     stage: str
-    state: State
+    state: StageState
     percent: float | None = None
     """How far a running stage is, where it says so."""
     error: StageFailed | None = None
@@ -23,16 +23,17 @@ class Event:
 
 
 watchers: list[Callable[[Event], None]] = []
-"""One process works on one run, so a list is enough."""
+"""Called with each event. One process works on one run, so that a list of the module is enough."""
 
 
 def tell(event: Event) -> None:
+    """Passes the event to all watchers."""
     for watcher in watchers:
         watcher(event)
 
 
-def watched(stage: Stage, log: OnLine, show: Callable[[float], None], slot: Slot = nullcontext) -> Outcome:
-    """`bring_up_to_date`, told to the watchers. `log` gets the stage's lines, `show` its percentages.
+def watched(stage: Stage, log: OnLine, show: Callable[[float], None], slot: Slot = nullcontext) -> StageOutcome:
+    """Brings a stage up to date and tells the watchers. `log` gets the stage's lines, `show` its percentages.
 
     Raises: StageFailed.
     """
@@ -55,7 +56,7 @@ def watched(stage: Stage, log: OnLine, show: Callable[[float], None], slot: Slot
     except StageFailed as error:
         tell(Event(stage.name, "Failed", error=error))
         raise
-    if outcome == "Done" and shown not in (None, 100.0):  # less was to be done than the stage had planned for
+    if outcome == "Done" and shown not in (None, 100.0):  # it needed fewer steps than it had planned
         show(100.0)
     tell(Event(stage.name, outcome))
     return outcome

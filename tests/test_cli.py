@@ -17,7 +17,7 @@ from rich.console import Console
 from toy_pipeline import ROOT, STAGES, Toy, environment
 
 from decant import params
-from decant.cli import explain, main, run, status
+from decant.cli import explain, main, run, status, terminal
 from decant.data.images import DatasetInfo, Images
 from decant.data.tables import write_images, write_places, write_truth, write_verdicts
 from decant.errors import DecantError
@@ -390,5 +390,5 @@ def test_result_table_fits_80_columns() -> None:
     result = table.result_of(dict.fromkeys([step.key for step in STEPS], full), {})
     console = Console(width=80)
     with console.capture() as captured:
-        console.print(*table.as_rich(result))
+        console.print(*terminal.result_tables(result))
     assert "after Δ-Influence and unlearning" in captured.get() and "…" not in captured.get()

@@ -180,7 +180,7 @@ def test_answers_that_did_not_reach_the_program_are_named(root: Path, chromium: 
         process.terminate()
         process.wait(timeout=60)
         page.keyboard.press("u")
-        page.wait_for_selector("text=Your last answer is not on file (row 13), all others are.")
+        page.wait_for_selector("text=Your last answer is not saved (row 13), all others are.")
         assert on_file(root) == ["11,cat,"]
 
 
@@ -242,7 +242,7 @@ def test_the_page_asks_before_it_is_closed_on_answers_that_are_on_their_way(root
         page.route("**/api/answers", lambda route: route.continue_() if held else held.append(route))
         page.keyboard.press("g")
         page.keyboard.press("Shift+Enter")
-        page.wait_for_selector("#toast:has-text('2 answers are on their way')")
+        page.wait_for_selector("#toast:has-text('Saving 2 answers')")
         page.close(run_before_unload=True)
         page.wait_for_timeout(500)
         assert asked == ["beforeunload"] and on_file(root) == []

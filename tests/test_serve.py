@@ -19,7 +19,7 @@ from scorers import UNKNOWN_CLASS, scorer_of_nine
 from decant.labeltrust.scorer import Judged
 from decant.serve.app import Limits, address_of, create_app
 from decant.serve.app import pixels_of as nested
-from decant.serve.batcher import Batcher, Busy
+from decant.serve.batcher import Batcher, QueueFull
 from decant.web.body_limit import BodyLimit
 from decant.web.sockets import listening
 
@@ -221,7 +221,7 @@ def test_a_request_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 def test_a_full_queue_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> Future[Judged]:
-        raise Busy
+        raise QueueFull
 
     app = create_app(scorer_of_nine())
     monkeypatch.setattr(app.state.batcher, "submit", full)
@@ -255,7 +255,7 @@ def test_the_queue_is_bounded_and_answers_keep_their_order() -> None:
         first = batcher.submit(pixels_of(1), np.array([1]))
         assert started.wait(10)
         others = [batcher.submit(pixels_of(2, 3), np.array([2, 3])), batcher.submit(pixels_of(4), np.array([4]))]
-        with pytest.raises(Busy):
+        with pytest.raises(QueueFull):
             batcher.submit(pixels_of(5), np.array([5]))
         go_on.set()
         answers = [future.result(10).trust.tolist() for future in (first, *others)]

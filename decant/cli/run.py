@@ -154,7 +154,7 @@ def show_result(board: terminal.Board, seconds: float, console: Console) -> None
     result = table.read_result() if "evaluate" in board.lines else None
     if result:
         console.print()
-        console.print(*table.as_rich(result), sep="\n")
+        console.print(*terminal.result_tables(result), sep="\n")
         for note in result.notes:
             console.print(note)
     ran = sum(line.state != "Unchanged" for line in board.lines.values())

@@ -1,37 +1,39 @@
-"""`decant run` on a terminal: one line per stage, live; where the output goes to a file, one line when a stage ends."""
+"""Show a run on the terminal: a live line per stage (in a file: a line when one ends), and the tables of its result."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from decant.report.table import CLEANER_HEADS, STEP_HEADS, Result, Row
 from flows.stages import StageFailed
-from flows.watch import Event, State, watchers
+from flows.watch import Event, StageState, watchers
 
-STYLES: dict[State, str] = {
+STYLES: dict[StageState, str] = {
     "Waiting": "dim", "Running": "bold cyan", "Asking": "bold yellow", "Unchanged": "dim green", "Restored": "green",
     "Done": "green", "Failed": "bold red",
 }  # fmt: skip
 
 
 @dataclass
-class Line:
-    """What is known of one stage."""
+class StageLine:
+    """What the terminal shows of one stage."""
 
-    state: State = "Waiting"
+    state: StageState = "Waiting"
     percent: float | None = None
     started: float = 0.0
     ended: float = 0.0
     error: StageFailed | None = None
 
     def words(self, now: float) -> str:
-        """`Running 37 %  12 s, 20 s to go`, `Done 12.3 s`, ..."""
+        """Its state in words: `Running 37 %  12 s, 20 s to go`, `Done 12.3 s`, ..."""
         if self.state == "Running":
             elapsed = now - self.started
             if self.percent is None or self.percent < 1:
@@ -44,15 +46,16 @@ class Line:
 
 
 class Board:
-    """The stages of a run, kept up to date by the events that the run tells."""
+    """The stages of a run, kept up to date by the run's events."""
 
     def __init__(self, stages: list[str], console: Console):
-        self.lines = {stage: Line() for stage in stages}
+        self.lines = {stage: StageLine() for stage in stages}
         self.console = console
         self._width = max(map(len, stages), default=0)
         self._has_page = False
 
     def on_event(self, event: Event) -> None:
+        """Takes in an event; prints a line where there is no live display."""
         line, now = self.lines[event.stage], time.monotonic()
         if event.state == "Running" and line.state != "Running":
             line.started = now
@@ -66,6 +69,7 @@ class Board:
 
     @property
     def failures(self) -> dict[str, StageFailed]:
+        """The stages that failed, with their errors."""
         return {stage: line.error for stage, line in self.lines.items() if line.error}
 
     def __rich__(self) -> Table:
@@ -79,7 +83,7 @@ class Board:
 
 @contextmanager
 def shown(stages: list[str], console: Console) -> Iterator[Board]:
-    """A board that follows the run inside the block."""
+    """Shows the run that happens inside the block."""
     board = Board(stages, console)
     watchers.append(board.on_event)
     try:
@@ -90,3 +94,18 @@ def shown(stages: list[str], console: Console) -> Iterator[Board]:
             yield board
     finally:
         watchers.remove(board.on_event)
+
+
+def result_tables(result: Result) -> list[Table]:
+    """The tables of a result: models and what they reach, stages and what they flagged; none without rows."""
+    pairs = [(STEP_HEADS, result.steps), (CLEANER_HEADS, result.cleaners)]
+    return [_table(heads, rows) for heads, rows in pairs if rows]
+
+
+def _table(heads: Row, rows: list[Row]) -> Table:
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for position, head in enumerate(heads):
+        table.add_column(head, justify="right" if position else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from decant.files import read_json
 from decant.paths import METRICS, RUNS, VERIFY
 from decant.runtime import read_runs
@@ -96,17 +93,3 @@ def _markdown(heads: Row, rows: list[Row]) -> str:
         return ""
     lines = [heads, ("---", *["--:"] * (len(heads) - 1)), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def as_rich(result: Result) -> list[Table]:
-    pairs = [(STEP_HEADS, result.steps), (CLEANER_HEADS, result.cleaners)]
-    return [_rich(heads, rows) for heads, rows in pairs if rows]
-
-
-def _rich(heads: Row, rows: list[Row]) -> Table:
-    shown = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for position, head in enumerate(heads):
-        shown.add_column(head, justify="right" if position else "left", no_wrap=True)
-    for row in rows:
-        shown.add_row(*row)
-    return shown

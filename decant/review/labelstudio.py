@@ -26,7 +26,7 @@ from decant.paths import DECISIONS, QUEUE
 from decant.review.answers import append, now
 from decant.review.pictures import TABLES, ReviewPictures
 from decant.review.queue import Question
-from decant.review.store import Closed, Store
+from decant.review.store import Closed, open_store
 from decant.stage_locks import is_being_written
 
 SIDE = 256  # pixels at least: smaller pictures are enlarged in whole multiples, which Label Studio can't
@@ -51,7 +51,7 @@ def export(path: Path) -> str:
     config = path.with_suffix(".xml")
     if config == path:
         raise DecantError(f"{path}: a .json file expected; the labelling config goes beside it, under this name")
-    store = Store(read_info(TABLES["verified"]).class_names)
+    store = open_store()
     try:
         state = store.read()
     except Closed as closed:

@@ -1,4 +1,4 @@
-"""`decant review`: the page on this machine, until Ctrl-C or, with `--until-answered`, until nothing is open."""
+"""`decant review`: serve the page on this machine until Ctrl-C or, with `--until-answered`, until all is answered."""
 
 import argparse
 import threading
@@ -9,31 +9,25 @@ from contextlib import suppress
 import uvicorn
 from rich.console import Console
 
-from decant.data.tables import read_info
 from decant.errors import DecantError
 from decant.review.app import create_app
 from decant.review.gate import Gate
-from decant.review.pictures import TABLES
-from decant.review.store import Closed, Store
+from decant.review.store import Closed, Store, open_store
 from decant.review.waiting import GRACE, verify_settings
 from decant.stage_locks import is_being_written
 from decant.web.sockets import listening
 
-LULL = 0.5  # seconds between two looks whether all is answered
+POLL_SECONDS = 0.5  # between two looks whether all is answered
 STOPPED = 130
-
-
-def store_of(expert: str) -> Store:
-    """Raises: TableError when there are no images yet."""
-    return Store(read_info(TABLES["verified"]).class_names, expert)
+"""Exit code of a page that was ended before all rows were answered, where that was asked for."""
 
 
 def serve(arguments: argparse.Namespace) -> int:
     """Returns when the page has ended. Raises DecantError when the port is taken or there is nothing to show."""
-    console, store = Console(highlight=False), store_of(arguments.expert)
+    console, store = Console(highlight=False), open_store(arguments.expert)
     if not arguments.for_run and (nothing := why_nothing(store)):
         console.print(nothing, soft_wrap=True)
-        tell_disputes(store, console)
+        print_disputes(store, console)
         return 0
     with listening("127.0.0.1", arguments.port, otherwise="leave --port out to take a free one") as listener:
 
@@ -47,11 +41,11 @@ def serve(arguments: argparse.Namespace) -> int:
             webbrowser.open(gate.address)
         if arguments.until_answered:
             threading.Thread(target=end_when_answered, args=(server, store), daemon=True).start()
-        with suppress(KeyboardInterrupt):  # how the page is left
+        with suppress(KeyboardInterrupt):  # Ctrl-C is how a person ends it
             server.run(sockets=[listener])
     if arguments.for_run:
         return 0
-    return farewell(store, console, must_be_answered=arguments.until_answered)
+    return print_outcome(store, console, must_be_answered=arguments.until_answered)
 
 
 def why_nothing(store: Store) -> str:
@@ -90,17 +84,17 @@ def end_when_answered(server: uvicorn.Server, store: Store) -> None:
             is_open = True
         answered_since = None if is_open else answered_since or time.monotonic()
         server.should_exit = answered_since is not None and time.monotonic() - answered_since >= GRACE
-        time.sleep(LULL)
+        time.sleep(POLL_SECONDS)
 
 
-def farewell(store: Store, console: Console, *, must_be_answered: bool) -> int:
+def print_outcome(store: Store, console: Console, *, must_be_answered: bool) -> int:
     """How far it got and what to do next; the exit code."""
     try:
         progress = store.progress()
     except Closed:
         console.print("the stage that asks is at work; decant review goes on with what it asks next")
         return STOPPED if must_be_answered else 0
-    tell_disputes(store, console)
+    print_disputes(store, console)
     if progress.open:
         console.print(
             f"{progress.answered} of {progress.asked} rows answered in all; every answer is on file. "
@@ -112,7 +106,7 @@ def farewell(store: Store, console: Console, *, must_be_answered: bool) -> int:
     return 0
 
 
-def tell_disputes(store: Store, console: Console) -> None:
+def print_disputes(store: Store, console: Console) -> None:
     """Rows on which the experts disagree, with who says what."""
     try:
         disputes = store.read().disputes

@@ -10,8 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from types import EllipsisType
 
+from decant.data.tables import read_info
 from decant.labeltrust.decisions import UNNAMED, Decision, read_decisions
-from decant.paths import DECISIONS, QUEUE, REVIEWS
+from decant.paths import DECISIONS, PURIFIED, QUEUE, REVIEWS
 from decant.review.answers import append, now
 from decant.review.queue import Question, read_queue, read_rounds
 from decant.review.state import ReviewProgress, ReviewState
@@ -85,6 +86,11 @@ class Store:
         if not found or is_being_written(self.queue_path.parent):
             raise Closed
         return found
+
+
+def open_store(expert: str = UNNAMED) -> Store:
+    """The review of the workspace that we stand in. Raises TableError when there are no images yet."""
+    return Store(read_info(PURIFIED).class_names, expert)
 
 
 def _version(path: Path) -> Version:

@@ -1,7 +1,7 @@
-"""A run that waits for a person (`verify.expert: person`): the review page beside it, and when it may go on.
+"""Let a run wait for a person (`verify.expert: person`): start the review page, and say when the run may go on.
 
-The page is a process of its own in its own group, brought up at the first open question and ended with the run. It
-stays up over all rounds, so that its address and the browser's tab do, too. Knows nothing of Prefect.
+The page is a process in a group of its own, started at the first open question and ended with the run. It stays over
+all rounds, so that its address and the browser's tab stay valid. Nothing here knows Prefect.
 """
 
 import sys
@@ -12,20 +12,19 @@ from types import TracebackType
 from typing import Self
 
 from decant import params
-from decant.data.tables import read_info
 from decant.errors import DecantError
 from decant.labeltrust.settings import VerifySettings
 from decant.processes import output, process_group
-from decant.review.pictures import TABLES
-from decant.review.store import Closed, Store
+from decant.review.store import Closed, Store, open_store
 
 STAGE = "verify"
 PATIENCE = 24 * 3600.0  # seconds; then the run goes on with the answers that are on file
 GRACE = 3.0  # seconds after the last answer in which it can be undone
-LOOK = 2.0  # seconds between two looks whether somebody told the run to go on
+LOOK = 2.0  # seconds between two looks whether somebody has resumed the run
 
 
 def verify_settings() -> VerifySettings:
+    """The block `verify` of params.yaml. Raises SettingsError."""
     found = params.settings()[STAGE]
     assert isinstance(found, VerifySettings)
     return found
@@ -36,17 +35,13 @@ def open_questions() -> int:
     if verify_settings().expert != "person":
         return 0
     try:
-        return _store().progress().open
+        return open_store().progress().open
     except Closed:
         return 0
 
 
-def _store() -> Store:
-    return Store(read_info(TABLES["verified"]).class_names)
-
-
 class ReviewPage:
-    """A run's review page. `on_address` is told its address, and the next when one was used."""
+    """The review page of a run. `on_address` gets its address, and a new one when a browser has used the last."""
 
     def __init__(self, on_address: Callable[[str], None]):
         self._on_address = on_address
@@ -63,13 +58,13 @@ class ReviewPage:
         self._stack.close()
 
     def wait(self, go_on: Callable[[], bool] = lambda: False) -> bool:
-        """Until every question is answered: True. Until `go_on` says so, or PATIENCE is over: False.
+        """Waits until every question is answered (True), or `go_on` says so or PATIENCE is over (False).
 
         Raises: DecantError when the page ends by itself.
         """
         answered_since, looked, last = None, time.monotonic(), ""
         deadline = looked + PATIENCE
-        for line in self._brought_up():
+        for line in self._output():
             now = time.monotonic()
             if line:
                 last = line
@@ -83,7 +78,7 @@ class ReviewPage:
                     return False
         raise DecantError(f"the review page has ended: {last}")
 
-    def _brought_up(self) -> Iterator[str]:
+    def _output(self) -> Iterator[str]:
         if self._lines is None:
             command = [sys.executable, "-m", "decant.cli.main", "review", "--for-run"]
             self._lines = output(self._stack.enter_context(process_group(command)))
@@ -96,9 +91,9 @@ class ReviewPage:
 
     def _is_open(self) -> bool:
         try:
-            self._store = self._store or _store()
+            self._store = self._store or open_store()
             return self._store.progress().open > 0
         except Closed:
             return False
-        except DecantError:  # a slip in the file of decisions, which the page shows until it is mended
+        except DecantError:  # a mistake in the file of decisions, which the page shows until it is mended
             return True

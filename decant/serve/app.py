@@ -1,4 +1,4 @@
-"""`decant serve`: trust in predictions over HTTP, for programs on this machine.
+"""`decant serve`: score labels over HTTP, for programs on this machine or others.
 
     POST /score    {"images": [base64 of a PNG or JPEG | nested lists of 0-255], "labels": ["cat" | 3]}
                    -> {"trust": [0.98], "suggested": ["cat"], "suggested_trust": [0.98]}
@@ -29,6 +29,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
+from jaxtyping import UInt8
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from rich.console import Console
@@ -38,7 +39,7 @@ from decant.data.decode import FORMATS, Rules, Undecodable, decode
 from decant.data.images import NO_LABEL, class_number
 from decant.errors import DecantError
 from decant.labeltrust.prior import parse_prior
-from decant.serve.batcher import Batcher, Busy
+from decant.serve.batcher import Batcher, QueueFull
 from decant.serve.guard import CallerCheck, RequestLimit
 from decant.web.body_limit import BodyLimit, error_response
 from decant.web.sockets import listening
@@ -52,21 +53,25 @@ PATIENCE = 60.0  # seconds that a request waits for its answer
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
+    """What one server takes, so that no client can exhaust its memory."""
+
     body: int = 32 * 2**20
     """Bytes of a request."""
     images: int = 256
-    """Of a request."""
+    """Pictures of a request."""
     pixels: int = 4_000_000
-    """Of a picture: as its header declares them, or in nested lists."""
+    """Pixels of a picture, declared in its header or sent in nested lists."""
     waiting: int = 64
     """Requests that wait to be scored."""
     batch: int = 1024
-    """Pictures from which on a batch waits for no more."""
+    """Pictures of a batch from which on it is scored without waiting for more."""
     seconds: float = 0.005
-    """That a batch waits for more."""
+    """How long a smaller batch waits for more pictures."""
 
 
 class ScoreRequest(BaseModel):
+    """The body of `POST /score`: pictures, and the label that a model predicted for each."""
+
     model_config = ConfigDict(extra="forbid")
     images: Annotated[list[str | list[Any]], Field(min_length=1)]
     """Base64 of an image file, or rows of gray values or of [red, green, blue], whole numbers from 0 to 255."""
@@ -75,6 +80,8 @@ class ScoreRequest(BaseModel):
 
 
 class ScoreAnswer(BaseModel):
+    """The answer to it: one value for each picture."""
+
     trust: list[float | None]
     """Probability that the label is right; null where the class has no references."""
     suggested: list[str]
@@ -86,6 +93,7 @@ def main(arguments: argparse.Namespace) -> int:
     token = arguments.token or os.environ.get(TOKEN_VARIABLE, "")
     if not token and arguments.host not in ("127.0.0.1", "localhost", "::1"):
         raise DecantError(f"--host {arguments.host}: others could reach it; set a token first ({TOKEN_VARIABLE}=...)")
+    warnings.filterwarnings("ignore", module="PIL")  # in the whole process: threads decode, and share the filters
     prior = parse_prior(arguments.prior)
     if prior == "batch":
         raise DecantError("--prior batch: requests are judged one by one; uniform or a share of right labels expected")
@@ -94,17 +102,18 @@ def main(arguments: argparse.Namespace) -> int:
     app = create_app(TrustScorer.load(arguments.scorer), prior=prior, token=token)
     with listening(arguments.host, arguments.port, otherwise="name another with --port") as listener:
         address = address_of(listener)
-        Console(highlight=False).print(f"scoring predictions on {address}; Ctrl-C ends it", soft_wrap=True)
+        Console(highlight=False).print(f"scoring labels on {address}; Ctrl-C ends it", soft_wrap=True)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5
         )
         server = uvicorn.Server(config)
-        with suppress(KeyboardInterrupt):  # how it is left
+        with suppress(KeyboardInterrupt):  # Ctrl-C is how a person ends it
             server.run(sockets=[listener])
     return 0
 
 
 def address_of(listener: socket.socket) -> str:
+    """The URL at which the socket can be reached; an IPv6 address stands in brackets."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -128,11 +137,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        scorer.class_scores(np.zeros((1, *scorer.shape), np.uint8))  # embeds the references before anybody waits
+        scorer.class_scores(np.zeros((1, *scorer.shape), np.uint8))  # embeds the references before the first request
         with batcher:
             yield
 
-    app = FastAPI(title="decant serve", lifespan=lifespan, docs_url=None, redoc_url=None)  # their pages load from afar
+    # No pages of FastAPI's own: they would load scripts from a CDN.
+    app = FastAPI(title="decant serve", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.batcher = batcher
     app.add_middleware(BodyLimit, limit=limits.body)
     app.add_middleware(RequestLimit, limit=limits.waiting)
@@ -156,7 +166,7 @@ def create_app(
         pixels = await run_in_threadpool(decode_all, request.images, rules, limits.pixels)
         try:
             found = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(pixels, labels)), PATIENCE)
-        except (Busy, TimeoutError) as error:
+        except (QueueFull, TimeoutError) as error:
             raise HTTPException(503, "too many requests wait; try again", {"Retry-After": "1"}) from error
         return answer_of(found, names)
 
@@ -164,6 +174,7 @@ def create_app(
 
 
 def answer_of(judged: "Judged", names: tuple[str, ...]) -> ScoreAnswer:
+    """The scorer's judgement as JSON can hold it: null instead of NaN, names instead of numbers."""
     return ScoreAnswer(
         trust=[None if np.isnan(value) else float(value) for value in judged.trust],
         suggested=[names[label] for label in judged.suggested],
@@ -172,23 +183,24 @@ def answer_of(judged: "Judged", names: tuple[str, ...]) -> ScoreAnswer:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What comes from outside
+# Checking and decoding requests
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 async def malformed(_request: Request, error: Exception) -> Response:
-    """What is wrong and where, without FastAPI's repetition of what came, which JSON may not be able to say."""
+    """Tells what is wrong and where. FastAPI would repeat the body, which may not be valid JSON."""
     assert isinstance(error, RequestValidationError)
     places = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
     return error_response(422, "; ".join(places[:12]))
 
 
 async def failed(_request: Request, _error: Exception) -> Response:
-    """Our own mistake: the traceback is in the server's output."""
+    """Tells of a bug of ours; its traceback is in the server's output."""
     return error_response(500, "something went wrong in the server; its output has the traceback")
 
 
 def check_counts(request: ScoreRequest, limits: Limits) -> None:
+    """Raises HTTPException (422) when there are too many images, or not one label for each."""
     images, labels = len(request.images), len(request.labels)
     if images != labels:
         raise HTTPException(422, f"one label for each image expected, {images} images and {labels} labels found")
@@ -197,6 +209,7 @@ def check_counts(request: ScoreRequest, limits: Limits) -> None:
 
 
 def label_of(given: int | str, row: int, names: tuple[str, ...]) -> int:
+    """The number of a class given by name or number. Raises HTTPException (422) for one that isn't there."""
     number = class_number(str(given), names) if isinstance(given, str) else given
     if number == NO_LABEL or not 0 <= number < len(names):
         some = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
@@ -204,8 +217,8 @@ def label_of(given: int | str, row: int, names: tuple[str, ...]) -> int:
     return number
 
 
-def decode_all(images: list[str | list[Any]], rules: Rules, max_pixels: int) -> np.ndarray:
-    """(n, h, w, c) uint8"""
+def decode_all(images: list[str | list[Any]], rules: Rules, max_pixels: int) -> UInt8[np.ndarray, "n h w c"]:
+    """The pictures of a request in the scorer's shape. Raises HTTPException (422) for one that can't be decoded."""
     pixels = np.empty((len(images), *rules.shape), np.uint8)
     for row, image in enumerate(images):
         try:
@@ -216,7 +229,7 @@ def decode_all(images: list[str | list[Any]], rules: Rules, max_pixels: int) -> 
 
 
 def item_of(image: str | list[Any], max_pixels: int) -> bytes | np.ndarray:
-    """Raises: Undecodable with the reason."""
+    """The image file behind the base64, or the picture of nested lists. Raises Undecodable with the reason."""
     if isinstance(image, str):
         try:
             data = base64.b64decode(image.rpartition(",")[2], validate=True)  # a data URL is taken, too
@@ -228,8 +241,10 @@ def item_of(image: str | list[Any], max_pixels: int) -> bytes | np.ndarray:
     return pixels_of(image, max_pixels)
 
 
-def pixels_of(rows: list[Any], max_pixels: int) -> np.ndarray:
-    """(h, w, 1 or 3) uint8 of nested lists. Lengths are looked at first: NumPy would pad a text among them to any size.
+def pixels_of(rows: list[Any], max_pixels: int) -> UInt8[np.ndarray, "h w c"]:
+    """The picture that nested lists hold, with one or three channels.
+
+    Lengths are checked first: NumPy would pad a text among the values to any size.
 
     Raises: Undecodable with the reason.
     """
@@ -252,9 +267,7 @@ def pixels_of(rows: list[Any], max_pixels: int) -> np.ndarray:
 
 
 def declared_pixels(data: bytes) -> int:
-    """By the header; 0 where there is none that can be read, which the decoder then says better."""
-    with warnings.catch_warnings(), suppress(Exception):
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return image.width * image.height
+    """Pixels by the image's header; 0 where no header can be read, which the decoder then reports better."""
+    with suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.width * image.height
     return 0

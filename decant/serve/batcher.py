@@ -1,8 +1,8 @@
-"""Requests that come at about the same time are scored together: one thread owns the networks, a queue feeds it.
+"""Score requests that arrive at about the same time together: one thread owns the networks, a queue feeds it.
 
 A network takes hardly longer for thirty pictures than for one. So the thread takes the first waiting request, waits a
-few milliseconds for more, scores all of their pictures at once and divides the answers. What a request is told does not
-depend on its neighbours. The queue is bounded: who finds it full is turned away at once instead of waiting in vain.
+few milliseconds for more, scores all of their pictures at once and divides the answers. The answer to a request does
+not depend on the others in its batch. The queue is bounded: a request that finds it full is refused at once.
 """
 
 import queue
@@ -14,36 +14,44 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
 if TYPE_CHECKING:
     from decant.labeltrust.scorer import Judged
 
-Judge = Callable[[np.ndarray, np.ndarray], "Judged"]
-"""(pixels (n, h, w, c) uint8, labels (n,)) to what the scorer makes of them; row by row."""
+Pixels = UInt8[np.ndarray, "n h w c"]
+Labels = Int[np.ndarray, " n"]
+Judge = Callable[[Pixels, Labels], "Judged"]
+"""Scores pictures and their labels, each row by itself."""
 
 
-class Busy(Exception):
+class QueueFull(Exception):
     """The queue is full."""
 
 
 @dataclass(frozen=True)
 class Job:
-    pixels: np.ndarray  # (n, h, w, c) uint8
-    labels: np.ndarray  # (n,) int64
+    """One request: its pictures and labels, and the place for its answer."""
+
+    pixels: Pixels
+    labels: Labels
     answer: "Future[Judged]" = field(default_factory=Future)
 
 
 class Batcher:
-    """Use as a context manager: the thread lives inside the block, and answers what is queued before it ends."""
+    """Scores what is submitted. A context manager: its thread lives in the block, and ends when all is answered.
+
+    waiting: requests in the queue at most.
+    rows: pictures of a batch from which on it is scored without waiting for more.
+    seconds: how long a smaller batch waits for more.
+    """
 
     def __init__(self, judge: Judge, *, waiting: int, rows: int, seconds: float):
-        """waiting: requests in the queue at most; rows: pictures from which on a batch is not waited for any longer;
-        seconds: how long it is waited for."""
         self._judge, self._rows, self._seconds = judge, rows, seconds
         self._queue: queue.Queue[Job | None] = queue.Queue(waiting)
         self._thread = threading.Thread(target=self._work, name="scorer", daemon=True)
         self.batches = 0
-        """Scored so far."""
+        """Batches scored so far."""
 
     def __enter__(self) -> "Batcher":
         self._thread.start()
@@ -53,13 +61,13 @@ class Batcher:
         self._queue.put(None)
         self._thread.join()
 
-    def submit(self, pixels: np.ndarray, labels: np.ndarray) -> "Future[Judged]":
-        """Raises: Busy when the queue is full."""
+    def submit(self, pixels: Pixels, labels: Labels) -> "Future[Judged]":
+        """Queues a request and returns the place of its answer. Raises QueueFull."""
         job = Job(pixels, labels)
         try:
             self._queue.put_nowait(job)
         except queue.Full as full:
-            raise Busy from full
+            raise QueueFull from full
         return job.answer
 
     def _work(self) -> None:

@@ -5,7 +5,7 @@ import * as view from "./view.js";
 
 const POLL = 2500; // milliseconds between two looks whether the questions have changed
 const state = {
-  review: null, // the server's last word
+  review: null, // what the server said last
   rows: [], // its rows, those with the same given label side by side
   at: 0,
   view: "one",
@@ -75,7 +75,7 @@ function say(text) {
   say.timer = setTimeout(() => (toast.hidden = true), 3500);
 }
 
-// The server's word -----------------------------------------------------------------------------------------------------
+// What the server says -----------------------------------------------------------------------------------------------------
 
 async function load() {
   let review;
@@ -123,11 +123,11 @@ function lost(error) {
   if (error instanceof Refused && error.status === 401) {
     state.trouble = { title: "This page needs its address", text: "Open the address that decant review printed last, or the link of the flow run. An address is good for one browser." };
   } else if (error instanceof Refused) {
-    state.trouble = { title: "The answers on file need a look", text: error.message };
+    state.trouble = { title: "The file of answers has a mistake", text: error.message };
   } else if (isDone) {
     return; // it has ended, as it should; what is shown stays true
   } else {
-    state.trouble = { title: "The page's program has ended" };
+    state.trouble = { title: "The program behind this page has ended" };
   }
   draw();
 }
@@ -136,7 +136,7 @@ function lost(error) {
 function onFile() {
   const count = state.lost.length + pending();
   const which = state.lost.length ? ` (row${state.lost.length === 1 ? "" : "s"} ${state.lost.join(", ")})` : "";
-  const said = count ? `Your last ${count === 1 ? "answer is" : `${count} answers are`} not on file${which}, all others are.` : "Every answer that you gave is on file.";
+  const said = count ? `Your last ${count === 1 ? "answer is" : `${count} answers are`} not saved${which}, all others are.` : "Every answer that you gave is saved.";
   return `${said} Start decant review again, and open the address that it prints.`;
 }
 
@@ -203,7 +203,7 @@ function rest(given) {
 
 /** Says how many of the rows have the label on file, once the server has taken or refused them all. */
 async function tellWhenOnFile(rows, label) {
-  say(`${rows.length} answers are on their way …`);
+  say(`Saving ${rows.length} answers …`);
   await settled();
   const taken = rows.filter((row) => row.mine === label).length;
   if (taken) say(`${taken} labels confirmed. Z takes them back.`);

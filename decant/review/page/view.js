@@ -28,7 +28,7 @@ function percent(share) {
   return `${Math.round(100 * share)} %`;
 }
 
-/** What the label check takes the row for, where that is not its label. */
+/** The class that the label check finds likelier than the row's label, or null. */
 const takenFor = (row) => (row.trust !== null && row.trust < 0.5 && row.suggested !== row.given ? row.suggested : null);
 
 const width = (share) => `${(100 * share).toFixed(1)}%`;
@@ -69,9 +69,9 @@ export function head(state) {
   track.setAttribute("aria-valuenow", progress.round_answered);
   document.getElementById("fill").style.width = width(share);
   const parts = [`${progress.round_answered} of ${progress.round_asked}`];
-  const rest = [progress.round ? `in round ${progress.round}` : "references"];
+  const rest = [progress.round ? `in round ${progress.round}` : "first examples"];
   if (progress.asked !== progress.round_asked) rest.push(`${progress.answered} of ${progress.asked} in all`);
-  if (budget !== null) rest.push(`at most ${budget}`);
+  if (budget !== null) rest.push(`at most ${budget} will be asked`);
   if (progress.disputed) rest.push(`${progress.disputed} disputed`);
   if (expert) rest.push(`${progress.mine} by you`);
   document.getElementById("count").replaceChildren(h("b", {}, parts[0]), ` ${rest.join(" · ")}`);
@@ -109,14 +109,14 @@ export function spoken(row) {
 }
 
 function trust(row) {
-  if (row.trust === null) return h("p.hint", {}, "Decant has no opinion yet: your answer is one that it learns from.");
+  if (row.trust === null) return h("p.hint", {}, "Decant has no suggestion yet. It learns the classes from the rows that you answer now.");
   const fill = h("i");
   fill.style.width = width(row.trust);
-  const second = row.suggested && row.suggested !== row.given ? ["; if not, then ", h("b", {}, row.suggested)] : [];
-  const words = takenFor(row) ? ["Decant takes it for ", h("b.orange", {}, takenFor(row)), "."] : ["Decant thinks so, too", ...second, "."];
+  const second = row.suggested && row.suggested !== row.given ? ["; the next likely one is ", h("b", {}, row.suggested)] : [];
+  const words = takenFor(row) ? ["Decant would label it ", h("b.orange", {}, takenFor(row)), "."] : ["Decant finds this label likely", ...second, "."];
   return [
     h("p.hint", {}, ...words),
-    h("div.meter", {}, h(row.trust < 0.5 ? "div.track.low" : "div.track", {}, fill), `${percent(row.trust)} trust in the label`),
+    h("div.meter", {}, h(row.trust < 0.5 ? "div.track.low" : "div.track", {}, fill), `${percent(row.trust)} trust: how likely the label is right`),
   ];
 }
 
@@ -125,7 +125,7 @@ function banners(row) {
   if (!others.length) return null;
   const said = others.map(([expert, label]) => `${expert} says ${label}`).join(", ");
   if (row.disputed) {
-    return h("p.banner", {}, `Disputed: ${said}${row.mine ? `, you say ${row.mine}` : ""}. It counts once most of you agree.`);
+    return h("p.banner", {}, `Disputed: ${said}${row.mine ? `, you say ${row.mine}` : ""}. The row counts as answered once more than half of you agree.`);
   }
   return h("p.banner.calm", {}, `${said[0].toUpperCase()}${said.slice(1)}.`);
 }
@@ -165,8 +165,8 @@ function likes(row, state) {
   const group = (ids, ...title) =>
     ids.length > 0 &&
     h("div", {}, h("h3", {}, ...title), h("ol", {}, ids.map((id) => h("li", {}, picture(id, state, () => 68, `row ${id}`)))));
-  const given = group(row.like_given, "nearest confirmed ", h("b", {}, row.given));
-  const other = row.suggested !== row.given && group(row.like_suggested, "nearest confirmed ", h("b", {}, row.suggested));
+  const given = group(row.like_given, "most similar confirmed ", h("b", {}, row.given));
+  const other = row.suggested !== row.given && group(row.like_suggested, "most similar confirmed ", h("b", {}, row.suggested));
   return given || other ? h("div.likes", {}, given, other) : null;
 }
 
@@ -247,15 +247,15 @@ export function working(forRun) {
   return [
     h("div.sign.busy"),
     h("h2", {}, "Decant is learning from your answers"),
-    h("p", {}, forRun ? "Keep this page open: the next questions appear here, if there are any." : "The stage that asks is at work. This page goes on when it has new questions."),
+    h("p", {}, forRun ? "Keep this page open: the next questions appear here, if there are any." : "The label check is running. New questions appear here when it has any."),
   ];
 }
 
 export function done(state) {
   const { progress, for_run: forRun } = state.review;
-  if (!state.rows.length) return [h("div.sign", {}, "✓"), h("h2", {}, "No row waits for an answer"), h("p", {}, forRun ? "The run goes on by itself." : "Every answer was taken in.")];
+  if (!state.rows.length) return [h("div.sign", {}, "✓"), h("h2", {}, "No row waits for an answer"), h("p", {}, forRun ? "The run goes on by itself." : "All answers have been used.")];
   const unseen = state.rows.some((row) => row.mine === null);
-  const look = h("button", { type: "button", "data-do": "look" }, unseen ? "Give a second opinion" : "Look through them");
+  const look = h("button", { type: "button", "data-do": "look" }, unseen ? "Answer them, too" : "Look through them");
   const undo = state.history.length > 0 && h("button", { type: "button", "data-do": "undo" }, "Undo the last one", h("kbd", {}, "Z"));
   const next = forRun
     ? "The run goes on by itself. Keep this page open: the next questions appear here, if there are any."
@@ -266,8 +266,8 @@ export function done(state) {
 export function mineDone(state) {
   const { progress } = state.review;
   const said = progress.disputed
-    ? `${plural(progress.disputed, "row")} ${progress.disputed === 1 ? "is" : "are"} disputed: talk about it, and one of you changes an answer.`
-    : `${plural(progress.open, "row")} still ${progress.open === 1 ? "waits" : "wait"} for others.`;
+    ? `${plural(progress.disputed, "row")} ${progress.disputed === 1 ? "is" : "are"} disputed: talk about it; then one of you changes an answer.`
+    : `${plural(progress.open, "row")} still ${progress.open === 1 ? "needs" : "need"} an answer from another expert.`;
   return [
     h("div.sign", {}, "✓"), h("h2", {}, "You have answered every row"), h("p", {}, said),
     h("div.answers", {}, progress.disputed > 0 && h("button.main", { type: "button", "data-do": "disputed" }, "Show the disputed"), h("button", { type: "button", "data-do": "look" }, "Look through them")),
