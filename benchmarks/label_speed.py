@@ -60,7 +60,7 @@ def mappings_per_second(clean: Images, test: Images, per_class: int, seed: int) 
     pool = Pool.of(x, labels_to_device(references.labels), clean.classes)
     network = train([(pool, 8)], clean.shape, mode="plus", steps=20, seed=seed)
     ordinary = np.random.default_rng(seed).normal(size=(100, clean.classes)).astype(np.float32)  # speed alone counts
-    scorer = TrustScorer.of([network], references, mode="plus", ordinary=ordinary)
+    scorer = TrustScorer.calibrated([network], references, temperature=1.0, ordinary=ordinary)
     seconds = []
     for _ in range(TURNS):
         started = time.perf_counter()

@@ -163,7 +163,7 @@ def test_pictures_of_another_shape_are_refused(scorer: TrustScorer) -> None:
 def test_networks_trained_elsewhere_make_the_same_scorer(scorer: TrustScorer) -> None:
     test = known()
     ordinary = scorer.class_scores(test.pixels)
-    other = TrustScorer.of(scorer.networks, references(range(9)), mode="plus", temperature=1.5, ordinary=ordinary)
+    other = TrustScorer.calibrated(scorer.networks, references(range(9)), temperature=1.5, ordinary=ordinary)
     np.testing.assert_allclose(other.class_scores(test.pixels), ordinary, atol=1e-5)
     assert other.calibration is not None and other.calibration.temperature == 1.5
     assert other.suggestion(strangers())[1].mean() < 0.6 < 0.85 < other.suggestion(test.pixels)[1].mean()

@@ -19,10 +19,10 @@ from decant.data.decode import Rules
 from decant.data.inputs import InputPictures, open_pictures, with_labels
 from decant.errors import DecantError
 from decant.files import write_text
-from decant.labeltrust.prior import parse_prior
+from decant.labeltrust.prior import Prior, parse_prior
 
 if TYPE_CHECKING:
-    from decant.labeltrust.scorer import Judged, Prior, TrustScorer
+    from decant.labeltrust.scorer import Judged, TrustScorer
 
 COLUMNS = ("id", "file", "label", "trust", "suggested", "suggested_trust", "status")
 BARS = "▁▂▃▄▅▆▇█"
@@ -66,7 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def score(scorer: "TrustScorer", pictures: InputPictures, prior: "Prior", threshold: float) -> Scored:
+def score(scorer: "TrustScorer", pictures: InputPictures, prior: Prior, threshold: float) -> Scored:
     labels, status = pictures.labels, np.full(len(pictures), "trusted", object)
     has_label = labels >= 0
     status[~has_label] = "no label"

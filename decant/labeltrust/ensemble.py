@@ -1,8 +1,8 @@
-"""Siamese networks at work together: their class scores averaged, the references embedded once.
+"""An ensemble of Siamese networks: their class scores are averaged, and the references are embedded only once.
 
-Embedding is what costs: 80 us for a picture of 28 x 28 on one CPU core, and 20 us for its pairs with 100 references.
-Measured on one (busy) CPU core: 80,000 mappings of a picture to a class per second with one network and ten references
-of each of ten classes, 38,000 with two networks, 28,000 with three or with two and 35 references.
+Embedding dominates the cost: 80 us for a picture of 28 x 28 on one CPU core, and 20 us for its pairs with 100
+references. Measured on one (busy) CPU core: 80,000 SL-mappings (a picture against a class) per second with one network
+and ten references of each of ten classes, 38,000 with two networks, 28,000 with three or with two and 35 references.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from decant.data.images import Images
@@ -21,23 +22,30 @@ from decant.runtime import device
 
 @dataclass(frozen=True)
 class Ensemble:
-    members: list[tuple[Siamese, Tensor]]  # network on the device, (R, d) features of the references
-    counts: Tensor  # (K,) references of every class
+    """Networks with the features that each gives the references."""
+
+    members: list[tuple[Siamese, Float[Tensor, "references d"]]]
+    """Each network on the device, with its features of the references."""
+    counts: Int[Tensor, " judged"]
+    """References of every class."""
 
     @classmethod
     def of(cls, networks: Sequence[Siamese], references: Pool) -> Self:
+        """Move the networks to the device and embed the references."""
         on_device = [network.to(device()).eval() for network in networks]
         return cls([(network, embed(network, references.x)) for network in on_device], references.counts)
 
-    def scores(self, pixels: np.ndarray) -> np.ndarray:
-        """(n, K) float32 mean class scores of (n, h, w, c) uint8."""
+    def scores(self, pixels: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n judged"]:
+        """float32 class scores m_c, the mean over the networks."""
         x = to_device(pixels)
         each = [feature_scores(network, embed(network, x), z, self.counts) for network, z in self.members]
         return torch.stack(each).mean(0).cpu().numpy()
 
     @torch.no_grad()
-    def likeness(self, pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """(n, len(rows)) mean pair logit with those references."""
+    def pair_logits(
+        self, pixels: UInt8[np.ndarray, "n h w c"], rows: Int[np.ndarray, " m"]
+    ) -> Float[np.ndarray, "n m"]:
+        """L(x, r) with the references in those rows, the mean over the networks."""
         x, wanted = to_device(pixels), torch.from_numpy(rows).to(device())
         each = [torch.cat(list(pair_chunks(network, embed(network, x), z[wanted]))) for network, z in self.members]
         return torch.stack(each).mean(0).cpu().numpy()

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import softmax
 
 from decant.data.images import Images
 from decant.labeltrust import label_noise
@@ -69,7 +68,7 @@ def by_score(fit: Fit, reviews: Reviews, *, pixels: bool) -> Judgement:
     """`paper`: the score itself is the trust. pixels: whether the networks compared pixels, not embeddings."""
     q = np.zeros((len(reviews.images), reviews.images.classes))
     q[:, fit.judged] = fit.scores
-    scorer = TrustScorer.of(fit.networks, _reference_images(fit, reviews), mode="paper") if pixels else None
+    scorer = TrustScorer.uncalibrated(fit.networks, _reference_images(fit, reviews)) if pixels else None
     return Judgement(q, q, fit.judged, scorer)
 
 
@@ -96,7 +95,7 @@ def by_posterior(
         model = label_noise.fit(logits[unseen], given[unseen], counts)
     q = np.zeros((len(labels), reviews.images.classes))
     belief = np.zeros_like(q)
-    q[:, judged] = softmax(logits.astype(np.float64) / model.temperature, axis=1)
+    q[:, judged] = model.likelihood(logits)
     belief[:, judged] = np.where(is_judged[:, None], model.posterior(logits, given), q[:, judged])
     scorer = _calibrated_scorer(fit, reviews, by_pairs.temperature, unseen) if pixels else None
     return Judgement(q, belief, judged, scorer, weight)
@@ -114,7 +113,7 @@ def _calibrated_scorer(fit: Fit, reviews: Reviews, temperature: float, unseen: n
     """unseen: (n,) bool, the judged rows without an answer; where the expert saw all, the references stand in."""
     ordinary = fit.scores[unseen if unseen.any() else fit.references]
     references = _reference_images(fit, reviews)
-    return TrustScorer.of(fit.networks, references, mode="plus", temperature=temperature, ordinary=ordinary)
+    return TrustScorer.calibrated(fit.networks, references, temperature=temperature, ordinary=ordinary)
 
 
 def _reference_images(fit: Fit, reviews: Reviews) -> Images:

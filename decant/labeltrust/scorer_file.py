@@ -1,7 +1,7 @@
-"""A `decant.labeltrust.scorer.TrustScorer` on disk: safetensors with a JSON header, checked field by field when it is read.
+"""The file of a `decant.labeltrust.scorer.TrustScorer`: safetensors with a JSON header, both checked when it is read.
 
 Tensors: `networks.<i>.<weight>`, `references.pixels` (n, h, w, c) uint8, `references.labels` and `references.ids`
-(n,) int64. The header's one key `decant` holds the JSON of a `Header`. Nothing in such a file is ever executed.
+(n,) int64. The metadata's one key `decant` holds the JSON of a `Header`. Nothing in such a file is ever executed.
 """
 
 import json
@@ -30,6 +30,8 @@ Mode = Literal["plus", "paper"]
 
 @dataclass(frozen=True, kw_only=True)
 class Header(Block):
+    """The metadata of a scorer's file."""
+
     kind: Literal["trust_scorer"] = "trust_scorer"
     version: Literal[1] = 1
     mode: Mode
@@ -39,17 +41,19 @@ class Header(Block):
     channels: Literal[1, 3]
     class_names: tuple[str, ...]
     temperature: Annotated[float, Field(ge=0.01, le=100)] | None
-    """The calibration's three; null in mode `paper`."""
+    """This and the next two: the `Calibration`; null in mode `paper`."""
     slope: Annotated[float, Field(ge=0, le=1000)] | None
     intercept: Annotated[float, Field(ge=-1000, le=1000)] | None
     source: str
-    """Where the references came from, as `ingest.source` says it; and the checksum of those rows."""
+    """Where the references came from, as `ingest.source` says it."""
     checksum: str
+    """Of the rows that the references came from."""
 
 
 def write(
     path: Path, mode: Mode, networks: Sequence[Siamese], references: Images, calibration: Calibration | None
 ) -> None:
+    """Write a scorer's file at once; the same scorer gives the same bytes."""
     height, width, channels = references.shape
     fitted = asdict(calibration) if calibration else dict.fromkeys(("temperature", "slope", "intercept"))
     info = asdict(references.info)
@@ -68,9 +72,9 @@ def write(
 
 
 def read(path: Path) -> tuple[Mode, tuple[Siamese, ...], Images, Calibration | None]:
-    """(mode, networks in eval mode on the CPU, references, calibration).
+    """Read (mode, networks in eval mode on the CPU, references, calibration) from a scorer's file.
 
-    Raises: TableError, one line with the file and the field, when the file is missing, damaged or no scorer's.
+    Raises: TableError, one line with the file and the field, where the file is missing, damaged or no scorer's.
     """
     if not path.is_file():
         raise TableError(f"{path}: no such file; `decant run verify` writes it, or name another scorer's file")

@@ -38,14 +38,14 @@ from starlette.responses import Response
 from decant.data.decode import FORMATS, Rules, Undecodable, decode
 from decant.data.images import NO_LABEL, class_number
 from decant.errors import DecantError
-from decant.labeltrust.prior import parse_prior
+from decant.labeltrust.prior import Prior, parse_prior
 from decant.serve.batcher import Batcher, QueueFull
 from decant.serve.guard import CallerCheck, RequestLimit
 from decant.web.body_limit import BodyLimit, error_response
 from decant.web.sockets import listening
 
 if TYPE_CHECKING:
-    from decant.labeltrust.scorer import Judged, Prior, TrustScorer
+    from decant.labeltrust.scorer import Judged, TrustScorer
 
 TOKEN_VARIABLE = "DECANT_TOKEN"
 PATIENCE = 60.0  # seconds that a request waits for its answer
@@ -124,7 +124,7 @@ def address_of(listener: socket.socket) -> str:
 
 
 def create_app(
-    scorer: "TrustScorer", *, prior: "Prior" = "uniform", token: str = "", limits: Limits | None = None
+    scorer: "TrustScorer", *, prior: Prior = "uniform", token: str = "", limits: Limits | None = None
 ) -> FastAPI:
     limits = limits or Limits()
     names, (height, width, channels) = scorer.class_names, scorer.shape
