@@ -208,7 +208,7 @@ def test_a_class_too_rare_to_judge_is_kept_and_named() -> None:
     assert not outcome.verdicts["suggested_label"].isin([9]).any()
 
 
-def test_the_queue_has_no_opinion_of_a_row_whose_class_is_not_judged(tmp_path: Path) -> None:
+def test_the_queue_suggests_nothing_for_a_row_whose_class_is_not_judged(tmp_path: Path) -> None:
     """Two experts disagree about a nine; of nines there is no reference, and no budget for one."""
     images = rare_nines()
     known = [row for label in range(3) for row in np.flatnonzero(images.labels == label)[:2]]
@@ -240,7 +240,7 @@ def test_a_classifier_helps_where_few_steps_leave_the_network_weak() -> None:
 
 
 @pytest.mark.slow
-def test_a_classifier_that_learnt_a_trigger_is_not_heard() -> None:
+def test_a_classifier_that_learnt_a_trigger_gets_no_weight() -> None:
     """It predicts the attacker's label of every triggered row, also of those that it did not train on."""
     images = some_digits(600)
     attack = badnet.Settings(mode="dirty", victim=None, target=0, rate=0.1, size=6)

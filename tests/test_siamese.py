@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from decant.labeltrust.augmentation import augment
 from decant.labeltrust.siamese import (
     EMBED_BATCH,
     FEATURES,
     PAIR_FLOATS,
     Pool,
     Siamese,
-    augment,
     class_scores,
     draw_pairs,
     embed,

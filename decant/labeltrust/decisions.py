@@ -1,11 +1,11 @@
-"""The file of decisions: what people say about single rows, a CSV that DVC tracks.
+"""The file of decisions: people's answers about single rows, a CSV that DVC tracks.
 
-``id,label,expert,at,round,rows,why,trust,picture``. It is a log. Of what an expert says about a row the last line
-counts, and a line with a time (``at``) but a blank label takes their answer back: this is how the review page appends.
-A line without a time was written by hand; there ``id,label`` is enough, a blank label is a row not answered yet, and
-two that contradict each other are a mistake. How a row came to be asked about (`Asked`) stands beside the answer, so
-that a later run knows it, too. An answer is about a picture: a line that names another one (``picture``) than its row
-shows now doesn't count.
+``id,label,expert,at,round,rows,why,trust,picture``. The file is a log: of an expert's lines about a row the last one
+counts, and a line with a time (``at``) but a blank label takes their answer back. The review page appends such lines.
+A line without a time was written by hand: there ``id,label`` is enough, a blank label means that the row is not
+answered yet, and two lines that contradict each other are an error. How the row came to be asked about (`Asked`) stands
+beside the answer, so that a later run knows it, too. An answer is about a picture: a line that names another one
+(``picture``) than its row shows now doesn't count.
 """
 
 import csv
@@ -26,30 +26,31 @@ DECISION_COLUMNS = ("id", "label", "expert", "at", "round", "rows", "why", "trus
 UNNAMED = ""
 """The expert of lines that name none."""
 Shows = Callable[[int], str | None]
-"""What the row with that id shows now; blank where that is not known, None where there is no such row."""
+"""The picture that the row with that id shows now; blank: not known, None: there is no such row."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How a row came to be asked about, as the queue said it; all blank where nobody knows."""
+    """How a row came to be asked about, as the queue said; blank where that is not known."""
 
     round: int | None = None
     rows: int | None = None
-    """That the round asked about in all."""
+    """Rows that the round asked about in all."""
     why: str = ""
+    """The reason for showing the row, as `decant.labeltrust.review_rounds` has it."""
     trust: float | None = None
-    """In the given label, before the answer."""
+    """Trust in the given label before the answer."""
     picture: str = ""
-    """That the row showed, as `decant.data.tables.read_digests` names it."""
+    """The picture that the row showed, as `decant.data.tables.read_digests` names it."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A line of the file of decisions."""
+    """One line of the file of decisions."""
 
     id: int
     label: str
-    """As written; blank: the expert's answer is taken back."""
+    """As written; blank: the expert takes their answer back."""
     expert: str = UNNAMED
     at: str = ""
     """When, in ISO 8601; blank where a person wrote the line by hand."""
@@ -60,21 +61,22 @@ class Decision:
 
 @dataclass(frozen=True)
 class Decisions:
-    """The lines of the file that say something: all but hand-written ones whose label is still blank."""
+    """The lines of the file, except hand-written ones whose label is still blank."""
 
     path: Path
     lines: tuple[Decision, ...]
 
     def about(self, shows: Shows) -> "Decisions":
-        """Without the lines that name another picture than their row shows now: the data have changed since."""
+        """The decisions without the lines that name another picture than their row shows now."""
         lines = (line for line in self.lines if not line.asked.picture or shows(line.id) in ("", line.asked.picture))
         return replace(self, lines=tuple(lines))
 
     def rows(self) -> set[int]:
+        """Ids of the rows that some line is about."""
         return {line.id for line in self.lines}
 
     def votes(self, class_names: tuple[str, ...]) -> dict[int, dict[str, int]]:
-        """Row id to what each expert says of it: a class or UNCLEAR. Rows without an answer are left out.
+        """Row id to each expert's answer: a class or UNCLEAR. Rows without an answer are left out.
 
         Raises: StageError for a label that is no class, and for a hand-written row with two different answers.
         """
@@ -96,14 +98,14 @@ class Decisions:
         return {row: said for row, said in votes.items() if said}
 
     def asked(self) -> dict[int, Asked]:
-        """Row id to how it was asked, by the last line that says so; rows of which none does are left out."""
+        """Row id to how the row was asked about, by the last line that says so; other rows are left out."""
         return {line.id: line.asked for line in self.lines if line.asked != Asked()}
 
 
 def read_decisions(path: Path) -> Decisions:
-    """Nothing where the file is missing or empty.
+    """Read the file; no lines where it is missing or empty.
 
-    Raises: StageError when a column is missing, or a line is not what its columns say.
+    Raises: StageError when a column is missing, or a value is not of its column's kind.
     """
     if not path.is_file():
         return Decisions(path, ())
@@ -151,7 +153,7 @@ def agreed(votes: Mapping[str, int]) -> int | None:
 
 
 def parse_label(text: str, class_names: tuple[str, ...], *, where: str) -> int:
-    """A class name, its number or `unclear`; a name wins where it looks like another class's number.
+    """The class of a name, a number or `unclear`; a name wins where it looks like another class's number.
 
     Raises: StageError that begins with `where`.
     """
@@ -164,6 +166,6 @@ def parse_label(text: str, class_names: tuple[str, ...], *, where: str) -> int:
 
 
 def label_text(answer: int, class_names: tuple[str, ...]) -> str:
-    """What to write for an answer so that `parse_label` reads it back, whatever the classes are called."""
+    """The text of an answer that `parse_label` reads back, whatever the classes are called."""
     words = ("unclear", "Unclear", "UNCLEAR") if answer == UNCLEAR else (class_names[answer], str(answer))
     return next(word for word in words if word == word.strip() and parse_label(word, class_names, where="") == answer)

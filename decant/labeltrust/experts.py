@@ -1,11 +1,10 @@
-"""Who knows the right label: the trusted experts that LabelTrust asks about a few rows.
+"""Trusted experts: who tells the right label of the few rows that LabelTrust asks about.
 
-An expert is asked row by row and pays with a person's time for each, so every stage counts what it asked.
+Each row that an expert is shown takes a person's time, so every stage counts what it asked.
 
-* `Oracle` plays the expert in experiments: it knows a simulation's truth and answers for the rows that it is shown.
-* `FileExpert` is one person or several, through the file of their decisions (`decant.labeltrust.decisions`). A row without an
-  answer is not waited for: it goes to the queue of rows to answer next, and so does one about which the experts
-  disagree.
+* `Oracle` simulates the expert in experiments: it knows a simulation's truth and answers for the rows it is shown.
+* `FileExpert` is one person or several, through the file of their decisions (`decant.labeltrust.decisions`). It does
+  not wait: rows without an answer, and rows about which the experts disagree, are queued for the next run.
 """
 
 from collections.abc import Mapping
@@ -14,18 +13,23 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from decant.data.images import Images
 from decant.labeltrust.decisions import Asked, agreed, read_decisions
 
 
 class Expert(Protocol):
-    def ask(self, ids: np.ndarray) -> dict[int, int]:
-        """The right class of each row, or UNCLEAR; rows that are not answered yet are left out."""
+    """Whoever can be asked for the right labels of rows."""
+
+    def ask(self, ids: Int[np.ndarray, " r"]) -> dict[int, int]:
+        """The right class of each row, or UNCLEAR, by its id; rows that are not answered yet are left out."""
 
     def on_file(self) -> dict[int, Asked]:
-        """The rows that it has spoken of before this run, by id, and how each was asked. `ask` has no answer for those
-        that are open again: the experts disagree, or have taken back what they said."""
+        """The rows that were asked about before this run, by id, and how each was asked.
+
+        `ask` has no answer for those that are open again: the experts disagree, or have taken back their answer.
+        """
 
 
 class Oracle:
@@ -35,9 +39,9 @@ class Oracle:
         self._labels = dict(zip(images.ids.tolist(), images.labels.tolist(), strict=True))
         self._labels |= dict(zip(truth["id"].tolist(), truth["original_label"].tolist(), strict=True))
         self.asked = 0
-        """Rows shown to it so far; a row that is shown twice counts twice."""
+        """Rows shown so far; a row that is shown twice counts twice."""
 
-    def ask(self, ids: np.ndarray) -> dict[int, int]:
+    def ask(self, ids: Int[np.ndarray, " r"]) -> dict[int, int]:
         self.asked += len(ids)
         return {int(row): self._labels[int(row)] for row in ids}
 
@@ -46,9 +50,9 @@ class Oracle:
 
 
 class FileExpert:
-    """People's decisions from a CSV; a file that is missing or empty answers nothing.
+    """Answers from a CSV of people's decisions; where the file is missing or empty, there are none.
 
-    pictures: what every row shows now (`decant.data.tables.read_digests`); without, every answer counts.
+    pictures: what every row shows now (`decant.data.tables.read_digests`); None: every answer counts.
 
     Raises: StageError when a column is missing, a label is no class, or a hand-written row has two different answers.
     """
@@ -62,9 +66,9 @@ class FileExpert:
         asked = counting.asked()
         self._on_file = {row: asked.get(row, Asked()) for row in sorted(present & (votes.keys() | asked.keys()))}
         self.outdated = len((ever.rows() - counting.rows()) & present)
-        """Rows that were spoken of when they showed another picture, and not since."""
+        """Rows that were answered only when they showed another picture than now."""
 
-    def ask(self, ids: np.ndarray) -> dict[int, int]:
+    def ask(self, ids: Int[np.ndarray, " r"]) -> dict[int, int]:
         return {int(row): self._answers[int(row)] for row in ids if int(row) in self._answers}
 
     def on_file(self) -> dict[int, Asked]:

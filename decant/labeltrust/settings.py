@@ -22,8 +22,8 @@ class VerifySettings(Block):
     (docs/label-checks.md), after the expert was shown the first rows; there are no rounds and no scorer, and where one
     trains a classifier it is the default of the block `train`."""
     mode: Literal["plus", "paper"] = "plus"
-    """`plus`: the score of a row is the probability that its label is wrong, and rows with trusted labels are learnt
-    from, too; `paper`: the method as published, whose score is no probability."""
+    """`plus`: the score of a row is the probability that its label is wrong, and the networks are also trained on rows
+    whose labels are trusted; `paper`: the method as published, whose score is no probability."""
     references: Annotated[int, Field(ge=2, le=100)] = 10
     """Trusted rows per class before the first round (x in the paper)."""
     rounds: Count = 2
@@ -31,27 +31,29 @@ class VerifySettings(Block):
     reviews: Count = 5
     """Rows per class that the expert is shown in each round."""
     choice: Literal["active", "random"] = "active"
-    """Which rows those are: where an answer helps most, or any (to compare with)."""
+    """Which rows those are: those whose answer helps most, or random ones (to compare with)."""
     budget: Positive | None = None
     """Most rows that the expert is shown in all, references included; null: no limit but references, rounds and
     reviews. A round that can't afford a row per class is the end."""
     stop_below: Fraction = 0.0
-    """No further round once the trusts lead to expect less than this share of the rows to be judged wrongly, which is
-    the most that any review could gain. 0: all rounds. `plus` only."""
+    """No further round once less than this share of the rows is expected to be judged wrongly, by their trust; that
+    share is the most that any review could gain. 0: all rounds. `plus` only."""
     steps: Positive = 200
-    """Training steps of one Siamese network; those that also learn from rows whose label they agree with take up to
-    3 times as many, from 12,000 rows on. Mode `paper` was measured with 1,000."""
+    """Training steps of one Siamese network; in self-training up to 3 times as many, from 12,000 rows on. Mode `paper`
+    was measured with 1,000."""
     passes: Count = 1
-    """`plus`: self-training passes before the first round: rows whose label the network agrees with join its
-    training rows; two networks, each judges the other's. Every round ends with one more. 0: no self-training at all."""
+    """`plus`: self-training passes before the first round. In a pass two networks are trained, each on the references
+    and on the rows of one half whose label the last network shares; each judges the other half. Every round ends with
+    a further pass. 0: no self-training at all."""
     classifier: bool = False
-    """`plus`: a small classifier trained on the given labels, in five folds, is heard, too: for photographs, and
-    where people confuse classes. Not for data with triggers, which it learns: these need the pictures' own opinion."""
+    """`plus`: also use the out-of-fold predictions of a small classifier trained on the given labels, in five folds:
+    for photographs, and where people confuse classes. Not for data with triggers, as the classifier learns them
+    and then confirms the attacker's labels."""
     pretrain: Count = 0
     """Steps of contrastive learning on all rows without their labels, from which every network starts; 0: none."""
     threshold: Fraction | Rate = 0.5
-    """A row is kept when its trust is at least this; or the rate that the threshold must keep to, by what the trusts
-    lead to expect: `frr=0.02` (of the right labels refused) or `far=0.001` (of the wrong labels accepted)."""
+    """A row is kept when its trust is at least this; or a target rate, from which the threshold follows by the expected
+    rates: `frr=0.02` (share of the right labels that are refused) or `far=0.001` (share of the wrong ones accepted)."""
     action: Literal["drop", "relabel"] = "drop"
     """What happens to a row whose label is refuted; `relabel` only above `relabel_above`, else it is dropped."""
     relabel_above: Fraction = 0.95
@@ -60,16 +62,18 @@ class VerifySettings(Block):
     """Features of the rows to compare instead of their pixels: a Parquet file (columns `id` and `embedding`, a list of
     numbers) or .npy (row i belongs to id i). Then no scorer is written, as other pictures have no embedding here."""
     expert: Literal["oracle", "file", "person"] = "oracle"
-    """`oracle` answers from the simulation's truth (without a simulation it calls every label right); `file` answers
-    from data/inputs/decisions.csv; `person` too, and `decant run` brings up the review page and waits for the rows that
-    have no answer there yet."""
+    """`oracle` answers from the simulation's truth (without a simulation it confirms every label); `file` answers from
+    data/inputs/decisions.csv; `person` does the same, and `decant run` opens the review page and waits for the rows
+    that have no answer there yet."""
 
     def __post_init__(self) -> None:
         METHODS.require(self.method, "verify.method")
         if self.method != "labeltrust":
             self._refuse_what_only_labeltrust_knows()
         if self.mode == "paper" and isinstance(self.threshold, str):
-            raise SettingsError("verify.threshold: the score of mode paper is no probability and promises no rate")
+            raise SettingsError(
+                "verify.threshold: the score of mode paper is no probability, so no target rate; a number expected"
+            )
         if self.mode == "paper" and self.stop_below:
             raise SettingsError("verify.stop_below: the score of mode paper is no probability; 0 expected")
         if self.classifier and (self.mode == "paper" or self.embeddings):

@@ -1,4 +1,4 @@
-"""Experts: what they reveal, what they cost, and how a person's decisions are read."""
+"""Experts: what they reveal, how their answers are counted, and how a person's decisions are read."""
 
 from pathlib import Path
 

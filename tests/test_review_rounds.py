@@ -1,4 +1,4 @@
-"""Whom the expert is shown: a budget holds, is spread evenly, and the rounds end when they can't help."""
+"""Which rows the expert is shown: a budget holds, is spread evenly, and the rounds end when they can't help."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -205,7 +205,7 @@ def test_a_round_that_waits_for_answers_is_not_learnt_from(tmp_path: Path) -> No
     assert len(steps) == steps_of(replace(person.settings, rounds=0), person.images)
 
 
-def test_answers_keep_their_worth_under_another_seed(tmp_path: Path) -> None:
+def test_answers_count_the_same_under_another_seed(tmp_path: Path) -> None:
     person = Person(tmp_path, of_classes((0, 60), (1, 60), (6, 60)), PERSONS)
     before = person.until_nothing_is_open()
     person.seed = 1
