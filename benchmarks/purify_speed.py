@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from benchmarks._rows import ingested
 from decant.data.images import DatasetInfo, Images
-from decant.data.tables import images_writer, iter_images, sample_images
+from decant.data.tables import ImagesWriter, iter_images, sample_images
 from decant.models.networks import resnet18
 from decant.models.training import step as take_step
 from decant.purify.dvae import DVAE, PRESETS, loss
@@ -123,7 +123,7 @@ def make_million(path: Path) -> None:
     rng = np.random.default_rng(0)
     info = DatasetInfo(class_names=tuple("0123456789"), source="made up", checksum="")
     part = 10_000
-    with images_writer(path, (32, 32, 3), info) as writer:
+    with ImagesWriter(path, (32, 32, 3), info) as writer:
         for start in range(0, MILLION, part):
             blocks = rng.integers(0, 256, (part, 2, 2, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
             labels = rng.integers(0, 10, part).astype(np.int32)
@@ -138,7 +138,7 @@ def purify_slice(path: Path) -> None:
     shape, info = sample.shape, sample.info
     del sample  # as the stage does
     inference, rows = Inference(model, 0), 0
-    with images_writer(path.with_name("purified.parquet"), shape, info) as writer:
+    with ImagesWriter(path.with_name("purified.parquet"), shape, info) as writer:
         for part in iter_images(path):
             writer.write_images(inference.first_stage(part)[0])
             rows += len(part)

@@ -14,7 +14,7 @@ from decant.data.images import DatasetInfo
 from decant.data.ingest import Outcome, Part, check_outcomes, choose_parts, find_duplicates, sample_rules, write_part
 from decant.data.settings import IngestSettings
 from decant.data.sources import fingerprint, open_source
-from decant.data.tables import images_writer, write_places, write_rejected
+from decant.data.tables import ImagesWriter, write_places, write_rejected
 from decant.errors import SourceError
 from decant.files import write_text
 from decant.paths import SOURCE_FINGERPRINT
@@ -26,7 +26,7 @@ def write_probe(path: Path, ingest: IngestSettings, class_names: tuple[str, ...]
     """The clean rows that the user named, decoded by the dataset's rules; None, and an empty table, when none are."""
     if ingest.probe is None:
         info = DatasetInfo(class_names=class_names, source="", checksum="")
-        with images_writer(path, rules.shape, info):
+        with ImagesWriter(path, rules.shape, info):
             return None
     source = open_source(ingest.probe, test_fraction=ingest.test_fraction, rng=np.random.default_rng(0))
     if source.class_names != class_names:

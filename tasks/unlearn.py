@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from decant.data.tables import read_images
+from decant.data.tables import read_images, read_verdicts
 from decant.models import networks
 from decant.models.settings import TrainSettings
 from decant.models.training import architecture_of, steps_of
@@ -31,8 +31,9 @@ def run(
     model: Path,
     out: Path,
 ) -> UnlearnSummary:
+    verdicts = read_verdicts(detect_dir / "verdicts.parquet")
     rows, kept = read_images(images), read_images(detect_dir / "train.parquet")
-    flagged = rows.select(~np.isin(rows.ids, kept.ids))
+    flagged = rows.select(np.isin(rows.ids, verdicts.loc[verdicts["flagged"], "id"]))
     if not unlearn.enabled or not len(flagged):
         shutil.copyfile(model, out / "model.safetensors")
         reason = "switched off" if not unlearn.enabled else "nothing was flagged"

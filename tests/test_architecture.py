@@ -23,7 +23,7 @@ TRUTH_READERS = {
     "decant/data/tables.py",  # defines it
     "tasks/evaluate.py",
     "tasks/verify.py",  # builds the simulated expert
-    "tasks/report.py",
+    "decant/report/run.py",
     "decant/cli/explain.py",
 }
 

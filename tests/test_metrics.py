@@ -8,8 +8,7 @@ from samples import INFO
 from torch import Tensor, nn
 
 from decant.data.images import Images
-from decant.report.metrics import histogram, model_metrics, verdict_metrics
-from tasks.evaluate import guilty_rows
+from decant.report.metrics import histogram, model_metrics, rows_to_flag, verdict_metrics
 
 
 class Brightness(nn.Module):
@@ -65,7 +64,7 @@ def test_histogram_counts_every_row_once() -> None:
     assert bars["flagged"].iloc[-1] == 2 and bars["kept"].iloc[0] == 8
 
 
-def test_each_stage_is_guilty_of_its_own_kind_only() -> None:
+def test_each_check_ought_to_flag_its_own_kind_only() -> None:
     received = black_and_white([False] * 4, [0, 1, 5, 5])
     truth = pd.DataFrame(
         {
@@ -74,5 +73,5 @@ def test_each_stage_is_guilty_of_its_own_kind_only() -> None:
             "original_label": [0, 4, 8, 5, 0],  # id 2 dirty-label, id 3 label-consistent
         }
     )
-    guilty = guilty_rows(truth, received)
-    assert {stage: sorted(ids) for stage, ids in guilty.items()} == {"purify": [0], "verify": [1, 2], "detect": [2, 3]}
+    wanted = rows_to_flag(truth, pd.Series(received.labels, index=received.ids))
+    assert {check: sorted(ids) for check, ids in wanted.items()} == {"purify": [0], "verify": [1, 2], "detect": [2, 3]}

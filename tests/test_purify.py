@@ -10,7 +10,7 @@ from samples import digits
 
 from decant.attacks.base import load_attacks
 from decant.data.images import Images
-from decant.data.tables import iter_images, read_images, read_perturbations, sample_images, write_images
+from decant.data.tables import iter_images, iter_perturbations, read_images, sample_images, write_images
 from decant.purify.dvae import PRESETS
 from decant.purify.two_stage import Inference, PurifyStage, fit, to_uint8, write_parts
 
@@ -57,7 +57,7 @@ def test_parts_stream_into_whole_tables(tmp_path: Path) -> None:
     rows, rms = write_parts(iter(zip(parts, off, strict=True)), tmp_path / "x.parquet", tmp_path / "p.parquet")
     assert rows == len(train) and abs(rms - 25.5) < 0.05
     assert (read_images(tmp_path / "x.parquet").pixels == train.pixels).all()
-    ids, perturbations = read_perturbations(tmp_path / "p.parquet")
+    ids, perturbations = map(np.concatenate, zip(*iter_perturbations(tmp_path / "p.parquet"), strict=True))
     assert (ids == train.ids).all() and perturbations.shape == train.pixels.shape
     assert len(list(iter_images(tmp_path / "x.parquet"))) == len(parts)
 

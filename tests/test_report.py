@@ -18,7 +18,7 @@ from PIL import Image
 
 from decant.data.images import DatasetInfo, Images
 from decant.data.tables import (
-    perturbations_writer,
+    PerturbationsWriter,
     write_images,
     write_places,
     write_rejected,
@@ -27,8 +27,8 @@ from decant.data.tables import (
 )
 from decant.files import write_json
 from decant.report import charts
-from decant.report.page import most_suspicious
 from decant.report.pictures import diverging
+from decant.report.run import most_suspicious
 from decant.report.settings import ReportSettings
 from decant.summaries import (
     DetectSummary,
@@ -68,7 +68,7 @@ def verdicts(images: Images, stage: str, flagged: np.ndarray, action: str, rng: 
     )
 
 
-def summary_of(stage: str, rows: int, note: str) -> Summary:
+def summary_of(stage: str, rows: int, note: str, *, purified: int) -> Summary:
     every: dict[str, Any] = {"rows_in": rows, "rows_out": rows, "note": note}
     if stage == "ingest":
         none = dict.fromkeys(("test_rows", "left_out", "rejected", "probe_rows", "test_rows_in_train"), 0)
@@ -77,9 +77,9 @@ def summary_of(stage: str, rows: int, note: str) -> Summary:
     if stage == "purify_1":
         return Purify1Summary(**every, go_on=True)
     if stage == "purify_2":
-        return Purify2Summary(**every, flagged=rows, purified=rows, changed_rms=12.0)
+        return Purify2Summary(**every, flagged=purified, purified=purified, changed_rms=12.0)
     if stage == "detect":
-        return DetectSummary(**every, flagged=3, affected_points=2, left_out=0)
+        return DetectSummary(**every, flagged=3, affected_points=2, left_out=0, measure="influence on them (0 to 1)")
     if stage == "evaluate":
         return EvaluateSummary(**every, accuracy_received=0.25, accuracy_cleaned=0.981)
     return VerifySummary(**every)
@@ -112,15 +112,14 @@ def make_run(root: Path, *, known: bool = True, switched_off: bool = False, colo
     }
     for stage in ("ingest", "purify_1", "purify_2", "verify", "detect", "evaluate"):
         (root / stage).mkdir(parents=True)
-        summary_of(stage, n, "switched off: nothing done" if switched_off else f"{stage} did its <work>").write(
-            root / stage
-        )
+        note = "switched off: nothing done" if switched_off else f"{stage} did its <work>"
+        summary_of(stage, n, note, purified=0 if switched_off else n).write(root / stage)
         if stage in outputs:
             write_images(root / stage / "train.parquet", outputs[stage])
         if stage in frames:
             write_verdicts(root / stage / "verdicts.parquet", frames[stage])
     for stage in ("purify_1", "purify_2"):
-        with perturbations_writer(root / stage / "perturbations.parquet", received.shape) as writer:
+        with PerturbationsWriter(root / stage / "perturbations.parquet", received.shape) as writer:
             writer.write_perturbations(received.ids, noise / 2)
     rejected = {"split": ["train"], "row": [9], "path": ["x.png"], "reason": ["not an <image>"]}
     write_rejected(root / "ingest/rejected.parquet", pd.DataFrame(rejected))
@@ -129,20 +128,15 @@ def make_run(root: Path, *, known: bool = True, switched_off: bool = False, colo
     write_places(
         root / "ingest/places.parquet", pd.DataFrame({"id": range(n), "path": [f"'{i}\".png" for i in range(n)]})
     )
-    write_images(root / "train.parquet", received)
+    write_images(root / "simulate/train.parquet", received)
     write_images(root / "detect" / "affected.parquet", received.select(np.arange(0 if switched_off else 2)))
     truth = pd.DataFrame(
         {"id": range(6), "attack": ["badnet"] * 3 + ["label_noise"] * 3, "original_label": [0, 1, 2, 1, 2, 0]}
     )
-    write_truth(root / "truth.parquet", truth if known else truth[:0])
+    write_truth(root / "simulate/truth.parquet", truth if known else truth[:0])
     write_json(root / "metrics.json", METRICS if known else {})
     (root / "params.yaml").write_text(yaml.safe_dump({"seed": 3, "simulate": {"attacks": [{"name": "badnet"}]}}))
-    named = {
-        f"{stage}_dir": root / stage for stage in ("ingest", "purify_1", "purify_2", "verify", "detect", "evaluate")
-    }
-    files = {"metrics": "metrics.json", "settings": "params.yaml", "received": "train.parquet"}
-    files |= {"truth": "truth.parquet"}
-    return named | {name: root / file for name, file in files.items()}
+    return {"data": root, "metrics": root / "metrics.json", "settings": root / "params.yaml"}
 
 
 METRICS: dict[str, Any] = {
@@ -293,6 +287,22 @@ def test_page_without_metrics_or_findings_says_so(tmp_path: Path) -> None:
     assert reader.all("img") == []
 
 
+def test_a_section_about_what_did_not_happen_is_one_line(tmp_path: Path) -> None:
+    text = make_report(tmp_path, known=False, switched_off=True).read_text()
+    for section in ("purification", "labels", "influence", "truth"):
+        body = text.split(f'<section id="{section}"')[1].split("</section>")[0]
+        assert body.count("<p") == 1 and "<svg" not in body and "<h3" not in body, section
+
+
+def test_a_perturbation_that_the_simulation_planted_hangs_below_the_axis(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path)
+    planted = pd.DataFrame({"id": [0, 1], "attack": "lsp", "original_label": [0, 1]})
+    write_truth(tmp_path / "simulate/truth.parquet", planted)
+    report.run(report=ReportSettings(), out=tmp_path, **arguments)
+    section = (tmp_path / "index.html").read_text().split('<section id="purification"')[1].split("</section>")[0]
+    assert section.count('class="bar ink"') in (1, 2)  # two rows, in one bin or in two
+
+
 def test_poison_success_may_be_missing(tmp_path: Path) -> None:
     arguments = make_run(tmp_path)
     write_json(arguments["metrics"], {key: {"accuracy": 0.5, "rows": 30} for key in ("as_received", "cleaned")})
@@ -328,17 +338,15 @@ def test_perturbation_of_nothing_is_gray_and_signs_have_their_own_color() -> Non
 
 
 def test_higher_value_is_labelled_above_its_point_and_the_lower_below() -> None:
-    svg = str(charts.steps_chart([charts.Step(name="a b", accuracy=0.8, poison_success=0.8001)]))
-    heights = dict(re.findall(r'class="value (\w+)" x="[\d.]+" y="([\d.]+)"', svg.split('class="narrow"')[0]))
+    svg = str(charts.steps_chart([charts.StepFigures(name="a b", accuracy=0.8, poison_success=0.8001)]))
+    heights = dict(re.findall(r'class="value (\w+)" x="[\d.]+%" y="([\d.]+)"', svg))
     assert float(heights["orange"]) < float(heights["blue"])
 
 
 def test_histogram_bars_hold_every_row() -> None:
     scores = np.array([0.0, 0.1, 0.9, 1.0])
     svg = str(charts.histogram(scores, scores > 0.5, planted=None, threshold=0.5, axis="x", bins=2))
-    bars = re.findall(
-        r'class="bar (\w+)" x="[\d.]+" y="[\d.]+" width="[\d.]+" height="([\d.]+)"', svg.split("narrow")[0]
-    )
+    bars = re.findall(r'class="bar (\w+)" x="[\d.]+%" y="[\d.]+" width="[\d.]+%" height="([\d.]+)"', svg)
     assert [color for color, _ in bars] == ["blue", "orange"]
     assert len({height for _, height in bars}) == 1  # two rows each
 

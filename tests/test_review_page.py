@@ -15,7 +15,7 @@ from reviewing import QUEUE, pictures_in, pictures_of, review_files, store_in
 from toy_pipeline import environment
 
 from decant.cli import main
-from decant.data import tables
+from decant.data import parquet, tables
 from decant.review import serving
 from decant.review.app import BODY_BYTES, create_app
 from decant.review.gate import Gate
@@ -162,7 +162,7 @@ def test_page_knows_whether_any_pixel_was_purified(root: Path) -> None:
 
 
 def test_a_row_group_is_read_once_for_all_its_rows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "ROW_GROUP_BYTES", 100)  # about two rows each
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 100)  # about two rows each
     tables.write_images(root / "data/purify_2/train.parquet", pictures_of())
     groups: list[int] = []
     whole = tables.read_image_group

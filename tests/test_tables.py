@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import decant.data.images
-from decant.data import tables
+from decant.data import parquet, tables
 from decant.data.images import DatasetInfo, Images, RowsChecksum, concat_images, rows_checksum
 from decant.data.tables import apply_verdicts
 from decant.errors import TableError
@@ -76,7 +76,7 @@ def test_column_is_arrows_canonical_tensor_that_other_tools_know(tmp_path: Path)
 
 
 def test_a_large_table_streams_in_row_groups_of_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "ROW_GROUP_BYTES", 32 * 2**10)
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 32 * 2**10)
     written = images(rows=90, shape=(32, 16, 2))  # 90 KiB
     tables.write_images(tmp_path / "t.parquet", written)
     parts = list(tables.iter_images(tmp_path / "t.parquet"))
@@ -86,14 +86,14 @@ def test_a_large_table_streams_in_row_groups_of_a_bounded_size(tmp_path: Path, m
 
 def test_written_in_parts_or_at_once_the_rows_are_the_same(tmp_path: Path) -> None:
     written = images(rows=10)
-    with tables.images_writer(tmp_path / "t.parquet", written.shape, INFO) as writer:
+    with tables.ImagesWriter(tmp_path / "t.parquet", written.shape, INFO) as writer:
         for start in (0, 4, 8):
             writer.write_images(written.select(np.arange(start, min(start + 4, 10))))
     assert_same(tables.read_images(tmp_path / "t.parquet"), written)
 
 
 def test_info_may_be_written_last(tmp_path: Path) -> None:
-    with tables.images_writer(tmp_path / "t.parquet", (3, 5, 1), None) as writer:
+    with tables.ImagesWriter(tmp_path / "t.parquet", (3, 5, 1), None) as writer:
         writer.write_images(images())
         writer.write_info(INFO)
     assert tables.read_images(tmp_path / "t.parquet").info == INFO
@@ -108,7 +108,7 @@ def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_one_row_is_found_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "ROW_GROUP_BYTES", 1000)  # several row groups
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 1000)  # several row groups
     written = images(rows=90)
     tables.write_images(tmp_path / "t.parquet", written)
     found = tables.read_image_row(tmp_path / "t.parquet", int(written.ids[80]))
@@ -147,7 +147,7 @@ def test_checksum_depends_on_every_column_and_not_on_the_division_into_parts() -
 
 def test_an_exception_leaves_no_file(tmp_path: Path) -> None:
     def write_half() -> None:
-        with tables.images_writer(tmp_path / "t.parquet", (3, 5, 1), INFO) as writer:
+        with tables.ImagesWriter(tmp_path / "t.parquet", (3, 5, 1), INFO) as writer:
             writer.write_images(images())
             assert files_in(tmp_path) != ["t.parquet"], "the name appears only at the end"
             raise RuntimeError("in the middle")
@@ -159,7 +159,7 @@ def test_an_exception_leaves_no_file(tmp_path: Path) -> None:
 
 def test_an_exception_leaves_the_former_file(tmp_path: Path) -> None:
     tables.write_images(tmp_path / "t.parquet", images())
-    with pytest.raises(KeyboardInterrupt), tables.images_writer(tmp_path / "t.parquet", (3, 5, 1), INFO) as writer:
+    with pytest.raises(KeyboardInterrupt), tables.ImagesWriter(tmp_path / "t.parquet", (3, 5, 1), INFO) as writer:
         writer.write_images(images(rows=2))
         raise KeyboardInterrupt
     assert len(tables.read_images(tmp_path / "t.parquet")) == 7
@@ -254,9 +254,9 @@ def test_truth_rejected_and_perturbations_come_back(tmp_path: Path) -> None:
     tables.write_rejected(tmp_path / "r.parquet", rejected)
     pd.testing.assert_frame_equal(tables.read_rejected(tmp_path / "r.parquet"), rejected, check_dtype=False)
     taken_off = np.linspace(-1, 1, 2 * 15).reshape(2, 3, 5, 1)
-    with tables.perturbations_writer(tmp_path / "p.parquet", (3, 5, 1)) as writer:
+    with tables.PerturbationsWriter(tmp_path / "p.parquet", (3, 5, 1)) as writer:
         writer.write_perturbations(np.array([4, 7]), taken_off)
-    ids, found = tables.read_perturbations(tmp_path / "p.parquet")
+    ids, found = next(tables.iter_perturbations(tmp_path / "p.parquet"))
     assert ids.tolist() == [4, 7]
     np.testing.assert_allclose(found, taken_off, atol=2**-11)  # half of float16's spacing below 1
 

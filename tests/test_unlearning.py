@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from samples import ROOT, digits
@@ -13,7 +14,7 @@ from torch import nn
 
 from decant.attacks.base import load_attacks
 from decant.data.images import Images, concat_images
-from decant.data.tables import write_images
+from decant.data.tables import write_images, write_verdicts
 from decant.errors import SettingsError
 from decant.models import networks
 from decant.models.settings import TrainSettings
@@ -141,11 +142,20 @@ def test_potion_heals_what_retraining_cannot_when_half_of_the_poison_is_found() 
     assert accuracy(unlearn_with("potion", partly).model, triggered) < 0.1  # type: ignore[operator]
 
 
+def verdicts_on(task: Task) -> pd.DataFrame:
+    flagged = np.repeat([False, True], [len(task.kept), len(task.flagged)])
+    action, ids = np.where(flagged, "drop", "keep"), np.concatenate([task.kept.ids, task.flagged.ids])
+    return pd.DataFrame(
+        {"id": ids, "stage": "detect", "score": 0.5, "flagged": flagged, "action": action, "reason": ""}
+    )
+
+
 def staged(folder: Path, method: str) -> tuple[nn.Module, UnlearnSummary]:
     """(the model that the stage leaves, its summary)."""
     task, _, affected = backdoored()
     write_images(folder / "rows.parquet", concat_images([task.kept, task.flagged]))
     write_images(folder / "train.parquet", task.kept)
+    write_verdicts(folder / "verdicts.parquet", verdicts_on(task))
     write_images(folder / "affected.parquet", affected)
     networks.save(folder / "trained.safetensors", task.model, architecture_of(task.kept, TRAIN))
     summary = unlearn.run(

@@ -21,7 +21,8 @@ import pyarrow as pa
 from PIL import Image
 
 from decant.data.images import Images
-from decant.data.tables import TableWriter, iter_images, read_labels, read_places
+from decant.data.parquet import TableWriter
+from decant.data.tables import iter_images, read_labels, read_places
 
 ROWS_PER_GROUP = 1000  # as `datasets` itself writes images: its viewers and streaming readers fetch one group at a time
 AUDIT_COLUMNS = ("id", "stage", "action", "label_received", "label_now", "score", "reason", "path")

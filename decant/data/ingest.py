@@ -14,9 +14,10 @@ import pandas as pd
 
 from decant.data.decode import Decoded, Rules, choose_rules, decode_batches
 from decant.data.images import DatasetInfo, Images, RowsChecksum, pixel_digests
+from decant.data.parquet import ROW_GROUP_BYTES
 from decant.data.settings import IngestSettings
 from decant.data.sources.base import Source, Split
-from decant.data.tables import REJECTED, ROW_GROUP_BYTES, images_writer
+from decant.data.tables import REJECTED, ImagesWriter
 from decant.errors import SourceError
 from decant.runtime import Progress
 
@@ -134,7 +135,7 @@ def write_part(
     rejected = [(int(row), part.split.faults[int(row)]) for row in part.faulty]
     kept: list[tuple[np.ndarray, np.ndarray]] = []  # (rows, digests)
     info = DatasetInfo(class_names=names, source=source, checksum="")
-    with images_writer(path, rules.shape, None) as writer:
+    with ImagesWriter(path, rules.shape, None) as writer:
         for decoded in _row_groups(_decoded(part, rules, rejected, progress), rules):
             ids, labels = part.split.ids[decoded.rows], part.split.labels[decoded.rows].astype(np.int32)
             images = Images(ids, decoded.pixels, labels, info)

@@ -5,147 +5,87 @@
 * **Verdicts** ``id | stage | score | flagged | action | suggested_label | suggested_trust | reason``. Higher scores are
   more suspicious. What a stage suggests and how far it trusts that may be null, and be left out of what is written.
 * **Truth** ``id | attack | original_label``: which rows a simulation poisoned. For measuring only.
-* **Perturbations** ``id | perturbation fixed_shape_tensor<float16>``: what purification took off, in [-1, 1].
+* **Perturbations** ``id | perturbation fixed_shape_tensor<float16>(height, width, channel)``: what purification
+  removed, received less purified, in [-1, 1].
 * **Places** ``id | path``: where in the source a person finds each row that ingest took.
 * **Rejected** ``split | row | path | reason``: rows of the source that ingest could not use.
 
-Files are Parquet with zstd and row groups of about 32 MiB, written under a temporary name and renamed: a file that
-exists is complete. The same rows give the same bytes.
+How they lie in their files: `decant.data.parquet`.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, Float16, Int32, Int64
 
 from decant.data.images import METADATA_KEY, DatasetInfo, Images, pixel_digests
+from decant.data.parquet import (
+    TableWriter,
+    array_column,
+    array_values,
+    check_columns,
+    open_table,
+    read_frame,
+    required,
+    write_frame,
+)
 from decant.errors import TableError
-from decant.files import replacing
+from decant.streams import stream
 
-ROW_GROUP_BYTES = 32 * 2**20
 ACTIONS = ("keep", "drop", "relabel", "purify")  # purify: the row stays, with other pixels
 
-
-def _required(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, nullable=False)
-
-
-_ID, _LABEL, _REASON = _required("id", pa.int64()), _required("label", pa.int32()), _required("reason", pa.string())
+_ID, _LABEL, _REASON = required("id", pa.int64()), required("label", pa.int32()), required("reason", pa.string())
 VERDICTS = pa.schema(
     [
         _ID,
-        _required("stage", pa.string()),
-        _required("score", pa.float32()),
-        _required("flagged", pa.bool_()),
-        _required("action", pa.string()),
+        required("stage", pa.string()),
+        required("score", pa.float32()),
+        required("flagged", pa.bool_()),
+        required("action", pa.string()),
         pa.field("suggested_label", pa.int32()),
         pa.field("suggested_trust", pa.float32()),
         _REASON,
     ]
 )
-TRUTH = pa.schema([_ID, _required("attack", pa.string()), _required("original_label", pa.int32())])
-PLACES = pa.schema([_ID, _required("path", pa.string())])
+TRUTH = pa.schema([_ID, required("attack", pa.string()), required("original_label", pa.int32())])
+PLACES = pa.schema([_ID, required("path", pa.string())])
 REJECTED = pa.schema(
-    [_required("split", pa.string()), _required("row", pa.int64()), _required("path", pa.string()), _REASON]
+    [required("split", pa.string()), required("row", pa.int64()), required("path", pa.string()), _REASON]
 )
 
 
-# Images: streaming reader and writer ----------------------------------------------------------------------------------
+# Images ---------------------------------------------------------------------------------------------------------------
 
 
-def _images_schema(shape: tuple[int, ...], info: DatasetInfo | None) -> pa.Schema:
-    image = _required("image", pa.fixed_shape_tensor(pa.uint8(), shape))
-    return pa.schema([_ID, image, _LABEL], metadata=info.to_metadata() if info else None)
+class ImagesWriter(TableWriter):
+    """Writes an Images table part by part."""
 
-
-class TableWriter:
-    """Writes batches to Parquet one row group after the other, and shows the file only when all of it is there.
-
-    Use it as a context manager; an exception inside leaves no file behind, neither whole nor partial.
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema):
-        self._replacing = replacing(path)
-        self._schema = schema
-
-    def __enter__(self) -> Self:
-        temporary = self._replacing.__enter__()
-        self._writer = pq.ParquetWriter(temporary, self._schema, compression="zstd")
-        return self
-
-    def write(self, *columns: pa.Array) -> None:
-        table = pa.Table.from_arrays(list(columns), schema=self._schema)
-        row_bytes = max(1, table.nbytes // max(1, len(table)))
-        self._writer.write_table(table, row_group_size=max(1, ROW_GROUP_BYTES // row_bytes))
+    def __init__(self, path: Path, shape: tuple[int, int, int], info: DatasetInfo | None):
+        image = required("image", pa.fixed_shape_tensor(pa.uint8(), shape))
+        metadata = info.to_metadata() if info else None
+        super().__init__(path, pa.schema([_ID, image, _LABEL], metadata=metadata))
 
     def write_images(self, images: Images) -> None:
-        self.write(pa.array(images.ids), _tensor_column(images.pixels), pa.array(images.labels))
-
-    def write_perturbations(self, ids: np.ndarray, perturbations: np.ndarray) -> None:
-        """perturbations: (n, height, width, channel), in [-1, 1]; stored as float16."""
-        self.write(pa.array(ids), _tensor_column(perturbations.astype(np.float16)))
+        self.write(pa.array(images.ids), array_column(images.pixels), pa.array(images.labels))
 
     def write_info(self, info: DatasetInfo) -> None:
-        """For a writer opened without info: what is known only when all rows are through, such as a checksum."""
-        self._writer.add_key_value_metadata(info.to_metadata())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.close()
-        self._replacing.__exit__(kind, error, trace)
-
-
-def _tensor_column(array: np.ndarray) -> pa.Array:
-    if not len(array):  # which from_numpy_ndarray refuses
-        kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(array.dtype), array.shape[1:])
-        return pa.ExtensionArray.from_storage(kind, pa.array([], kind.storage_type))
-    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
-
-
-def _tensor_values(column: pa.ChunkedArray) -> np.ndarray:
-    chunks = [chunk.to_numpy_ndarray() for chunk in column.chunks if len(chunk)]
-    if not chunks:
-        return np.empty((0, *column.type.shape), column.type.value_type.to_pandas_dtype())
-    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-
-
-def images_writer(path: Path, shape: tuple[int, int, int], info: DatasetInfo | None) -> TableWriter:
-    return TableWriter(path, _images_schema(shape, info))
+        """For a writer without info: what is known only when all rows are through."""
+        self.write_metadata(info.to_metadata())
 
 
 def write_images(path: Path, images: Images) -> None:
-    with images_writer(path, images.shape, images.info) as writer:
+    with ImagesWriter(path, images.shape, images.info) as writer:
         writer.write_images(images)
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    if not path.is_file():
-        raise TableError(f"{path}: no such file; run the stage that writes it first (`decant status` shows which)")
-    try:
-        return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise TableError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
-
-
-def _check_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
-    for field in expected:
-        if field.name not in found.names:
-            raise TableError(f"{path}: column {field.name!r}: {field.type} expected, no such column found")
-        if found.field(field.name).type != field.type:
-            kind = found.field(field.name).type
-            raise TableError(f"{path}: column {field.name!r}: {field.type} expected, {kind} found")
-
-
 def _images_file(path: Path) -> tuple[pq.ParquetFile, DatasetInfo]:
-    file = _open(path)
+    file = open_table(path)
     schema = file.schema_arrow
-    _check_columns(path, schema, pa.schema([_ID, _LABEL]))
+    check_columns(path, schema, pa.schema([_ID, _LABEL]))
     kind = schema.field("image").type if "image" in schema.names else "no such column"
     if not (isinstance(kind, pa.FixedShapeTensorType) and kind.value_type == pa.uint8() and len(kind.shape) == 3):
         raise TableError(
@@ -158,17 +98,61 @@ def iter_images(path: Path) -> Iterator[Images]:
     """The table one row group at a time: about 32 MiB of pixels in memory, whatever the file's size."""
     file, info = _images_file(path)
     for group in range(file.num_row_groups):
-        yield _to_images(file.read_row_group(group), info, path)
+        yield _row_group(file, group, info, path)
     pa.default_memory_pool().release_unused()  # Arrow keeps some hundred MiB of what it read
 
 
+def _row_group(file: pq.ParquetFile, group: int, info: DatasetInfo, path: Path) -> Images:
+    table = file.read_row_group(group).combine_chunks()
+    labels = _label_values(table, info, path)
+    pixels = array_values(table.column("image").chunk(0))
+    return Images(table.column("id").to_numpy(), pixels, labels, info)
+
+
+def _label_values(table: pa.Table, info: DatasetInfo, path: Path) -> Int32[np.ndarray, " n"]:
+    labels = table.column("label").to_numpy()
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(info.class_names):
+        raise TableError(
+            f"{path}: column 'label': 0 to {len(info.class_names) - 1} expected, {labels.min()} to {labels.max()} found"
+        )
+    return labels
+
+
 def read_images(path: Path) -> Images:
-    """The whole table in memory.
+    """The whole table in memory, and no more than a row group beside it.
 
     Raises: TableError when the file is missing or its columns are not those of an Images table.
     """
+    return _gathered(path, np.ones(count_rows(path), bool))
+
+
+def sample_images(path: Path, limit: int, *, seed: int) -> Images:
+    """At most `limit` rows, drawn at random, in the table's order; no more than a row group beside them in memory.
+
+    The same rows of every table of that length: the draw depends on the number of rows and the seed alone.
+    """
+    n = count_rows(path)
+    if n <= limit:
+        return read_images(path)
+    wanted = np.zeros(n, bool)
+    wanted[stream(seed, "sample of rows").choice(n, limit, replace=False)] = True
+    return _gathered(path, wanted)
+
+
+def _gathered(path: Path, wanted: Bool[np.ndarray, " n"]) -> Images:
+    """The wanted rows. Filled in place: parts that are joined in the end would be in memory twice."""
     file, info = _images_file(path)
-    return _to_images(file.read(), info, path)
+    shape, rows = tuple(file.schema_arrow.field("image").type.shape), int(wanted.sum())
+    found = Images(np.empty(rows, np.int64), np.empty((rows, *shape), np.uint8), np.empty(rows, np.int32), info)
+    start = filled = 0
+    for part in iter_images(path):
+        chosen = wanted[start : start + len(part)]
+        place = slice(filled, filled + int(chosen.sum()))
+        found.ids[place], found.pixels[place], found.labels[place] = (
+            part.ids[chosen], part.pixels[chosen], part.labels[chosen],
+        )  # fmt: skip
+        start, filled = start + len(part), place.stop
+    return found
 
 
 def read_image_row(path: Path, row_id: int) -> Images | None:
@@ -186,54 +170,15 @@ def read_image_group(path: Path, row_id: int) -> Images | None:
         if known is not None and known.has_min_max and not known.min <= row_id <= known.max:
             continue
         if row_id in file.read_row_group(group, columns=["id"]).column("id").to_numpy():
-            return _to_images(file.read_row_group(group), info, path)
+            return _row_group(file, group, info, path)
     return None
 
 
-def _label_values(table: pa.Table, info: DatasetInfo, path: Path) -> np.ndarray:
-    labels = table.column("label").to_numpy()
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(info.class_names):
-        raise TableError(
-            f"{path}: column 'label': 0 to {len(info.class_names) - 1} expected, {labels.min()} to {labels.max()} found"
-        )
-    return labels
-
-
-def _to_images(table: pa.Table, info: DatasetInfo, path: Path) -> Images:
-    labels = _label_values(table, info, path)
-    return Images(table.column("id").to_numpy(), _tensor_values(table.column("image")), labels, info)
-
-
-def sample_images(path: Path, limit: int, *, seed: int) -> Images:
-    """At most `limit` rows, drawn at random, in the table's order; no more than a row group beside them in memory.
-
-    The same rows of every table of that length: the draw depends on the number of rows and the seed alone.
-    """
-    n = count_rows(path)
-    if n <= limit:
-        return read_images(path)
-    drawn = np.zeros(n, bool)
-    drawn[np.random.default_rng(seed).choice(n, limit, replace=False)] = True
-    file, info = _images_file(path)
-    shape = tuple(file.schema_arrow.field("image").type.shape)
-    # Filled in place: parts joined in the end would be in memory twice.
-    sample = Images(np.empty(limit, np.int64), np.empty((limit, *shape), np.uint8), np.empty(limit, np.int32), info)
-    start = filled = 0
-    for part in iter_images(path):
-        chosen = drawn[start : start + len(part)]
-        rows = slice(filled, filled + int(chosen.sum()))
-        sample.ids[rows], sample.pixels[rows], sample.labels[rows] = (
-            part.ids[chosen], part.pixels[chosen], part.labels[chosen],
-        )  # fmt: skip
-        start, filled = start + len(part), rows.stop
-    return sample
-
-
 def is_images_table(path: Path) -> bool:
-    return METADATA_KEY in (_open(path).metadata.metadata or {})
+    return METADATA_KEY in (open_table(path).metadata.metadata or {})
 
 
-def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, DatasetInfo]:
+def read_labels(path: Path) -> tuple[Int64[np.ndarray, " n"], Int32[np.ndarray, " n"], DatasetInfo]:
     """(ids, labels, info) of an Images table, without its pixels."""
     file, info = _images_file(path)
     table = file.read(columns=["id", "label"])
@@ -241,8 +186,10 @@ def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, DatasetInfo]:
 
 
 def read_digests(path: Path) -> dict[int, str]:
-    """Id to a name of the row's picture by its pixels, whatever its id: p and a digest of 16 hexadecimal digits (a
-    spreadsheet takes some of these for numbers and rounds them)."""
+    """Id to a name of the row's picture by its pixels: p and a digest of 16 hexadecimal digits.
+
+    The p is there for spreadsheets, which take some digests for numbers and round them.
+    """
     return {
         int(row): f"p{digest:016x}"
         for images in iter_images(path)
@@ -256,10 +203,32 @@ def read_info(path: Path) -> DatasetInfo:
 
 
 def count_rows(path: Path) -> int:
-    return _open(path).metadata.num_rows
+    return open_table(path).metadata.num_rows
 
 
-# Verdicts, Places, Rejected, Truth, Perturbations ---------------------------------------------------------------------
+# Perturbations --------------------------------------------------------------------------------------------------------
+
+
+class PerturbationsWriter(TableWriter):
+    """Writes a Perturbations table part by part."""
+
+    def __init__(self, path: Path, shape: tuple[int, int, int]):
+        super().__init__(path, pa.schema([_ID, pa.field("perturbation", pa.fixed_shape_tensor(pa.float16(), shape))]))
+
+    def write_perturbations(self, ids: Int64[np.ndarray, " n"], perturbations: Float[np.ndarray, "n h w c"]) -> None:
+        """perturbations: in [-1, 1]; stored as float16."""
+        self.write(pa.array(ids), array_column(perturbations.astype(np.float16)))
+
+
+def iter_perturbations(path: Path) -> Iterator[tuple[Int64[np.ndarray, " n"], Float16[np.ndarray, "n h w c"]]]:
+    """(ids, perturbations) of one row group after the other."""
+    file = open_table(path)
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group).combine_chunks()
+        yield table.column("id").to_numpy(), array_values(table.column("perturbation").chunk(0))
+
+
+# Verdicts, Places, Rejected, Truth ------------------------------------------------------------------------------------
 
 
 def write_verdicts(path: Path, verdicts: pd.DataFrame) -> None:
@@ -272,66 +241,37 @@ def write_verdicts(path: Path, verdicts: pd.DataFrame) -> None:
         raise TableError(f"{path}: column 'id': one verdict per row expected, id {doubled} found twice")
     if not np.isfinite(verdicts["score"]).all():
         raise TableError(f"{path}: column 'score': finite numbers expected, NaN or infinity found")
-    _write_frame(path, verdicts, VERDICTS)
+    write_frame(path, verdicts, VERDICTS)
 
 
 def read_verdicts(path: Path) -> pd.DataFrame:
-    return _read_frame(path, VERDICTS)
+    return read_frame(path, VERDICTS).astype({"suggested_label": "Int32"})
 
 
 def write_places(path: Path, places: pd.DataFrame) -> None:
-    _write_frame(path, places, PLACES)
+    write_frame(path, places, PLACES)
 
 
 def read_places(path: Path) -> "pd.Series[str]":
     """Where in the source a person finds each row, by its id."""
-    return _read_frame(path, PLACES).set_index("id")["path"]
+    return read_frame(path, PLACES).set_index("id")["path"]
 
 
 def write_rejected(path: Path, rejected: pd.DataFrame) -> None:
-    _write_frame(path, rejected, REJECTED)
+    write_frame(path, rejected, REJECTED)
 
 
 def read_rejected(path: Path) -> pd.DataFrame:
-    return _read_frame(path, REJECTED)
+    return read_frame(path, REJECTED)
 
 
 def write_truth(path: Path, truth: pd.DataFrame) -> None:
-    _write_frame(path, truth, TRUTH)
+    write_frame(path, truth, TRUTH)
 
 
 def read_truth(path: Path) -> pd.DataFrame:
     """Which rows a simulation poisoned. A test holds who may call this: never a method that is being measured."""
-    return _read_frame(path, TRUTH)
-
-
-def perturbations_writer(path: Path, shape: tuple[int, int, int]) -> TableWriter:
-    return TableWriter(path, pa.schema([_ID, pa.field("perturbation", pa.fixed_shape_tensor(pa.float16(), shape))]))
-
-
-def read_perturbations(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, perturbations (n, height, width, channel) float16)."""
-    table = _open(path).read()
-    return table.column("id").to_numpy(), _tensor_values(table.column("perturbation"))
-
-
-def _write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
-    missing = [field for field in schema if not field.nullable and field.name not in frame]
-    if missing:
-        raise TableError(f"{path}: column {missing[0].name!r}: {missing[0].type} expected, none given")
-    whole = frame.reindex(columns=schema.names)
-    table = pa.Table.from_pandas(whole, schema=schema, preserve_index=False).replace_schema_metadata()
-    with TableWriter(path, schema) as writer:
-        writer.write(*(column.combine_chunks() for column in table.columns))
-
-
-def _read_frame(path: Path, schema: pa.Schema) -> pd.DataFrame:
-    file = _open(path)
-    _check_columns(path, file.schema_arrow, schema)
-    frame = file.read(columns=schema.names).to_pandas()
-    if "suggested_label" in frame:
-        frame["suggested_label"] = frame["suggested_label"].astype("Int32")
-    return frame
+    return read_frame(path, TRUTH)
 
 
 # The only place where a row is dropped or relabelled ------------------------------------------------------------------
@@ -343,13 +283,13 @@ def apply_verdicts(images: Images, verdicts: pd.DataFrame) -> Images:
     A row without a verdict is kept as it is. Raises TableError when a verdict names an id that the images do not have,
     or asks for a relabel without saying to what.
     """
-    strangers = np.setdiff1d(verdicts["id"].to_numpy(), images.ids)
-    if len(strangers):
-        raise TableError(f"verdicts: column 'id': ids of the images expected, {strangers[0]} found")
+    unknown = np.setdiff1d(verdicts["id"].to_numpy(), images.ids)
+    if len(unknown):
+        raise TableError(f"verdicts: column 'id': ids of the images expected, {unknown[0]} found")
     relabel = verdicts[verdicts["action"] == "relabel"].reindex(columns=["id", "suggested_label"])
     if relabel["suggested_label"].isna().any():
-        doubtful = int(relabel.loc[relabel["suggested_label"].isna(), "id"].iloc[0])
-        raise TableError(f"verdicts: column 'suggested_label': a label expected to relabel id {doubtful}, none found")
+        missing = int(relabel.loc[relabel["suggested_label"].isna(), "id"].iloc[0])
+        raise TableError(f"verdicts: column 'suggested_label': a label expected to relabel id {missing}, none found")
     corrected = pd.Series(images.labels, index=images.ids)
     corrected.loc[relabel["id"].to_numpy()] = relabel["suggested_label"].to_numpy(dtype=np.int32)
     dropped = verdicts.loc[verdicts["action"] == "drop", "id"].to_numpy()

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from decant.data.images import Images
-from decant.data.tables import count_rows, images_writer, iter_images
+from decant.data.tables import count_rows, ImagesWriter, iter_images
 from decant.purify.gate import RowScorer, ShortcutTest, probe_sample, reliance, row_threshold
 from decant.purify.settings import PurifySettings
 
@@ -62,7 +62,7 @@ def write_chosen(
     """Writes purified pixels where `wanted`, else those received. Returns each row's RMS change in grey levels."""
     example = next(iter_images(received))
     changes, start = [], 0
-    with images_writer(path, example.shape, example.info) as writer:
+    with ImagesWriter(path, example.shape, example.info) as writer:
         for before, after in pairs(received, everything):
             chosen = wanted[start : start + len(before), None, None, None]
             result = before.with_pixels(np.where(chosen, after.pixels, before.pixels))

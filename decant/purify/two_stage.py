@@ -25,7 +25,7 @@ from jaxtyping import Float, Float16, Int, UInt8
 from torch import Tensor
 
 from decant.data.images import Images
-from decant.data.tables import images_writer, iter_images, perturbations_writer
+from decant.data.tables import ImagesWriter, PerturbationsWriter, iter_images
 from decant.models.training import as_float, epochs_of_batches, labels_to_device, step, to_device
 from decant.purify.dvae import DVAE, Recipe, loss, recipe
 from decant.purify.settings import PurifySettings, PurifyStageSettings
@@ -167,8 +167,8 @@ def write_parts(parts: Parts, images_path: Path, perturbations_path: Path) -> tu
     shape, info = first[0].shape, first[0].info
     rows, squares = 0, 0.0
     with (
-        images_writer(images_path, shape, info) as images,
-        perturbations_writer(perturbations_path, shape) as perturbations,
+        ImagesWriter(images_path, shape, info) as images,
+        PerturbationsWriter(perturbations_path, shape) as perturbations,
     ):
         for part, perturbation in chain([first], parts):
             images.write_images(part)

@@ -1,21 +1,23 @@
 """Inline SVG for the report: the steps chart, score histograms, small tracks. Pure functions from numbers to markup.
 
-Colours are CSS classes, so that one drawing serves light, dark and print: `blue` for what should be high and rows that
-are kept, `orange` for what should be low and rows that are flagged. Each chart is drawn twice, at two widths; the style
-sheet shows one: on a phone, text that shrinks with the drawing can't be read.
+Each drawing fits any width without scripts: places along x are percentages of the drawing, places along y and all text
+sizes are CSS pixels, and a label that may need two lines is HTML below it. Colours are CSS classes, so that one drawing
+serves light, dark and print: `blue` for what should be high and rows that are kept, `orange` for what should be low and
+rows that are flagged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup, escape
+from jaxtyping import Bool, Float
+from markupsafe import Markup
 
-WIDE, NARROW = 1024, 360  # CSS pixels
+from decant.report.words import percent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class StepFigures:
     """One model on the way; fractions in [0, 1], None where it was not measured."""
 
     name: str
@@ -26,106 +28,121 @@ class Step:
     """Stands beside the sequence (the oracle) and is not joined to it by a line."""
 
 
-def percent(fraction: float | None, digits: int = 1) -> str:
-    return "–" if fraction is None else f"{100 * fraction:.{digits}f}\u00a0%"
+@dataclass(frozen=True)
+class Plot:
+    """Where the values 0 and 1 lie in a drawing, in CSS pixels from its top."""
+
+    top: float
+    base: float
+    height: float
+    """Of the whole drawing."""
+
+    def y(self, value: float) -> float:
+        return self.base - (self.base - self.top) * value
 
 
-def responsive(draw_wide: Markup, draw_narrow: Markup) -> Markup:
-    return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(draw_wide, draw_narrow)
+STEPS_PLOT = Plot(top=28, base=254, height=272)
+BARS, HANGING = Plot(top=24, base=170, height=196), 48  # kept and flagged rows; depth of the bars below the axis
+LABEL_ABOVE, LABEL_BELOW = -11, 21  # a value beside its point
+MARK = 5  # half a marker's size
+CLOSE_TO_THE_END = 80  # percent of the width, from which on a label stands to the left of its line
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Accuracy and poison success along the steps
 # ---------------------------------------------------------------------------------------------------------------------
 
-SERIES = (("accuracy", "blue", "accuracy"), ("poison_success", "orange", "poison success"))
+
+@dataclass(frozen=True)
+class Series:
+    key: str
+    """Field of StepFigures."""
+    color: str
+    name: str
+    square: bool
+    """The marker's shape tells the series to those who can't tell the colours apart."""
 
 
-def steps_chart(steps: Sequence[Step]) -> Markup:
-    return responsive(_steps(steps, WIDE), _steps(steps, NARROW))
+ACCURACY = Series("accuracy", "blue", "accuracy", square=False)
+POISON_SUCCESS = Series("poison_success", "orange", "poison success", square=True)
 
 
-def _steps(steps: Sequence[Step], width: int) -> Markup:
+def steps_chart(steps: Sequence[StepFigures]) -> Markup:
     """Two lines over the steps. The higher of two values is labelled above its point, the lower one below."""
-    wide = width == WIDE
-    top, bottom, left, right = (28, 300, 48, 128) if wide else (56, 300, 38, 4)
-    column = (width - left - right) / max(1, len(steps))
-    xs = [left + column * (i + 0.5) for i in range(len(steps))]
-
-    def y(fraction: float) -> float:
-        return bottom - 18 - (bottom - 18 - top) * fraction
-
-    parts = [_grid(left, width - right, y)]
+    xs = [100 * (i + 0.5) / len(steps) for i in range(len(steps))]
+    drawn = [series for series in (ACCURACY, POISON_SUCCESS) if any(_value(step, series) is not None for step in steps)]
+    parts = [_grid(STEPS_PLOT, [(tick, percent(tick, 0) if tick in (0, 0.5, 1) else "") for tick in np.arange(5) / 4])]
     if steps and steps[-1].apart:
-        x = (xs[-1] + xs[-2]) / 2 if len(xs) > 1 else left
-        parts.append(f'<line class="apart" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 8}" y2="{bottom + 44}"/>')
-        if steps[-1].accuracy is not None:
-            level = y(steps[-1].accuracy)
-            parts.append(f'<line class="reference" x1="{left}" x2="{xs[-1]:.1f}" y1="{level:.1f}" y2="{level:.1f}"/>')
-    drawn = []
-    for place, (key, color, name) in enumerate(SERIES):
-        points = [(x, y(v), s) for x, s in zip(xs, steps, strict=True) if (v := getattr(s, key)) is not None]
-        if points:
-            drawn.append(_series(points, key, color))
-            end = (width - right, points[-1][1]) if wide else None
-            parts.append(_series_name(name, key, color, place, end))
-    parts += [line for line, _ in drawn] + [marks for _, marks in drawn]
-    parts += [_step_label(x, bottom + 18, step, wide) for x, step in zip(xs, steps, strict=True)]
-    description = "; ".join(
+        parts.append(_reference(steps[-1], xs[-1], 100 / len(steps)))
+    parts += [_line(steps, xs, series) for series in drawn]
+    parts += [_points(steps, xs, series) for series in drawn]  # last: over the lines of both series
+    key = Markup("").join(
+        Markup('<span><svg class="keymark" aria-hidden="true">{}</svg>{}</span>').format(
+            Markup(_marker("50%", 7, series)), series.name
+        )
+        for series in drawn
+    )
+    said = "; ".join(
         f"{s.name}: accuracy {percent(s.accuracy)}, poison success {percent(s.poison_success)}" for s in steps
     )
-    return _svg(width, bottom + (56 if wide else 72), parts, "Accuracy and poison success along the steps", description)
+    labels = Markup("").join(Markup("<span>{}{}</span>").format(step.name, _rows(step.rows)) for step in steps)
+    return Markup(
+        '<p class="key">{}</p><div class="chart">{}<div class="columns" aria-hidden="true">{}</div></div>'
+    ).format(key, _svg(STEPS_PLOT.height, parts, "Accuracy and poison success along the steps", said), labels)
 
 
-def _grid(left: float, right: float, y: Callable[[float], float]) -> str:
-    lines = []
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        level = y(tick)
-        kind = "axis" if tick == 0 else "grid"
-        lines.append(f'<line class="{kind}" x1="{left}" x2="{right}" y1="{level:.1f}" y2="{level:.1f}"/>')
-        if tick in (0, 0.5, 1):
-            lines.append(
-                f'<text class="tick" x="{left - 8}" y="{level + 4:.1f}" text-anchor="end">{percent(tick, 0)}</text>'
-            )
-    return "".join(lines)
+def _value(step: StepFigures, series: Series) -> float | None:
+    value: float | None = getattr(step, series.key)
+    return value
 
 
-def _series(points: Sequence[tuple[float, float, Step]], key: str, color: str) -> tuple[str, str]:
-    """(line, markers and values): the values are drawn last, over the lines of both series."""
-    joined = " ".join(f"{x:.1f},{y:.1f}" for x, y, step in points if not step.apart)
+def _rows(rows: int | None) -> Markup:
+    return Markup("") if rows is None else Markup("<small>{:,} rows</small>").format(rows)
+
+
+def _reference(step: StepFigures, x: float, column: float) -> str:
+    """The line that sets the last step apart, and its accuracy as a level for the others."""
+    parts = f'<line class="apart" x1="{x - column / 2:.2f}%" x2="{x - column / 2:.2f}%" y1="0" y2="100%"/>'
+    if step.accuracy is None:
+        return parts
+    level = STEPS_PLOT.y(step.accuracy)
+    return f'{parts}<line class="reference" x1="0" x2="{x:.2f}%" y1="{level:.1f}" y2="{level:.1f}"/>'
+
+
+def _line(steps: Sequence[StepFigures], xs: Sequence[float], series: Series) -> str:
+    points = [
+        (x, STEPS_PLOT.y(value))
+        for x, step in zip(xs, steps, strict=True)
+        if not step.apart and (value := _value(step, series)) is not None
+    ]
+    return "".join(
+        f'<line class="line {series.color}" x1="{x0:.2f}%" y1="{y0:.1f}" x2="{x1:.2f}%" y2="{y1:.1f}"/>'
+        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False)
+    )
+
+
+def _points(steps: Sequence[StepFigures], xs: Sequence[float], series: Series) -> str:
+    """Markers with their values."""
+    other = POISON_SUCCESS if series is ACCURACY else ACCURACY
     parts = []
-    for x, y, step in points:
-        mine, other = getattr(step, key), step.poison_success if key == "accuracy" else step.accuracy
-        below = other is not None and (mine < other or (mine == other and key == "poison_success"))
-        parts.append(_marker(x, y, color + (" hollow" if step.apart else ""), square=key == "poison_success"))
-        value_y = y + 21 if below else y - 11
-        parts.append(f'<text class="value {color}" x="{x:.1f}" y="{value_y:.1f}">{percent(mine)}</text>')
-    return f'<polyline class="line {color}" points="{joined}"/>', "".join(parts)
+    for x, step in zip(xs, steps, strict=True):
+        mine, theirs = _value(step, series), _value(step, other)
+        if mine is None:
+            continue
+        below = theirs is not None and (mine < theirs or (mine == theirs and series is POISON_SUCCESS))
+        y = STEPS_PLOT.y(mine)
+        parts.append(_marker(f"{x:.2f}%", y, series, hollow=step.apart))
+        label_y = y + (LABEL_BELOW if below else LABEL_ABOVE)
+        parts.append(f'<text class="value {series.color}" x="{x:.2f}%" y="{label_y:.1f}">{percent(mine)}</text>')
+    return "".join(parts)
 
 
-def _series_name(name: str, key: str, color: str, place: int, end: tuple[float, float] | None) -> str:
-    """At the right end of its line, or without room for that (`end` is None) in a key on top."""
-    if end is not None:
-        return f'<text class="name {color}" x="{end[0] + 10:.1f}" y="{end[1] + 5:.1f}">{name}</text>'
-    x = 44 + 150 * place
-    mark = _marker(x, 14, color, square=key == "poison_success")
-    return f'{mark}<text class="name {color}" x="{x + 12}" y="19">{name}</text>'
-
-
-def _marker(x: float, y: float, color: str, *, square: bool) -> str:
-    """A circle or a square: the shape says the series to those who can't tell the colours apart."""
-    if square:
-        return f'<rect class="mark {color}" x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>'
-    return f'<circle class="mark {color}" cx="{x:.1f}" cy="{y:.1f}" r="5.5"/>'
-
-
-def _step_label(x: float, y: float, step: Step, wide: bool) -> str:
-    words = [step.name] if wide else step.name.split(" ", 1)
-    lines = [f'<tspan x="{x:.1f}" dy="{17 if i else 0}">{escape(word)}</tspan>' for i, word in enumerate(words)]
-    if step.rows is not None:
-        rows = f"{step.rows:,} rows" if wide else f"{step.rows:,}"
-        lines.append(f'<tspan class="rows" x="{x:.1f}" dy="17">{rows}</tspan>')
-    return f'<text class="step" x="{x:.1f}" y="{y:.1f}">{"".join(lines)}</text>'
+def _marker(x: str, y: float, series: Series, *, hollow: bool = False) -> str:
+    kind = f"mark {series.color}{' hollow' if hollow else ''}"
+    if not series.square:
+        return f'<circle class="{kind}" cx="{x}" cy="{y:.1f}" r="{MARK + 0.5}"/>'
+    side = 2 * MARK
+    return f'<rect class="{kind}" x="{x}" y="{y - MARK:.1f}" width="{side}" height="{side}" transform="translate({-MARK})"/>'
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -134,64 +151,53 @@ def _step_label(x: float, y: float, step: Step, wide: bool) -> str:
 
 
 def histogram(
-    scores: np.ndarray,
-    flagged: np.ndarray,
+    scores: Float[np.ndarray, " n"],
+    flagged: Bool[np.ndarray, " n"],
     *,
-    planted: np.ndarray | None,
+    planted: Bool[np.ndarray, " n"] | None,
     threshold: float | None,
     axis: str,
     bins: int = 40,
 ) -> Markup:
     """Kept and flagged rows by score, stacked; rows truly planted hang below the axis, where the truth is known.
 
-    scores: (n,), higher is more suspicious; flagged, planted: (n,) bool. Heights are square roots of counts: a few
-    flagged rows must show beside thousands that were kept.
+    Higher scores are more suspicious. Heights are square roots of counts: a few flagged rows must show beside
+    thousands that were kept.
     """
-    arguments = (scores, flagged, planted, threshold, axis, bins)
-    return responsive(_histogram(*arguments, width=WIDE), _histogram(*arguments, width=NARROW))
-
-
-def _histogram(
-    scores: np.ndarray,
-    flagged: np.ndarray,
-    planted: np.ndarray | None,
-    threshold: float | None,
-    axis: str,
-    bins: int,
-    *,
-    width: int,
-) -> Markup:
     low, high = _limits(scores, threshold)
     edges = np.linspace(low, high, bins + 1)
-    both = np.histogram(scores, edges)[0]
-    kept = np.histogram(scores[~flagged], edges)[0]
-    hanging = np.histogram(scores[planted], edges)[0] if planted is not None else np.zeros(bins, int)
-    left, right, top, base, depth = 44, 12, 24, 170, (48 if planted is not None else 0)
-    unit = (base - top) / np.sqrt(max(1, both.max()))
-    hanging_unit = depth / np.sqrt(max(1, hanging.max()))
+    every, kept = np.histogram(scores, edges)[0], np.histogram(scores[~flagged], edges)[0]
+    most = max(1, every.max())
+    places = 100 * np.arange(bins) / bins
+    depth = 0 if planted is None else HANGING
 
     def x(score: float) -> float:
-        return left + (width - left - right) * (score - low) / (high - low)
+        return 100 * (score - low) / (high - low)
 
-    parts = [_count_grid(int(both.max()), left, width - right, base, unit)]
-    for i in range(bins):
-        x0, wide = x(edges[i]) + 0.5, x(edges[i + 1]) - x(edges[i]) - 1
-        h_both, h_kept = unit * both[i] ** 0.5, unit * kept[i] ** 0.5
-        parts.append(_bar("blue", x0, base - h_kept, wide, h_kept))
-        parts.append(_bar("orange", x0, base - h_both, wide, h_both - h_kept))
-        parts.append(_bar("ink", x0, base + 2, wide, hanging_unit * hanging[i] ** 0.5))
-    parts.append(f'<line class="axis" x1="{left}" x2="{width - right}" y1="{base}" y2="{base}"/>')
-    foot = base + depth + 18
-    for tick in _ticks(low, high, 6 if width == WIDE else 4):
-        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{foot}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text class="tick" x="{left}" y="{foot + 20}">{escape(axis)} →</text>')
+    def y(count: float) -> float:
+        return BARS.y((count / most) ** 0.5)
+
+    parts = [_grid(BARS, [((count / most) ** 0.5, f"{count:,}") for count in _round_counts(int(most))])]
+    parts += [_bar("blue", place, 100 / bins, y(count), BARS.base) for place, count in zip(places, kept, strict=True)]
+    parts += [_bar("orange", place, 100 / bins, y(a), y(k)) for place, a, k in zip(places, every, kept, strict=True)]
+    if planted is not None:
+        hanging = np.histogram(scores[planted], edges)[0]
+        ends = BARS.base + 2 + HANGING * (hanging / max(1, hanging.max())) ** 0.5
+        parts += [_bar("ink", place, 100 / bins, BARS.base + 2, end) for place, end in zip(places, ends, strict=True)]
+    foot = BARS.base + depth + 18
+    parts += [
+        f'<text class="tick" x="{x(tick):.2f}%" y="{foot}" text-anchor="middle">{tick:g}</text>'
+        for tick in _ticks(low, high, 5)
+    ]
     if threshold is not None:
-        parts.append(_threshold(x(threshold), threshold, top, base + depth, flip=x(threshold) > width - 150))
-    description = f"{len(scores):,} rows from {scores.min():.3g} to {scores.max():.3g}; {int(flagged.sum()):,} flagged"
-    return _svg(width, foot + 28, parts, "Histogram of scores", description)
+        parts.append(_threshold(x(threshold), threshold, BARS.base + depth))
+    said = f"{len(scores):,} rows from {scores.min():.3g} to {scores.max():.3g}; {int(flagged.sum()):,} flagged"
+    return Markup('<div class="chart">{}<p class="small axis-name">{} →</p></div>').format(
+        _svg(BARS.height + depth, parts, "Histogram of scores", said), axis
+    )
 
 
-def _limits(scores: np.ndarray, threshold: float | None) -> tuple[float, float]:
+def _limits(scores: Float[np.ndarray, " n"], threshold: float | None) -> tuple[float, float]:
     values = [float(scores.min()), float(scores.max())] + ([] if threshold is None else [threshold])
     low, high = min(values), max(values)
     if low == high:
@@ -210,33 +216,44 @@ def _ticks(low: float, high: float, wanted: int) -> list[float]:
     return [float(round(step * i, 10)) + 0.0 for i in np.arange(first, np.floor(high / step + 1e-9) + 1)]
 
 
-def _count_grid(most: int, left: float, right: float, base: float, unit: float) -> str:
-    """Lines at 1, 10, 100, ... rows, and at the highest bar, leaving out those that would touch each other."""
+def _round_counts(most: int) -> list[int]:
+    """The largest count, and 1, 10, 100, ... below it as far as their square roots don't touch."""
     counts = [most]
     for count in (10**k for k in range(8, -1, -1)):
-        if count < most and unit * (counts[-1] ** 0.5 - count**0.5) > 16 and unit * count**0.5 > 12:
+        if count < most and counts[-1] ** 0.5 - count**0.5 > 0.11 * most**0.5 and count > 0.007 * most:
             counts.append(count)
-    lines = []
-    for count in counts:
-        y = base - unit * count**0.5
-        lines.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        lines.append(f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{count:,}</text>')
-    return "".join(lines)
+    return counts
 
 
-def _bar(color: str, x: float, y: float, width: float, height: float) -> str:
-    if height <= 0:
+def _bar(color: str, x: float, width: float, top: float, bottom: float) -> str:
+    """A bar that leaves a tenth of its width free."""
+    if bottom <= top:
         return ""
-    return f'<rect class="bar {color}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
-
-
-def _threshold(x: float, value: float, top: float, bottom: float, *, flip: bool) -> str:
-    anchor, shift = ("end", -6) if flip else ("start", 6)
     return (
-        f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 14}" y2="{bottom}"/>'
-        f'<text class="tick strong" x="{x + shift:.1f}" y="{top - 5}" text-anchor="{anchor}">'
+        f'<rect class="bar {color}" x="{x + 0.05 * width:.2f}%" y="{top:.1f}" width="{0.9 * width:.2f}%" '
+        f'height="{bottom - top:.1f}"/>'
+    )
+
+
+def _threshold(x: float, value: float, bottom: float) -> str:
+    anchor, shift = ("end", -6) if x > CLOSE_TO_THE_END else ("start", 6)
+    return (
+        f'<line class="threshold" x1="{x:.2f}%" x2="{x:.2f}%" y1="{BARS.top - 14}" y2="{bottom}"/>'
+        f'<text class="tick strong" x="{x:.2f}%" dx="{shift}" y="{BARS.top - 5}" text-anchor="{anchor}">'
         f"threshold {value:.3g}</text>"
     )
+
+
+def _grid(plot: Plot, ticks: Sequence[tuple[float, str]]) -> str:
+    """The axis, and a line at every (value, label) of the ticks; labels stand in the margin on the left."""
+    lines = [f'<line class="axis" x1="0" x2="100%" y1="{plot.base}" y2="{plot.base}"/>']
+    for value, label in ticks:
+        y = plot.y(value)
+        if value:
+            lines.append(f'<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>')
+        if label:
+            lines.append(f'<text class="tick" x="-8" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    return "".join(lines)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -253,9 +270,9 @@ def track(before: float | None, after: float | None, reference: float | None, co
     if reference is not None:
         parts.append(f'<line class="tickmark" x1="{_inset(reference)}" x2="{_inset(reference)}" y1="2" y2="22"/>')
     if before is not None:
-        parts.append(f'<circle class="mark {color} hollow" cx="{_inset(before)}" cy="12" r="5"/>')
+        parts.append(f'<circle class="mark {color} hollow" cx="{_inset(before)}" cy="12" r="{MARK}"/>')
     if after is not None:
-        parts.append(f'<circle class="mark {color}" cx="{_inset(after)}" cy="12" r="5.5"/>')
+        parts.append(f'<circle class="mark {color}" cx="{_inset(after)}" cy="12" r="{MARK + 0.5}"/>')
     return Markup('<svg class="track" aria-hidden="true">{}</svg>').format(Markup("".join(parts)))
 
 
@@ -284,8 +301,6 @@ def _inset(fraction: float) -> str:
     return f"{2 + 96 * min(1.0, max(0.0, fraction)):.2f}%"
 
 
-def _svg(width: int, height: float, parts: Sequence[str], title: str, description: str) -> Markup:
-    head = Markup(
-        '<svg class="chart" viewBox="0 0 {w} {h}" style="max-width:{w}px" role="img" aria-label="{t}. {d}">'
-    ).format(w=width, h=round(height), t=title, d=description)
-    return Markup("{}{}</svg>").format(head, Markup("".join(parts)))
+def _svg(height: float, parts: Sequence[str], title: str, description: str) -> Markup:
+    head = '<svg class="plot" style="height: {}px" role="img" aria-label="{}. {}">'
+    return Markup(head).format(round(height), title, description) + Markup("".join(parts)) + Markup("</svg>")
