@@ -19,16 +19,19 @@ from decant.errors import SourceError
 from decant.files import write_text
 from decant.paths import SOURCE_FINGERPRINT
 from decant.runtime import Progress
+from decant.streams import stream
 from decant.summaries import IngestSummary
 
 
-def write_probe(path: Path, ingest: IngestSettings, class_names: tuple[str, ...], rules: Rules) -> Outcome | None:
+def write_probe(
+    path: Path, ingest: IngestSettings, class_names: tuple[str, ...], rules: Rules, rng: np.random.Generator
+) -> Outcome | None:
     """The clean rows that the user named, decoded by the dataset's rules; None, and an empty table, when none are."""
     if ingest.probe is None:
         info = DatasetInfo(class_names=class_names, source="", checksum="")
         with ImagesWriter(path, rules.shape, info):
             return None
-    source = open_source(ingest.probe, test_fraction=ingest.test_fraction, rng=np.random.default_rng(0))
+    source = open_source(ingest.probe, test_fraction=ingest.test_fraction, rng=rng)
     if source.class_names != class_names:
         wanted, found = (", ".join(names) for names in (class_names, source.class_names))
         raise SourceError(f"ingest.probe: the classes of ingest.source expected ({wanted}), {found} found")
@@ -39,7 +42,7 @@ def write_probe(path: Path, ingest: IngestSettings, class_names: tuple[str, ...]
 
 def run(*, seed: int, ingest: IngestSettings, out: Path) -> IngestSummary:
     seen = fingerprint(ingest.source)
-    rng = np.random.default_rng([seed, 0])
+    rng = stream(seed, "ingest")
     source = open_source(ingest.source, test_fraction=ingest.test_fraction, rng=rng)
     parts = choose_parts(source, ingest, rng)
     rules = sample_rules(parts[0], ingest)
@@ -49,7 +52,7 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> IngestSummary:
         for part in parts
     )
     check_outcomes(parts, (train, test), source, ingest.max_rejected)
-    probe = write_probe(out / "probe.parquet", ingest, source.class_names, rules)
+    probe = write_probe(out / "probe.parquet", ingest, source.class_names, rules, rng)
     outcomes = [train, test, *([probe] if probe else [])]
     rejected = pd.concat([outcome.rejected for outcome in outcomes], ignore_index=True)
     write_rejected(out / "rejected.parquet", rejected)

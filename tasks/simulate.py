@@ -12,12 +12,13 @@ from decant.attacks.base import Attack, load_attacks
 from decant.attacks.settings import SimulateSettings
 from decant.data.images import Images, concat_images
 from decant.data.tables import TRUTH, read_images, write_images, write_truth
+from decant.streams import stream
 from decant.summaries import SimulateSummary
 
 
 def run(*, seed: int, simulate: SimulateSettings, train: Path, test: Path, out: Path) -> SimulateSummary:
     received, clean_test = read_images(train), read_images(test)
-    rng = np.random.default_rng([seed, 1])
+    rng = stream(seed, "simulate")
     attacks = [attack.prepared(received, clean_test, rng) for attack in load_attacks(simulate.attacks)]
     poisoned, truth = plant(received, attacks, rng)
     triggered, affected = triggered_rows(clean_test, attacks, simulate.affected_points, rng)

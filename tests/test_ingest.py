@@ -22,6 +22,7 @@ from decant.data.settings import IngestSettings
 from decant.data.sources import fingerprint
 from decant.data.tables import read_images, read_places, read_rejected
 from decant.errors import SourceError
+from decant.paths import SOURCE_FINGERPRINT
 from decant.summaries import IngestSummary
 from tasks import ingest as stage
 
@@ -77,7 +78,7 @@ def test_digits_arrive_as_promised(ingest: Ingest, tmp_path: Path) -> None:
     assert summary.test_checksum == test.info.checksum == rows_checksum(test)
     assert train.info.class_names == tuple("0123456789") and train.info.source == "digits"
     assert not set(train.ids) & set(test.ids)
-    assert (tmp_path / stage.FINGERPRINT).read_text() == fingerprint("digits")
+    assert (tmp_path / SOURCE_FINGERPRINT).read_text() == fingerprint("digits")
 
 
 def test_two_runs_give_the_same_bytes_and_another_seed_others(ingest: Ingest, tmp_path: Path) -> None:
@@ -299,7 +300,7 @@ def test_clean_rows_to_compare_with_are_decoded_as_the_dataset_is(tmp_path: Path
 
 def test_without_them_the_table_is_there_and_empty(tmp_path: Path, ingest: Ingest) -> None:
     make_folder(tmp_path / "source", {"cat": 3, "dog": 3})
-    assert ingest(tmp_path / "source")["probe_rows"] == 0
+    assert ingest(tmp_path / "source").probe_rows == 0
     assert len(read_images(tmp_path / "out/probe.parquet")) == 0
 
 
