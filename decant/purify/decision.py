@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from decant.data.images import Images
-from decant.data.tables import count_rows, ImagesWriter, iter_images
+from decant.data.tables import ImagesWriter, count_rows, iter_images
 from decant.purify.gate import RowScorer, ShortcutTest, probe_sample, reliance, row_threshold
 from decant.purify.settings import PurifySettings
 
