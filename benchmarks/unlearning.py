@@ -36,8 +36,8 @@ from decant.detectors.detect import detect
 from decant.detectors.settings import DetectSettings
 from decant.models.training import accuracy, predict, train_classifier
 from decant.runtime import be_deterministic
-from decant.unlearning._auto import cheapest
-from decant.unlearning.base import Task, Unlearned, names, unlearn_with
+from decant.unlearning.auto import cheapest
+from decant.unlearning.base import Unlearned, UnlearningTask, names, unlearn_with
 from decant.unlearning.settings import UnlearnSettings
 from tasks.simulate import plant, triggered_rows
 
@@ -80,7 +80,7 @@ def of_attack(train: Images, test: Images, entry: dict[str, Any], scale: str, se
     rows, truth = plant(train, [attack], rng)
     triggered, affected = triggered_rows(test, [attack], 5, rng)
     model = train_classifier(rows, TRAIN[scale], seed=seed)
-    whole = Task(model=model, kept=rows, flagged=rows, train=TRAIN[scale], seed=seed)
+    whole = UnlearningTask(model=model, kept=rows, flagged=rows, train=TRAIN[scale], seed=seed)
     guilty, flagged = np.isin(rows.ids, truth["id"]), detected(model, rows, affected, seed)
     hits = int((guilty & flagged).sum())
     figures = outcome("trained", Unlearned(model=model, seconds=0), attack, test, triggered)
@@ -113,7 +113,7 @@ def forgotten(
     return np.isin(np.arange(len(guilty)), rng.choice(np.flatnonzero(pool), wanted, replace=False))
 
 
-def unlearnt(method: str, task: Task, affected: Images) -> Unlearned:
+def unlearnt(method: str, task: UnlearningTask, affected: Images) -> Unlearned:
     if not len(task.flagged):  # as the stage does
         return Unlearned(model=task.model, seconds=0)
     if method != "auto":

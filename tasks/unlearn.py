@@ -16,8 +16,8 @@ from decant.models.settings import TrainSettings
 from decant.models.training import architecture_of, steps_of
 from decant.runtime import Progress, be_deterministic, device
 from decant.summaries import UnlearnSummary
-from decant.unlearning._auto import cheapest, measured, remark
-from decant.unlearning.base import Task, unlearn_with
+from decant.unlearning.auto import cheapest, measured, remark
+from decant.unlearning.base import UnlearningTask, unlearn_with
 from decant.unlearning.settings import UnlearnSettings
 
 
@@ -42,7 +42,7 @@ def run(
     be_deterministic()
     progress = Progress("unlearn", steps_of(len(kept), train))
     trained = networks.load(model)[0].to(device())
-    task = Task(model=trained, kept=kept, flagged=flagged, train=train, seed=seed, on_step=progress.step)
+    task = UnlearningTask(model=trained, kept=kept, flagged=flagged, train=train, seed=seed, on_step=progress.step)
     affected = read_images(detect_dir / "affected.parquet")
     if unlearn.method == "auto":
         choice = cheapest(task, affected, margin=unlearn.margin)

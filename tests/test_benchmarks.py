@@ -17,7 +17,7 @@ from decant.files import read_json, write_json
 from decant.label_checks import base as label_checks
 from decant.models.settings import TrainSettings
 from decant.models.training import train_classifier
-from decant.unlearning.base import Task, Unlearned
+from decant.unlearning.base import Unlearned, UnlearningTask
 
 BAR = {"name": "a bar", "benchmark": "toy", "scale": "small", "key": "x", "limit": 0.5, "source": "a test"}
 
@@ -182,7 +182,7 @@ def test_methods_are_told_what_was_detected_or_the_rest(share: float, monkeypatc
         guilty = (rows.labels != train.labels) & (np.cumsum(rows.labels != train.labels) <= round(43 * share))
         return guilty | ((np.arange(len(rows)) < 5) & (share > 0))
 
-    def noted(method: str, task: Task) -> Unlearned:
+    def noted(method: str, task: UnlearningTask) -> Unlearned:
         told.append(len(task.flagged))
         return Unlearned(model=train_classifier(train, TrainSettings(epochs=1), seed=1), seconds=1)
 

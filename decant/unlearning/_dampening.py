@@ -1,4 +1,4 @@
-"""Which weights matter to which rows, and the shrinking of those that matter too much to the wrong ones."""
+"""Importance of every weight to a set of rows, and the shrinking of weights: shared by `potion` and `ssd`."""
 
 from copy import deepcopy
 
@@ -14,7 +14,10 @@ BATCH = 64
 
 
 def importances(model: nn.Module, images: Images, power: int) -> list[Tensor]:
-    """Of each parameter, in its shape: mean over batches of |d CE / d w| ** power. Eval mode: rows don't mix."""
+    """Each parameter's mean over batches of |∂L / ∂w|^power, L the cross-entropy; in the parameter's shape.
+
+    In eval mode, so that the rows of a batch don't depend on each other.
+    """
     model = model.to(device()).eval()
     x, y = to_device(images.pixels), labels_to_device(images.labels)
     parameters = list(model.parameters())
@@ -29,7 +32,7 @@ def importances(model: nn.Module, images: Images, power: int) -> list[Tensor]:
 
 @torch.no_grad()
 def shrunk(model: nn.Module, factors: list[Tensor]) -> nn.Module:
-    """A copy with each parameter times its factor."""
+    """A copy of the model with each parameter times its factor."""
     copy = deepcopy(model).to(device()).eval()
     for parameter, factor in zip(copy.parameters(), factors, strict=True):
         parameter.mul_(factor)

@@ -1,32 +1,35 @@
-"""What the methods share that train with the flagged rows at hand: a batch of them beside each of kept ones."""
+"""Training on kept and flagged rows side by side, and the distance to a teacher: shared by `badt` and `scrub`."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.data.images import Images
-from decant.models.training import Batch, Strategy, as_float, labels_to_device, to_device
+from decant.models.training import Batch, Strategy, as_float, to_device
 
 
 class BesideFlagged(Strategy):
-    """Every step sees as many flagged rows as kept ones, in one forward pass, so that batch normalisation sees both."""
+    """Training in which every step has as many flagged rows as kept ones.
+
+    Both go through one forward pass, so that batch normalisation sees both.
+    """
 
     def __init__(self, flagged: Images):
-        self.x, self.y = to_device(flagged.pixels), labels_to_device(flagged.labels)
+        self.flagged = to_device(flagged.pixels)
 
-    def drawn(self, batch: Batch) -> Tensor:
-        """(m, c, h, w) float32: flagged rows, drawn with replacement; as many as there are in the batch."""
-        rows = torch.randint(0, len(self.x), (len(batch.inputs),), generator=batch.generator)
-        return as_float(self.x[rows.to(self.x.device)])
+    def drawn(self, batch: Batch) -> Float[Tensor, "n c h w"]:
+        """Flagged rows, drawn with replacement; as many as there are kept ones in the batch."""
+        rows = torch.randint(0, len(self.flagged), (len(batch.inputs),), generator=batch.generator)
+        return as_float(self.flagged[rows.to(self.flagged.device)])
 
 
-def divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher || student) of logits (n, classes), averaged over the rows, times temperature^2."""
-    wanted, found = F.log_softmax(teacher / temperature, 1), F.log_softmax(student / temperature, 1)
-    return temperature**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+def divergence(teacher: Float[Tensor, "n classes"], student: Float[Tensor, "n classes"]) -> Float[Tensor, ""]:
+    """KL(teacher || student) of logits, averaged over the rows."""
+    return F.kl_div(F.log_softmax(student, 1), F.log_softmax(teacher, 1), reduction="batchmean", log_target=True)
 
 
 @torch.no_grad()
-def frozen(model: nn.Module, inputs: Tensor) -> Tensor:
-    """A teacher's logits."""
+def frozen(model: nn.Module, inputs: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+    """A teacher's logits, without gradients."""
     return model(inputs).float()

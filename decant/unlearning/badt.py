@@ -1,8 +1,9 @@
-"""Bad teacher: on flagged rows answer like an untrained network, on kept rows like the trained one.
+"""Bad teacher: imitate an untrained network on flagged rows, the trained one on kept rows.
 
-Chundawat et al., "Can bad teaching induce forgetting?", AAAI 2023 (arXiv 2205.08096). From the trained weights, on
+Chundawat et al., "Can bad teaching induce forgetting?", AAAI 2023 (arXiv 2205.08096). Training goes on from the trained
+weights, with the loss
 
-    L = KL(f_trained(x) || f(x)) over kept rows + KL(f_random(x) || f(x)) over flagged rows
+    L = KL(f_trained(x) ‖ f(x)) over kept rows + KL(f_random(x) ‖ f(x)) over flagged rows
 
 The trained teacher is right only about rows without a trigger: where kept rows carry one, it teaches the backdoor.
 
@@ -18,8 +19,9 @@ from decant.models.networks import build
 from decant.models.training import Batch, architecture_of, train_classifier
 from decant.runtime import device
 from decant.settings import Block, Fraction
+from decant.streams import child
 from decant.unlearning._flagged import BesideFlagged, divergence, frozen
-from decant.unlearning.base import Task
+from decant.unlearning.base import UnlearningTask
 from decant.unlearning.finetune import shortened
 
 
@@ -29,17 +31,22 @@ class Settings(Block):
     """Of the epochs of one training."""
 
 
-def unlearn(task: Task, settings: Settings) -> nn.Module:
-    strategy = BadTeacher(task)
-    train = shortened(task.train, settings.share)
-    return train_classifier(task.kept, train, seed=task.seed, strategy=strategy, start=task.model)
+def unlearn(task: UnlearningTask, settings: Settings) -> nn.Module:
+    train, seed = shortened(task.train, settings.share), child(task.seed, "badt", "training")
+    return train_classifier(task.kept, train, seed=seed, strategy=BadTeacher(task), start=task.model)
 
 
 class BadTeacher(BesideFlagged):
-    def __init__(self, task: Task):
+    """Training with both teachers."""
+
+    def __init__(self, task: UnlearningTask):
         super().__init__(task.flagged)
         self.good = task.model.to(device()).eval()
-        self.bad = build(architecture_of(task.kept, task.train), seed=task.seed + 1).to(device()).eval()
+        self.bad = (
+            build(architecture_of(task.kept, task.train), seed=child(task.seed, "badt", "untrained teacher"))
+            .to(device())
+            .eval()
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         flagged = self.drawn(batch)

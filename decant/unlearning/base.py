@@ -1,4 +1,4 @@
-"""What a way of unlearning is given, and how one is run by its name."""
+"""The interface of an unlearning method: its task, and how one is run by its name."""
 
 import time
 from collections.abc import Callable
@@ -16,21 +16,25 @@ FAMILY = Family("decant.unlearning", ("unlearn",))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """What every method is given."""
+class UnlearningTask:
+    """A trained model, and the rows that it is to keep and to forget."""
 
     model: nn.Module
     """Trained on kept and flagged rows alike, by `train`."""
     kept: Images
     flagged: Images
+    """The rows to forget."""
     train: TrainSettings
     seed: int
+    """That of the model's training."""
     on_step: Callable[[], None] = lambda: None
     """Is called after each step of a retraining, the one method that takes long."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unlearned:
+    """A model without the flagged rows, and the seconds that it took."""
+
     model: nn.Module
     seconds: float
 
@@ -39,7 +43,7 @@ def names() -> list[str]:
     return FAMILY.names()
 
 
-def unlearn_with(name: str, task: Task, **settings: Any) -> Unlearned:
+def unlearn_with(name: str, task: UnlearningTask, **settings: Any) -> Unlearned:
     """The model without the flagged rows, by the method `name`.
 
     Raises: SettingsError for an unknown name or parameter.

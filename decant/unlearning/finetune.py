@@ -1,4 +1,4 @@
-"""Catastrophic forgetting, CF: go on training on the kept rows, and count on the rest being forgotten.
+"""Fine-tuning (catastrophic forgetting, CF): go on training on the kept rows, until the others are forgotten.
 
 Goel et al., "Corrective machine unlearning", 2024 (arXiv 2402.14015), where CF is a baseline. The same recipe, for a
 share of its epochs, from the trained weights. A backdoor is forgotten only as far as kept rows contradict it, which is
@@ -14,7 +14,8 @@ from torch import nn
 from decant.models.settings import TrainSettings
 from decant.models.training import train_classifier
 from decant.settings import Block, Fraction
-from decant.unlearning.base import Task
+from decant.streams import child
+from decant.unlearning.base import UnlearningTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +24,11 @@ class Settings(Block):
     """Of the epochs of one training."""
 
 
-def unlearn(task: Task, settings: Settings) -> nn.Module:
-    return train_classifier(task.kept, shortened(task.train, settings.share), seed=task.seed, start=task.model)
+def unlearn(task: UnlearningTask, settings: Settings) -> nn.Module:
+    train, seed = shortened(task.train, settings.share), child(task.seed, "finetune", "training")
+    return train_classifier(task.kept, train, seed=seed, start=task.model)
 
 
 def shortened(train: TrainSettings, share: float) -> TrainSettings:
-    """The recipe with that share of its epochs, one at least."""
+    """The training recipe with that share of its epochs, at least one."""
     return replace(train, epochs=max(1, round(share * train.epochs)))

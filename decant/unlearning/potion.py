@@ -1,12 +1,16 @@
-"""Potion-style repair: dampen more and more weights until the flagged rows are forgotten. For poison found in part.
+"""Potion-style repair for poison found in part: dampen more and more weights until the flagged rows are forgotten.
 
 Schoepf et al., "Potion: towards poison unlearning", 2024 (arXiv 2406.09173). Retraining can't help where poison stays
-among the kept rows: it teaches the trigger again. Dampening needs only some of the poison to find the weights that
-react to the trigger. Their two ideas, as the abstract tells them and built by us: importances that outliers among the
-rows don't rule (absolute gradients in the place of squares), and a schedule that needs no count of the poison:
+among the kept rows: the trigger is learnt again. Dampening needs only some of the poison to find the weights that react
+to the trigger. Two ideas of the paper's abstract, in an implementation of our own: importances that outliers among the
+rows don't dominate (absolute gradients instead of squares), and a schedule that needs no count of the poison:
 
-    r = I_flagged / I_kept,    w <- w / r  for the share p of weights with the largest r > 1
-    p grows by a quarter from `first` on until at most `remembered` of the flagged rows are predicted as labelled
+    r = I_flagged / I_kept,    w ← w / r  for the share p of weights with the largest r > 1
+
+where p begins at `first` and grows by a quarter until at most `remembered` of the flagged rows are predicted as
+labelled.
+
+Symbols:  w  a weight        I_flagged, I_kept  its importance to these rows, the mean |∂L / ∂w| of a batch
 
 Cost: one pass over the rows, forwards and backwards, and some over the flagged ones.
 Expected (`python -m benchmarks unlearning`, digits and MNIST, seed 0): poison success at most 0.04 with half of the
@@ -24,7 +28,7 @@ from torch import nn
 from decant.models.training import accuracy
 from decant.settings import Block, Fraction
 from decant.unlearning._dampening import importances, shrunk
-from decant.unlearning.base import Task
+from decant.unlearning.base import UnlearningTask
 
 GROWTH = 1.25
 
@@ -37,7 +41,7 @@ class Settings(Block):
     """Share of the flagged rows that may still be predicted as labelled."""
 
 
-def unlearn(task: Task, settings: Settings) -> nn.Module:
+def unlearn(task: UnlearningTask, settings: Settings) -> nn.Module:
     to_flagged, to_kept = (importances(task.model, rows, 1) for rows in (task.flagged, task.kept))
     ratios = [flagged / kept.clamp_min(1e-20) for flagged, kept in zip(to_flagged, to_kept, strict=True)]
     ranked = torch.cat([ratio.flatten() for ratio in ratios]).sort(descending=True).values

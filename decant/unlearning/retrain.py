@@ -1,7 +1,9 @@
-"""Exact unlearning: train again from scratch on the kept rows, by the same recipe and seed. Nothing else of the flagged
-rows' effect is left than what rows like them, not flagged, bring back.
+"""Exact unlearning: train again from scratch on the kept rows, by the same recipe and seed.
 
-Cost: one training. What every other method is measured by.
+Nothing of the flagged rows' effect is left, except what similar rows that were not flagged teach again. The other
+methods are measured by it.
+
+Cost: one training.
 """
 
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from torch import nn
 
 from decant.models.training import train_classifier
 from decant.settings import Block
-from decant.unlearning.base import Task
+from decant.unlearning.base import UnlearningTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,5 +20,5 @@ class Settings(Block):
     pass
 
 
-def unlearn(task: Task, settings: Settings) -> nn.Module:
+def unlearn(task: UnlearningTask, settings: Settings) -> nn.Module:
     return train_classifier(task.kept, task.train, seed=task.seed, on_step=task.on_step)

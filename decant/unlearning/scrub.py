@@ -1,11 +1,13 @@
 """SCRUB: move away from the trained model on flagged rows, stay near it on kept ones.
 
-Kurmanji et al., "Towards unbounded machine unlearning", NeurIPS 2023 (arXiv 2302.09880). From the weights f_0, on
+Kurmanji et al., "Towards unbounded machine unlearning", NeurIPS 2023 (arXiv 2302.09880). Training goes on from
+the weights of the trained model f_0, with the loss
 
-    L = CE(f(x), y) + alpha KL(f_0(x) || f(x)) over kept rows - min(KL(f_0(x) || f(x)), log classes) over flagged rows
+    L = CE(f(x), y) + α KL(f_0(x) ‖ f(x)) over kept rows - min(KL(f_0(x) ‖ f(x)), log classes) over flagged rows
 
-Changed: the paper takes turns, an epoch of leaving and one of staying; here every step does both in the first half, and
-only stays in the second. The bound (a model that knows nothing) keeps the second term from running away.
+Changed: the paper alternates between epochs of moving away (the last term) and epochs of staying near (the others);
+here every step has all terms in the first half of the training, and only those of staying near in the second. The bound
+log classes, which is reached where f knows nothing, keeps the last term from growing without end.
 
 Cost: `share` of one training, about three times per step.
 """
@@ -20,11 +22,12 @@ from torch.nn import functional as F
 from decant.models.training import Batch, train_classifier
 from decant.runtime import device
 from decant.settings import Block, Fraction
+from decant.streams import child
 from decant.unlearning._flagged import BesideFlagged, divergence, frozen
-from decant.unlearning.base import Task
+from decant.unlearning.base import UnlearningTask
 from decant.unlearning.finetune import shortened
 
-LEAVING = 0.5  # share of the steps
+LEAVING = 0.5  # share of the steps that move away on flagged rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +38,15 @@ class Settings(Block):
     """Weight of staying near the trained model; the official scripts'."""
 
 
-def unlearn(task: Task, settings: Settings) -> nn.Module:
-    train = shortened(task.train, settings.share)
-    return train_classifier(task.kept, train, seed=task.seed, strategy=Scrub(task, settings), start=task.model)
+def unlearn(task: UnlearningTask, settings: Settings) -> nn.Module:
+    train, seed = shortened(task.train, settings.share), child(task.seed, "scrub", "training")
+    return train_classifier(task.kept, train, seed=seed, strategy=Scrub(task, settings), start=task.model)
 
 
 class Scrub(BesideFlagged):
-    def __init__(self, task: Task, settings: Settings):
+    """Training away from the trained model on flagged rows, near it on kept ones."""
+
+    def __init__(self, task: UnlearningTask, settings: Settings):
         super().__init__(task.flagged)
         self.teacher, self.alpha = task.model.to(device()).eval(), settings.alpha
 
@@ -50,9 +55,10 @@ class Scrub(BesideFlagged):
             return self.stay(model(batch.inputs).float(), batch)
         flagged = self.drawn(batch)
         kept_logits, flagged_logits = model(torch.cat([batch.inputs, flagged])).float().chunk(2)
-        left = divergence(frozen(self.teacher, flagged), flagged_logits)
-        return self.stay(kept_logits, batch) - left.clamp(max=math.log(flagged_logits.shape[1]))
+        distance = divergence(frozen(self.teacher, flagged), flagged_logits)
+        return self.stay(kept_logits, batch) - distance.clamp(max=math.log(flagged_logits.shape[1]))
 
     def stay(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The terms over kept rows."""
         near = divergence(frozen(self.teacher, batch.inputs), logits)
         return F.cross_entropy(logits, batch.labels) + self.alpha * near
