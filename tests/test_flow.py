@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 import pytest
-from toy_pipeline import ROOT, STAGES, Toy, wait_until
+from toy_pipeline import ROOT, STAGES, Toy, environment, wait_until
 
 from flows import server
 
@@ -176,3 +178,31 @@ def test_deployment_is_scheduled(prefect_server: str, toy_done: Toy) -> None:
     assert deployment["global_concurrency_limit"]["limit"] == 1
     query = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
     wait_until(lambda: bool(api(prefect_server, "flow_runs/filter", query)), "a scheduled run", patience=90)
+
+
+@pytest.mark.slow
+def test_a_worker_runs_the_flow_of_the_workspace_whatever_folder_it_was_started_in(
+    prefect_server: str, toy_done: Toy, tmp_path: Path
+) -> None:
+    shutil.copy(ROOT / "prefect.yaml", toy_done.root)
+    shutil.copytree(ROOT / "flows", toy_done.root / "flows")
+    with (toy_done.root / "flows/__init__.py").open("a") as package:
+        package.write("import pathlib\npathlib.Path('imported').write_text(__file__)\n")
+    toy_done.decant("deploy").check_returncode()
+    toy_done.python("-m", "prefect", "deployment", "run", "clean/nightly").check_returncode()
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "decant"]
+    worker = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    states = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}
+    ended = {"flow_runs": {"deployment_id": {"is_null_": False}, "state": states}}
+    try:
+        wait_until(
+            lambda: bool(api(prefect_server, "flow_runs/filter", ended)), "the worker's run to end", patience=120
+        )
+    finally:
+        worker.terminate()
+        said = worker.communicate(timeout=60)[0].decode()
+    (run,) = api(prefect_server, "flow_runs/filter", ended)
+    assert (run["state_type"], run["state"]["message"]) == ("COMPLETED", "5 Unchanged"), said
+    assert (toy_done.root / "imported").read_text() == str(toy_done.root / "flows/__init__.py")

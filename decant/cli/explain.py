@@ -1,12 +1,14 @@
-"""`decant explain ID`: one row's way through the stages, with its picture.
+"""`decant explain ID`: print what each stage found out about one row and did with it, and its picture.
 
-Reads only the row groups that hold the row. The truth of a simulation is shown where there is one; it decides nothing.
+Only the row groups that hold the row are read. Where poison was planted for an experiment, the truth about the row is
+shown; no stage knows it.
 """
 
 import argparse
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import UInt8
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -19,21 +21,23 @@ from decant.errors import DecantError
 from decant.paths import DATA, EXPORT, PLACES, TRUTH
 from decant.steps import STEPS
 
-STAGES = ("ingest", "simulate", "purify_1", "purify_2", "verify", "detect")  # each writes the rows that it passes on
+STAGES = ("ingest", "simulate", "purify_1", "purify_2", "verify", "detect")
+"""The stages that pass rows on, as train.parquet in their folder."""
 STEP_NAMES = {step.rows: step.name for step in STEPS}
-JUDGES = {  # stage with verdicts: how its score reads; higher is more suspicious
-    "purify_2": "its label reads from its noise by {score:.2f}",
+SCORE_TEXTS = {
+    "purify_2": "{score:.2f} (the residual predicts the label)",
     "verify": "{score:.2f} (trust {trust:.2f})",
-    "detect": "{score:.2f}",
+    "detect": "{score:.2f} (influence)",
 }
-SIDE = 32  # characters; larger pictures are thinned out
-RAMP = " .:-=+*#%@"
+"""How to print the score of each stage with verdicts."""
+SIDE = 32  # characters at most of a picture
+RAMP = " .:-=+*#%@"  # from dark to bright, where the terminal has no colours
 DASH = "–"
 
 
 @dataclass(frozen=True)
-class Step:
-    """The row at one stage."""
+class StageResult:
+    """What one stage made of the row, in words."""
 
     stage: str
     label: str
@@ -52,7 +56,7 @@ def main(arguments: argparse.Namespace) -> int:
     places = read_places(PLACES)
     console.print(f"[bold]row {row_id}[/], from {escape(places[row_id])}", soft_wrap=True)
     _print_pictures(rows, console)
-    console.print(_as_table(steps(row_id, rows)))
+    console.print(_as_table(stage_results(row_id, rows)))
     for line in (*_truth(row_id, received), _end(rows)):
         console.print(line, soft_wrap=True)
     return 0
@@ -70,8 +74,8 @@ def _unknown(row_id: int) -> str:
     return f"no row {row_id} in {path}; audit.csv in {EXPORT} lists the ids"
 
 
-def steps(row_id: int, rows: dict[str, Images]) -> list[Step]:
-    """What each stage that has run made of the row; the last step is the one that dropped it, if one did."""
+def stage_results(row_id: int, rows: dict[str, Images]) -> list[StageResult]:
+    """The results of the stages that have run. The last is that of the stage that dropped the row, if one did."""
     names = next(iter(rows.values())).info.class_names
     found = []
     for stage in STAGES:
@@ -80,14 +84,14 @@ def steps(row_id: int, rows: dict[str, Images]) -> list[Step]:
         if row is None and verdict is None:
             continue
         label = names[int(row.labels[0])] if row is not None else DASH
-        found.append(Step(stage, label, *(verdict or ())))
+        found.append(StageResult(stage, label, *(verdict or ())))
     return found
 
 
 def _verdict(stage: str, row_id: int) -> tuple[str, str, str] | None:
-    """(score, what was done, reason), or None when the stage judged no such row."""
+    """(score, action, reason), or None where the stage has no verdict on the row."""
     path = DATA / stage / "verdicts.parquet"
-    if stage not in JUDGES or not path.is_file():
+    if stage not in SCORE_TEXTS or not path.is_file():
         return None
     verdicts = read_verdicts(path)
     mine = verdicts[verdicts["id"] == row_id]
@@ -95,16 +99,16 @@ def _verdict(stage: str, row_id: int) -> tuple[str, str, str] | None:
         return None
     verdict = mine.iloc[0]
     flagged = "flagged, " if verdict["flagged"] else ""
-    score = JUDGES[stage].format(score=verdict["score"], trust=1 - verdict["score"])
+    score = SCORE_TEXTS[stage].format(score=verdict["score"], trust=1 - verdict["score"])
     return score, f"{flagged}{verdict['action']}", str(verdict["reason"])
 
 
-def _as_table(found: list[Step]) -> Table:
+def _as_table(found: list[StageResult]) -> Table:
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for head in ("stage", "label", "score", "verdict", "reason"):
+    for head in ("stage", "label", "score (high: suspicious)", "verdict", "reason"):
         table.add_column(head, overflow="fold")
-    for step in found:
-        table.add_row(step.stage, step.label, step.score, step.verdict, step.reason)
+    for result in found:
+        table.add_row(result.stage, result.label, result.score, result.verdict, result.reason)
     return table
 
 
@@ -116,7 +120,7 @@ def _truth(row_id: int, received: Images) -> list[str]:
     names = received.info.class_names
     pairs = zip(mine["attack"], mine["original_label"], strict=True)
     planted = [f"{attack} (its true label: {names[int(label)]})" for attack, label in pairs]
-    return [f"truth of the simulation: {'; '.join(planted) if planted else 'nothing was planted here'}"]
+    return [f"truth of the experiment: {'; '.join(planted) if planted else 'nothing was planted in this row'}"]
 
 
 def _end(rows: dict[str, Images]) -> str:
@@ -126,7 +130,7 @@ def _end(rows: dict[str, Images]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A picture in the terminal: two pixels per character, the upper one as its colour, the lower one as its background
+# A picture in the terminal. Each character is two pixels: its colour is the upper one, its background the lower one
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -139,8 +143,8 @@ def _print_pictures(rows: dict[str, Images], console: Console) -> None:
     console.print(grid)
 
 
-def picture(pixels: np.ndarray, *, in_colour: bool) -> Text:
-    """pixels: (height, width, channel) uint8. Without colours: one of ten characters for two pixels' brightness."""
+def picture(pixels: UInt8[np.ndarray, "h w c"], *, in_colour: bool) -> Text:
+    """The picture as text. Without colours: one of ten characters for the brightness of two pixels."""
     pixels = thinned(pixels)
     pixels = np.concatenate([pixels, np.zeros((len(pixels) % 2, *pixels.shape[1:]), np.uint8)])
     text = Text(no_wrap=True)
@@ -155,8 +159,8 @@ def picture(pixels: np.ndarray, *, in_colour: bool) -> Text:
     return text
 
 
-def thinned(pixels: np.ndarray) -> np.ndarray:
-    """At most SIDE pixels wide and high: every n-th row and column."""
+def thinned(pixels: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h2 w2 c"]:
+    """Every n-th row and column, so that the picture is at most SIDE pixels wide and high."""
     step = -(-max(pixels.shape[:2]) // SIDE)
     return pixels[::step, ::step]
 

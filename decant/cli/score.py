@@ -1,6 +1,6 @@
-"""`decant score`: how far can the labels that a model gave to pictures be trusted? A CSV, and a summary.
+"""`decant score`: score the labels that a model, or anyone, gave to pictures; write a CSV and print a summary.
 
-Pictures stream through: memory holds their class scores, not their pixels. Imports torch (3.5 s) and rich.
+Pictures are decoded and scored in batches: memory holds their class scores, not their pixels.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -32,12 +33,13 @@ MOST_DOUBTED = 5  # pairs of given and suggested class in the summary
 
 @dataclass(frozen=True)
 class Scored:
-    """All rows of the pictures, with what became of each."""
+    """All rows of the pictures, with their scores."""
 
     pictures: InputPictures
     class_names: tuple[str, ...]
     judged: "Judged"
-    status: np.ndarray  # (n,) object: `trusted`, `doubtful`, or why the label was not judged
+    status: Shaped[np.ndarray, " n"]
+    """`trusted`, `doubtful`, or why the label was not judged; dtype object."""
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -67,6 +69,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def score(scorer: "TrustScorer", pictures: InputPictures, prior: Prior, threshold: float) -> Scored:
+    """Scores every picture that has a label; `threshold`: a lower trust is doubtful."""
     labels, status = pictures.labels, np.full(len(pictures), "trusted", object)
     has_label = labels >= 0
     status[~has_label] = "no label"
@@ -93,7 +96,7 @@ def score(scorer: "TrustScorer", pictures: InputPictures, prior: Prior, threshol
 
 
 def as_csv(scored: Scored) -> str:
-    """One line per picture, in their order; cells that nothing is known for are blank."""
+    """The text of the CSV: one line per picture, in their order; unknown values are blank."""
     names, judged, pictures = scored.class_names, scored.judged, scored.pictures
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -114,7 +117,7 @@ def as_csv(scored: Scored) -> str:
 
 
 def summary(scored: Scored, threshold: float) -> Table:
-    """How many rows came to what, and which classes are most often doubted."""
+    """A table of how many rows have which status, and of the classes that are most often doubted."""
     n, status = len(scored.status), scored.status
     lines = [(f"trusted (trust {threshold:g} or more)", int((status == "trusted").sum()))]
     lines.append(("doubtful", int((status == "doubtful").sum())))
@@ -131,15 +134,15 @@ def summary(scored: Scored, threshold: float) -> Table:
     return table
 
 
-def sparkline(trust: np.ndarray) -> str:
-    """How often each trust from 0 to 1 occurs; heights by the logarithm, so that rare values show, too."""
+def sparkline(trust: Float[np.ndarray, " n"]) -> str:
+    """A histogram of trust from 0 to 1 in one line; heights are logarithmic, so that rare values show, too."""
     counts = np.histogram(trust[~np.isnan(trust)], BINS, (0, 1))[0]
     heights = np.log1p(counts) / max(1e-9, np.log1p(counts.max(initial=0))) * (len(BARS) - 1)
     return "".join(BARS[int(np.ceil(height))] for height in heights)
 
 
 def most_doubted(scored: Scored) -> list[tuple[str, str, int]]:
-    """(given class, suggested class, rows), the commonest first, of doubtful rows that look like another class."""
+    """The commonest (given class, suggested class, number of rows) among the doubtful rows, the first most common."""
     rows = (scored.status == "doubtful") & (scored.judged.suggested != scored.pictures.labels)
     pairs = np.stack([scored.pictures.labels[rows], scored.judged.suggested[rows]], 1)
     kinds, counts = np.unique(pairs, axis=0, return_counts=True)
