@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -300,23 +299,3 @@ def test_an_unreadable_record_is_one_line(space: Path) -> None:
     (space / "workspace.yaml").write_text("library: {")
     with pytest.raises(DecantError, match=r"workspace\.yaml: can't be read"):
         fingerprints.check()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# the installed package
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def test_the_library_needs_no_library_of_the_pipeline() -> None:
-    """Every module outside of the command line is imported where Prefect and DVC can't be."""
-    program = (
-        "import importlib, pkgutil, sys, decant\n"
-        "sys.modules |= dict.fromkeys(['prefect', 'dvc', 'networkx', 'httpx', 'sqlalchemy', 'flows', 'tasks'])\n"
-        "names = [module.name for module in pkgutil.walk_packages(decant.__path__, 'decant.')]\n"
-        "names = [name for name in names if not name.startswith('decant.cli')]\n"
-        "[importlib.import_module(name) for name in names]\n"
-        "print(len(names))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 100
