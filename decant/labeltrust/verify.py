@@ -160,12 +160,11 @@ def _rows(
     x = to_device(images.pixels) if embeddings is None else torch.from_numpy(embeddings).to(device())
     shape = images.shape if embeddings is None else embeddings.shape[1:]
     if settings.pretrain:
-        seed_of_it = child(seed, "verify", "pretraining")
-        start = pretrained(x, shape, steps=settings.pretrain, seed=seed_of_it, on_step=on_step)
+        start = pretrained(x, shape, steps=settings.pretrain, seed=child(seed, "verify", "encoder"), on_step=on_step)
     if settings.classifier:
         known = images.with_labels(np.where(reviews.answers >= 0, reviews.answers, images.labels))
-        seed_of_it = child(seed, "verify", "classifier")
-        classifier = np.log(out_of_fold(known, CLASSIFIER, folds=FOLDS, seed=seed_of_it, on_step=on_step) + 1e-12)
+        fold_seed = child(seed, "verify", "classifier")
+        classifier = np.log(out_of_fold(known, CLASSIFIER, folds=FOLDS, seed=fold_seed, on_step=on_step) + 1e-12)
     return TrainingRows(
         x=x, shape=shape, reviews=reviews, settings=settings, start=start, classifier=classifier, on_step=on_step
     )
