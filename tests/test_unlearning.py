@@ -144,7 +144,7 @@ def test_potion_heals_what_retraining_cannot_when_half_of_the_poison_is_found() 
     assert accuracy(unlearn_with("potion", partly).model, triggered) < 0.1  # type: ignore[operator]
 
 
-def verdicts_on(task: Task) -> pd.DataFrame:
+def verdicts_on(task: UnlearningTask) -> pd.DataFrame:
     flagged = np.repeat([False, True], [len(task.kept), len(task.flagged)])
     action, ids = np.where(flagged, "drop", "keep"), np.concatenate([task.kept.ids, task.flagged.ids])
     return pd.DataFrame(

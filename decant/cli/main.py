@@ -122,7 +122,7 @@ def _suspects(parser: argparse.ArgumentParser) -> None:
         help=f"what ingest reads, or a folder of pictures (default: {TEST})",
     )  # fmt: skip
     parser.add_argument("--count", type=int, default=20, help="images to show and write (default: 20)")
-    parser.add_argument("--limit", type=int, default=1000, help="images to look at, drawn at random (default: 1000)")
+    parser.add_argument("--limit", type=int, default=1000, help="images to examine, drawn at random (default: 1000)")
     _scorer(parser)
     parser.add_argument(
         "--out", type=_file, default=SUSPECTS, metavar="CSV",
@@ -194,10 +194,10 @@ COMMANDS = {
     ),
     "suspects": Command(
         "decant.cli.suspects",
-        "find images that poison may have gone wrong on, where you know of none, as candidates for affected.csv",
+        "list test images whose prediction may be due to poison; you choose which are wrong",
         """  decant suspects                                  the 20 most suspicious test images
   decant suspects photos/ --count 50               among pictures that the model has met since
-  decant suspects --limit 5000                     look at more of them""",
+  decant suspects --limit 5000                     examine more of them""",
         _suspects,
     ),
     "report": Command(

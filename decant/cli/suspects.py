@@ -1,7 +1,8 @@
-"""`decant suspects`: images whose prediction looks like the work of a few training rows, for a person to look at.
+"""`decant suspects`: test images whose prediction may be due to poison, for a person to look at.
 
-Writes the most suspicious as PNG files, and a CSV in the format of data/inputs/affected.csv from which the rows that
-are wrong can be copied: `detect` then traces them. Flags nothing itself. Imports torch (3.5 s) and rich.
+Writes the most suspicious images as PNG files, and a CSV in the format of data/inputs/affected.csv. The user copies the
+lines of those that are wrong to that file, and `detect` then traces them. Nothing is flagged here. Imports torch (3.5
+s) and rich.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -23,10 +25,12 @@ from decant.data.inputs import open_pictures
 from decant.errors import DecantError
 from decant.files import write_text
 from decant.paths import AFFECTED, INPUTS, MODEL, SCORER, VERIFIED
+from decant.streams import stream
 
 if TYPE_CHECKING:
     from decant.data.images import Images
     from decant.detectors.candidates import Candidates
+    from decant.labeltrust.scorer import TrustScorer
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -46,19 +50,18 @@ def main(arguments: argparse.Namespace) -> int:
     write_text(arguments.out, as_csv(pictures, found, shown, [place_of(folder / file) for file in files]))
     console.print(as_table(pictures, found, shown, files))
     console.print(
-        f"{len(pictures):,} images looked at. The first {len(shown)} are in {escape(str(folder))}: copy the lines of "
-        f"those that are wrong from {escape(str(arguments.out))} to {AFFECTED}, then `decant run`"
+        f"{len(pictures):,} images looked at. The {len(shown)} most suspicious are in {escape(str(folder))}. Copy the "
+        f"lines of those that are predicted wrongly from {escape(str(arguments.out))} to {AFFECTED}, then `decant run`"
     )
     return 0
 
 
 def examined(source: str, limit: int, scorer_file: Path) -> "tuple[Images, Candidates]":
-    """The pictures of a source, at most `limit` of them, drawn at random, and what their predictions owe to whom."""
+    """At most `limit` pictures of a source, drawn at random, and how suspicious the model's predictions of them are."""
     from decant.data.images import Images
     from decant.data.tables import read_images
     from decant.detectors import candidates
     from decant.influence.factor_cache import own_folder
-    from decant.labeltrust.scorer import TrustScorer
     from decant.models import networks
     from decant.runtime import be_deterministic, device
 
@@ -66,26 +69,42 @@ def examined(source: str, limit: int, scorer_file: Path) -> "tuple[Images, Candi
     settings = params.settings()
     train, network = read_images(VERIFIED), networks.load(MODEL)[0].to(device())
     opened = open_pictures(source, train.info.class_names)
-    rows = np.sort(np.random.default_rng(settings["seed"]).permutation(len(opened))[:limit])
+    rows = np.sort(stream(settings["seed"], "suspects", "pictures").permutation(len(opened))[:limit])
     height, width, channels = train.shape
     parts = list(opened.decoded(Rules(height, width, 1 if channels == 1 else 3), rows))
     read = np.concatenate([part.rows for part in parts] or [rows[:0]])
     if not len(read):
         raise DecantError(f"{source}: no picture could be read")
     pixels = np.concatenate([part.pixels for part in parts])
-    scorer = TrustScorer.load(scorer_file) if scorer_file.is_file() or scorer_file != SCORER else None
-    if scorer and (scorer.class_names, scorer.shape) != (train.info.class_names, train.shape):
-        raise DecantError(
-            f"{scorer_file}: a scorer of other images than {VERIFIED}; name the one that `verify` fitted to it"
-        )
     found = candidates.rank(
-        network, train, pixels, settings["detect"], seed=settings["seed"], scorer=scorer, cache=own_folder()
+        network,
+        train,
+        pixels,
+        settings["detect"],
+        seed=settings["seed"],
+        scorer=scorer_of(train, scorer_file),
+        cache=own_folder(),
     )
     return Images(opened.ids[read], pixels, found.predicted.astype(np.int32), train.info), found
 
 
+def scorer_of(train: "Images", file: Path) -> "TrustScorer | None":
+    """LabelTrust's scorer of the training rows; None where the default file is missing.
+
+    Raises: DecantError for a scorer of other images.
+    """
+    from decant.labeltrust.scorer import TrustScorer
+
+    if file == SCORER and not file.is_file():
+        return None
+    scorer = TrustScorer.load(file)
+    if (scorer.class_names, scorer.shape) != (train.info.class_names, train.shape):
+        raise DecantError(f"{file}: a scorer of other images than {VERIFIED}; name the one that `verify` fitted to it")
+    return scorer
+
+
 def save(images: "Images", folder: Path) -> list[str]:
-    """One PNG per image, in the given order, in the place of those of the last time. Returns their names."""
+    """Writes one PNG per image, in the given order, and deletes those of an earlier run. Returns their names."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("[0-9][0-9][0-9]-id*.png"):
         old.unlink()
@@ -96,12 +115,13 @@ def save(images: "Images", folder: Path) -> list[str]:
 
 
 def place_of(picture: Path) -> str:
-    """As affected.csv takes it: from its own folder on, or the whole path of a picture that is elsewhere."""
+    """A picture's path as affected.csv takes it: relative to that file's folder, or absolute if it is elsewhere."""
     picture, inputs = picture.resolve(), INPUTS.resolve()
     return str(picture.relative_to(inputs) if picture.is_relative_to(inputs) else picture)
 
 
-def as_csv(images: "Images", found: "Candidates", shown: np.ndarray, files: list[str]) -> str:
+def as_csv(images: "Images", found: "Candidates", shown: Int[np.ndarray, " rows"], files: list[str]) -> str:
+    """The lines of affected.csv for the rows `shown`, whose pictures are `files`."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("image", "predicted"))
@@ -110,7 +130,8 @@ def as_csv(images: "Images", found: "Candidates", shown: np.ndarray, files: list
     return out.getvalue()
 
 
-def as_table(images: "Images", found: "Candidates", shown: np.ndarray, files: list[str]) -> Table:
+def as_table(images: "Images", found: "Candidates", shown: Int[np.ndarray, " rows"], files: list[str]) -> Table:
+    """The rows `shown` with their scores, as a table for the terminal."""
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for head in ("image", "predicted", "suspicion", "concentration", "distrust"):
         table.add_column(head, justify="left" if head in ("image", "predicted") else "right")
