@@ -3,37 +3,47 @@
 benchmarks/dvc.yaml lists them (`detect-small`, `detect-full`); `cells` brings them up to date. One cell trains one
 model, so that all detectors, and the candidates of `affected-points`, judge the same one.
 
-    python -m benchmarks._detect SCALE DATASET ATTACK SEED OUT
+    python -m benchmarks._detect SCALE DATASET POISONING SEED OUT
 
-ATTACK is a name of ATTACKS; with `_noise` behind it, 2 % of the other rows carry a wrong label. Affected points are
-drawn at random from triggered test images that the model predicts as the attacker wants.
+POISONING is a name of POISONINGS. Affected points are drawn at random from triggered test images that the model
+predicts as the attacker wants. A cell's JSON:
+
+    success     share of the triggered test images that the model predicts so; absent on clean data
+    innocent    innocent rows that the default detector flags, of all, for points without a trigger (`innocent` below)
+    detectors   each detector's figures from one affected point, among rows with the predicted label
+    any_label   the same among all rows
+    points      the default detector's figures from 1, 3 and 5 affected points
+    candidates  how the true affected points rank among candidates: by influence `alone`, and `with_trust`
 """
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-from benchmarks._cells import HERE, definition, run_all
+from benchmarks._cells import definition
+from benchmarks._cells import figures as measured
 from benchmarks._rows import TRAIN, ingested
-from decant.attacks import base as attacks
 from decant.attacks.base import load_attacks
 from decant.data.images import Images, concat_images
 from decant.detectors import candidates
 from decant.detectors.base import Detection, DetectionCase, names
 from decant.detectors.detect import detect
 from decant.detectors.settings import DetectSettings
-from decant.files import read_json, write_json
+from decant.files import write_json
 from decant.labeltrust.scorer import TrustScorer
 from decant.labeltrust.settings import VerifySettings
 from decant.models.training import predict, train_classifier
 from decant.runtime import be_deterministic
+from decant.streams import stream
 
 DATASETS: dict[str, dict[str, int | None]] = {  # scale to name: training rows
     "small": {"digits": None, "mnist": 2000, "fashion_mnist": 2000},
@@ -52,14 +62,39 @@ FULL: dict[str, dict[str, Any]] = {  # CIFAR-10, triggers and rates as in the pa
     "witches_brew": {"rate": 0.01, "network": "resnet18", "epochs": 40, "augment": "shift_flip"},
 }
 NOISE = {"name": "label_noise", "rate": 0.02}
+
+
+@dataclass(frozen=True)
+class Poisoning:
+    """A key of ATTACKS, or None: no attack; and whether 2 % of the other rows carry a wrong label."""
+
+    attack: str | None
+    wrong_labels: bool = False
+
+
+POISONINGS = {
+    "clean": Poisoning(None),
+    "badnet": Poisoning("badnet"),
+    "badnet_noise": Poisoning("badnet", wrong_labels=True),
+    "badnet_all": Poisoning("badnet_all"),
+    "badnet_all_noise": Poisoning("badnet_all", wrong_labels=True),
+    "smooth": Poisoning("smooth"),
+    "smooth_noise": Poisoning("smooth", wrong_labels=True),
+    "witches_brew": Poisoning("witches_brew"),
+    "witches_brew_noise": Poisoning("witches_brew", wrong_labels=True),
+}
 POINTS = (1, 3, 5)
-AMONG = 200  # clean test images that the candidates stand among
-REFERENCES = 10  # of a class, that LabelTrust's scorer knows
+AMONG = 200
+"""Clean test images among which the candidates are ranked."""
+REFERENCES = 10
+"""Rows of a class that LabelTrust's scorer knows."""
 PAPER = DetectSettings(detector="delta", damping=0.0, same_label=False)
 
 
 @dataclass(frozen=True)
 class Scene:
+    """A poisoned dataset, the model trained on it, and affected points."""
+
     train: Images
     test: Images
     clean: Images
@@ -72,31 +107,40 @@ class Scene:
     affected: Images
 
 
-def available() -> list[str]:
-    """The attacks that there are, each with and without noise, and `clean`."""
-    known = [name for name, entry in ATTACKS.items() if entry["name"] in attacks.names()]
-    return ["clean", *(name + suffix for name in known for suffix in ("", "_noise"))]
+Cells = dict[tuple[str, str], dict[str, Any]]
+"""(dataset, poisoning) to what the cell measured."""
 
 
-def cells(scale: str, seed: int) -> dict[tuple[str, str], dict[str, float]]:
-    """(dataset, attack) to the figures of every cell of a seed."""
-    known = available()
-    axes = definition()["stages"][f"detect-{scale}"]["matrix"]
-    wanted = [(dataset, attack) for dataset in axes["dataset"] for attack in axes["attack"] if attack in known]
-    run_all([f"detect-{scale}@{dataset}-{attack}-{seed}" for dataset, attack in wanted])
-    return {cell: read_json(HERE / f"cells/detect/{'-'.join(cell)}-{seed}.json") for cell in wanted}
+def cells(scale: str, seed: int) -> Cells:
+    """Every cell of a seed."""
+    axes = definition(f"detect-{scale}")["matrix"]
+    wanted = [(dataset, poisoning, seed) for dataset in axes["dataset"] for poisoning in axes["poisoning"]]
+    return {(str(cell[0]), str(cell[1])): found for cell, found in measured(f"detect-{scale}", wanted).items()}
 
 
-def scene(scale: str, dataset: str, attack: str, seed: int) -> Scene:
+def averaged(found: Cells, over: Collection[str], *group: str) -> dict[str, float]:
+    """Each figure's mean over the cells of those poisonings, from that group of a cell's figures.
+
+    An attack that never worked has no figures but its success.
+    """
+    chosen = [
+        reduce(lambda part, name: part.get(name, {}), group, cell) for (_, name), cell in found.items() if name in over
+    ]
+    keys = dict.fromkeys(key for part in chosen for key, value in part.items() if isinstance(value, float))
+    return {key: mean(part[key] for part in chosen if key in part) for key in keys}
+
+
+def scene(scale: str, dataset: str, poisoning: str, seed: int) -> Scene:
+    """Poison a dataset, train a model on it, and draw affected points."""
     be_deterministic()
     # `digits` is what `ingested` takes where no name is given.
     clean, test = ingested(scale, None if dataset == "digits" else dataset, DATASETS[scale][dataset])
-    plain = attack.removesuffix("_noise")
+    chosen = POISONINGS[poisoning]
     entries: list[dict[str, Any]] = []
-    if plain != "clean":
-        entries = [ATTACKS[plain] | (FULL[plain] if scale == "full" else {})]
-    rng, train = np.random.default_rng([seed, 1]), clean
-    planted = load_attacks(entries + [NOISE] * attack.endswith("_noise"))
+    if chosen.attack is not None:
+        entries = [ATTACKS[chosen.attack] | (FULL[chosen.attack] if scale == "full" else {})]
+    rng, train = stream(seed, "benchmarks", "poison"), clean
+    planted = load_attacks(entries + [NOISE] * chosen.wrong_labels)
     spared, poisoned = np.zeros(len(train), bool), np.zeros(len(train), bool)
     triggered = test.select(np.zeros(len(test), bool))
     for position, one in enumerate(planted):
@@ -112,40 +156,45 @@ def scene(scale: str, dataset: str, attack: str, seed: int) -> Scene:
     return Scene(train, test, clean, poisoned, model, seed, success, triggered.select(drawn))
 
 
-def cell(scale: str, dataset: str, attack: str, seed: int) -> dict[str, float]:
-    given = scene(scale, dataset, attack, seed)
+def cell(scale: str, dataset: str, poisoning: str, seed: int) -> dict[str, Any]:
+    """Measure every detector on one poisoned dataset."""
+    given = scene(scale, dataset, poisoning, seed)
     case = DetectionCase(
         model=given.model, train=given.train, settings=DetectSettings(), seed=seed, on_rows=lambda rows: None
     )
-    found: dict[str, float] = {} if given.success is None else {"success": given.success}
+    found: dict[str, Any] = {} if given.success is None else {"success": given.success}
     if given.success is not None and not len(given.affected):
         return found
-    for name, detection, _ in innocent(given, case):
-        found[f"{name}.flagged_share"] = float((detection.flagged & ~given.poisoned).mean())
+    found["innocent"] = {
+        name: float((detection.flagged & ~given.poisoned).mean()) for name, detection, _ in innocent(given, case)
+    }
     if given.success is None:
         return found
+    found |= {"detectors": {}, "any_label": {}, "points": {}, "candidates": ranks(given)}
     for name in names():
-        found |= {f"{name}.{key}": value for key, value in both_ways(given, case, name).items()}
+        found["detectors"][name], found["any_label"][name] = both_ways(given, case, name)
     for points in POINTS:
         some = given.affected.select(np.arange(min(points, len(given.affected))))
-        detection, _ = judged(given, case, DetectSettings(), some)
-        found |= {f"points{points}.{key}": value for key, value in figures(given, detection).items()}
-    return found | ranks(given)
+        found["points"][str(points)] = figures(given, judged(given, case, DetectSettings(), some)[0])
+    return found
 
 
 def judged(given: Scene, case: DetectionCase, settings: DetectSettings, points: Images) -> tuple[Detection, float]:
-    """(the detection, its seconds without the fit of the curvature, which all share)."""
+    """What a detector flags, and its seconds without the fit of the curvature, which all share."""
     fitted, started = case.factors, time.perf_counter()
     found = detect(given.model, given.train, points, settings, seed=given.seed, fitted=fitted)
     return found, time.perf_counter() - started
 
 
 def innocent(given: Scene, case: DetectionCase) -> Iterator[tuple[str, Detection, float]]:
-    """What the default makes of points without a trigger: natural mistakes, and what is predicted rightly.
+    """Detections of the default for points without a trigger: natural mistakes, and points that are predicted rightly.
 
     Of all classes in clean data; in poisoned data of the class that is under attack, where a mistake is likeliest.
     """
-    predicted, rng = predict(given.model, given.test.pixels).argmax(1), np.random.default_rng([given.seed, 2])
+    predicted, rng = (
+        predict(given.model, given.test.pixels).argmax(1),
+        stream(given.seed, "benchmarks", "innocent points"),
+    )
     asked = given.affected.labels[:1] if given.success is not None else np.arange(given.train.classes)
     for name, pool in (("mistakes", predicted != given.test.labels), ("right", predicted == given.test.labels)):
         rows = np.concatenate([rng.permutation(np.flatnonzero(pool & (predicted == label)))[:5] for label in asked])
@@ -153,10 +202,10 @@ def innocent(given: Scene, case: DetectionCase) -> Iterator[tuple[str, Detection
         yield name, *judged(given, case, DetectSettings(), points)
 
 
-def both_ways(given: Scene, case: DetectionCase, name: str) -> dict[str, float]:
-    """A detector's figures for one affected point with the same-label switch, and `any.*` without it.
+def both_ways(given: Scene, case: DetectionCase, name: str) -> tuple[dict[str, float], dict[str, float]]:
+    """A detector's figures for one affected point, with the same-label switch and without it.
 
-    The switch only masks what a detector flags; but for those two which fit groups to the candidates.
+    The switch only masks what a detector flags; two detectors fit groups to the candidates and run twice.
     """
     one = given.affected.select(np.arange(1))
     settings = replace(PAPER if name == "delta" else DetectSettings(), detector=name, same_label=False)  # type: ignore[arg-type]
@@ -165,7 +214,7 @@ def both_ways(given: Scene, case: DetectionCase, name: str) -> dict[str, float]:
     if name in ("joint", "renormalised"):
         same, seconds = judged(given, case, replace(settings, same_label=True), one)
     found = figures(given, same, given.train.labels == one.labels[0]) | {"seconds": seconds}
-    return found | {f"any.{key}": value for key, value in figures(given, anywhere).items()}
+    return found, figures(given, anywhere)
 
 
 def figures(given: Scene, found: Detection, counted: np.ndarray | None = None) -> dict[str, float]:
@@ -181,9 +230,9 @@ def figures(given: Scene, found: Detection, counted: np.ndarray | None = None) -
     return result if found.false_alarms is None else result | {"said_false_alarms": found.false_alarms}
 
 
-def ranks(given: Scene) -> dict[str, float]:
+def ranks(given: Scene) -> dict[str, dict[str, float]]:
     """Whether true affected points lead the candidates, found by influence alone and with LabelTrust's scorer."""
-    rng = np.random.default_rng([given.seed, 3])
+    rng = stream(given.seed, "benchmarks", "candidates")
     images = concat_images([given.test.select(rng.permutation(len(given.test))[:AMONG]), given.affected])
     true = np.arange(len(images)) >= len(images) - len(given.affected)
     known = [rng.permutation(np.flatnonzero(given.clean.labels == label))[:REFERENCES]
@@ -193,15 +242,17 @@ def ranks(given: Scene) -> dict[str, float]:
     found = {}
     for name, scores in (("alone", ranked.concentration), ("with_trust", ranked.suspicion)):
         order = np.argsort(-scores, kind="stable")
-        found[f"candidates.{name}.top1"] = float(true[order[0]])
-        found[f"candidates.{name}.top5"] = float(true[order[:5]].any())
-        found[f"candidates.{name}.average_precision"] = float(average_precision_score(true, scores))
+        found[name] = {
+            "top1": float(true[order[0]]),
+            "top5": float(true[order[:5]].any()),
+            "average_precision": float(average_precision_score(true, scores)),
+        }
     return found
 
 
 def main(argv: list[str]) -> None:
-    scale, dataset, attack, seed, out = argv
-    write_json(Path(out), cell(scale, dataset, attack, int(seed)))
+    scale, dataset, poisoning, seed, out = argv
+    write_json(Path(out), cell(scale, dataset, poisoning, int(seed)))
 
 
 if __name__ == "__main__":

@@ -5,34 +5,36 @@ benchmarks/dvc.yaml lists them (`label-loops`: LabelTrust on all of MNIST, `labe
 
     python -m benchmarks._labels DATASET POISONING METHOD SEED OUT
 
-METHOD is `plus` or `paper` (LabelTrust; also `plus_random`, whose expert sees rows drawn at random, `plus_erring`,
-whose expert is wrong in 5 % of the answers, `plus_classifier`, with `verify.classifier`, and `plus_pretrain`, with
-2,000 steps of `verify.pretrain`), or a file of decant/label_checks. LabelTrust's expert is shown 350 rows in all,
-references included: the rows that turn out to be wrong while the references are drawn are at the cost of the last
-loop. A label check knows 35 random rows of every given label, what is wrong among them put right.
+DATASET, POISONING: names of DATASETS and POISONINGS below. METHOD: one of LABELTRUST, or a file of
+decant/label_checks. LabelTrust's expert is shown 350 rows in all, references included; rows that turn out to be wrong
+while the references are drawn leave fewer for the last loop. A label check knows 35 random rows of every given label,
+with their right labels.
 
 Which rows count? On all of MNIST those that nobody reviewed, as in the paper; as the loops take the hardest rows out,
 that flatters them (by .5 points of FRR at most). Elsewhere a third of the rows, drawn at random: no expert is ever
 shown one of these, and every method is counted on the same.
+
+A cell's JSON: `loops`, the figures before any loop and after each (one entry for a label check); for a backdoor also
+`poison_before` and `poison_after`.
 """
 
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks._cells import HERE, run_all
+from benchmarks import _cells
 from benchmarks._rows import ingested, planted
 from benchmarks._stages import dataset
 from decant.attacks.base import load_attacks
 from decant.data.images import Images
-from decant.files import read_json, write_json
+from decant.files import write_json
 from decant.label_checks.base import CheckCase, judge
 from decant.labeltrust.experts import Oracle
 from decant.labeltrust.settings import VerifySettings
@@ -40,15 +42,31 @@ from decant.labeltrust.verify import VerifyOutcome, by_round
 from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, train_classifier
 from decant.runtime import be_deterministic
+from decant.streams import stream
 
 TRAIN = TrainSettings(epochs=10)
-DATASETS = {  # name here: (dataset, training rows, classifier of the rivals who train one)
-    "mnist": ("mnist", None, TRAIN),
-    "mnist12k": ("mnist", 12_000, TRAIN),
-    "mnist12k_resnet18": ("mnist", 12_000, replace(TRAIN, network="resnet18")),
-    "fashion12k": ("fashion_mnist", 12_000, TRAIN),
-    "intel": ("intel100", None, TRAIN),
-    "cifar10n": ("cifar10", 12_000, TRAIN),
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A source, how much of it is taken, and how methods are measured on it."""
+
+    source: str
+    rows: int | None
+    """Training rows; None: all."""
+    train: TrainSettings = TRAIN
+    """The classifier of the rivals that train one."""
+    withholds: bool = True
+    """A third of the rows is withheld from every expert, and counted; else what nobody reviewed is."""
+
+
+DATASETS = {
+    "mnist": Dataset("mnist", None, withholds=False),
+    "mnist12k": Dataset("mnist", 12_000),
+    "mnist12k_resnet18": Dataset("mnist", 12_000, replace(TRAIN, network="resnet18")),
+    "fashion12k": Dataset("fashion_mnist", 12_000),
+    "intel": Dataset("intel100", None),
+    "cifar10n": Dataset("cifar10", 12_000),
 }
 WRONG = 0.09375  # 6 of every 64 rows, as in the paper: 5,625 of 60,000
 POISONINGS: dict[str, list[dict[str, Any]]] = {
@@ -72,69 +90,79 @@ PAIRS = {  # the poisoning "pair": a fifth of a class goes by the name of one th
 LOOPS = 5
 REFERENCES = 10 + 5 * LOOPS  # rows of a label that LabelTrust's expert has seen in the end, and its rivals are told
 BUDGET = 350  # reviews in all, as many as the references and five loops of ten classes would take without a wrong one
-SETTINGS = {
-    "plus": VerifySettings(threshold="far=0.001", passes=2, rounds=LOOPS, budget=BUDGET),
-    "paper": VerifySettings(mode="paper", rounds=LOOPS, steps=1000, budget=BUDGET),
-}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "": {},
-    "erring": {},  # another expert
-    "random": {"choice": "random"},
-    "classifier": {"classifier": True},
-    "pretrain": {"pretrain": 2000},
-}
-ERRORS = 0.05
 HELD_OUT = 1 / 3
+PLUS = VerifySettings(threshold="far=0.001", passes=2, rounds=LOOPS, budget=BUDGET)
+
+
+@dataclass(frozen=True)
+class LabelTrust:
+    """LabelTrust with these parameters, and an expert who gives this share of wrong answers."""
+
+    settings: VerifySettings = PLUS
+    wrong_answers: float = 0.0
+
+
+LABELTRUST = {
+    "plus": LabelTrust(),
+    "paper": LabelTrust(VerifySettings(mode="paper", rounds=LOOPS, steps=1000, budget=BUDGET)),
+    "random_choice": LabelTrust(replace(PLUS, choice="random")),
+    "erring_expert": LabelTrust(wrong_answers=0.05),
+    "plus_classifier": LabelTrust(replace(PLUS, classifier=True)),
+    "plus_pretrain": LabelTrust(replace(PLUS, pretrain=2000)),
+}
 
 
 Cell = tuple[str, str, str, int]
 """Dataset, poisoning, method, seed."""
 
 
-def cells(stage: str, wanted: list[Cell]) -> dict[Cell, dict[str, float]]:
-    """The cells' figures. `stage`: label-loops or label-methods."""
-    run_all([f"{stage}@{'-'.join(map(str, cell))}" for cell in wanted])
-    return {cell: read_json(HERE / f"cells/labels/{'-'.join(map(str, cell))}.json") for cell in wanted}
+def cells(stage: str, wanted: list[Cell]) -> dict[Cell, dict[str, Any]]:
+    """What the cells measured. stage: label-loops or label-methods."""
+    return cast(dict[Cell, dict[str, Any]], _cells.figures(stage, wanted))
 
 
-def in_the_end(found: dict[str, float], loop: int = LOOPS) -> str:
-    """What precedes the figures of that loop, or of the last one before it: where many labels are wrong, the budget may
-    end before the loops. Empty for a label check, which has none."""
-    return next((f"loop{number}." for number in range(loop, -1, -1) if f"loop{number}.frr" in found), "")
+def after(found: dict[str, Any], loop: int) -> dict[str, float]:
+    """A cell's figures after that loop, or after the last one: where many labels are wrong, the budget of reviews may
+    end before the loops do."""
+    return found["loops"][min(loop, len(found["loops"]) - 1)]
 
 
 class ErringExpert(Oracle):
     """Answers a share of the questions with another class."""
 
-    def __init__(self, images: Images, truth: pd.DataFrame, seed: int):
+    def __init__(self, images: Images, truth: pd.DataFrame, share: float, seed: int):
         super().__init__(images, truth)
-        self._rng, self._classes = np.random.default_rng([seed, 11]), images.classes
+        self._share, self._classes = share, images.classes
+        self._rng = stream(seed, "benchmarks", "wrong answers")
 
     def ask(self, ids: np.ndarray) -> dict[int, int]:
         right = super().ask(ids)
-        shifts = self._rng.integers(1, self._classes, len(right)) * (self._rng.random(len(right)) < ERRORS)
+        shifts = self._rng.integers(1, self._classes, len(right)) * (self._rng.random(len(right)) < self._share)
         return {
             row: int((label + shift) % self._classes) for (row, label), shift in zip(right.items(), shifts, strict=True)
         }
 
 
 class Rows(NamedTuple):
+    """A dataset as received, and what is known of it."""
+
     received: Images
     test: Images
     right: np.ndarray
-    """(n,) the received rows' right labels."""
+    """(n,) right labels of the received rows."""
     bad: np.ndarray
-    """(n,) bool: the rows to be found, for their label or for what was done to their picture."""
+    """(n,) bool: rows with a wrong label or with pixels that an attack changed."""
 
 
 def case(name: str, poisoning: str, seed: int) -> Rows:
-    source, rows, _ = DATASETS[name]
-    train, test = ingested("small", source, rows)
+    """The rows of a cell."""
+    chosen = DATASETS[name]
+    train, test = ingested("small", chosen.source, chosen.rows)
     if poisoning == "human":  # the labels of CIFAR-10N, "worse"
         found = pd.read_parquet(Path(dataset("cifar10")).with_name("cifar10n") / "labels.parquet").set_index("index")
         received = train.with_labels(found.loc[train.ids, "worse_label"].to_numpy())
     else:
-        received = planted(train, PAIRS[source] if poisoning == "pair" else POISONINGS[poisoning], seed)
+        received = planted(train, PAIRS[chosen.source] if poisoning == "pair" else POISONINGS[poisoning], seed)
     touched = (received.pixels != train.pixels).any(axis=(1, 2, 3))
     return Rows(received, test, train.labels, touched | (received.labels != train.labels))
 
@@ -156,7 +184,9 @@ def figures(score: np.ndarray, flagged: np.ndarray, bad: np.ndarray, counted: np
 
 def held_out(name: str, rows: Rows, seed: int) -> np.ndarray | None:
     """(n,) bool: the rows that count, where these are not all that nobody reviewed."""
-    return None if name == "mnist" else np.random.default_rng([seed, 15]).random(len(rows.bad)) < HELD_OUT
+    if not DATASETS[name].withholds:
+        return None
+    return stream(seed, "benchmarks", "withheld rows").random(len(rows.bad)) < HELD_OUT
 
 
 def loops(
@@ -164,12 +194,11 @@ def loops(
 ) -> Iterator[tuple[VerifyOutcome, dict[str, float]]]:
     """LabelTrust's outcome before any loop and after each, with its figures."""
     received = rows.received
-    kind, _, variant = method.partition("_")
+    chosen = LABELTRUST[method]
     truth = pd.DataFrame({"id": received.ids, "attack": "planted", "original_label": rows.right})
-    expert = ErringExpert(received, truth, seed) if variant == "erring" else Oracle(received, truth)
-    settings = replace(SETTINGS[kind], **VARIANTS[variant])
+    expert = ErringExpert(received, truth, chosen.wrong_answers, seed)
     started = time.perf_counter()
-    for outcome in by_round(received, expert, settings, seed=seed, withheld=withheld):
+    for outcome in by_round(received, expert, chosen.settings, seed=seed, withheld=withheld):
         counted = ~np.isin(received.ids, outcome.reviews["id"]) if withheld is None else withheld
         verdicts = outcome.verdicts
         found = figures(verdicts["score"].to_numpy(), verdicts["flagged"].to_numpy(), rows.bad, counted)
@@ -177,14 +206,15 @@ def loops(
         yield outcome, found | reviews | {"seconds": time.perf_counter() - started}
 
 
-def cell(name: str, poisoning: str, method: str, seed: int) -> dict[str, float]:
+def cell(name: str, poisoning: str, method: str, seed: int) -> dict[str, Any]:
+    """Measure one method on one poisoned dataset."""
     rows = case(name, poisoning, seed)
     withheld = held_out(name, rows, seed)
-    if method.split("_")[0] not in SETTINGS:
+    if method not in LABELTRUST:
         assert withheld is not None, name
-        return checked(rows, method, DATASETS[name][2], seed, withheld)
+        return {"loops": [checked(rows, method, DATASETS[name].train, seed, withheld)]}
     each = list(loops(rows, method, seed, withheld))
-    found = {f"loop{loop}.{key}": value for loop, (_, figure) in enumerate(each) for key, value in figure.items()}
+    found: dict[str, Any] = {"loops": [figure for _, figure in each]}
     if poisoning in BACKDOORS:
         kept = rows.received.select(~each[-1][0].verdicts["flagged"].to_numpy())
         for key, images in (("poison_before", rows.received), ("poison_after", kept)):
@@ -195,7 +225,7 @@ def cell(name: str, poisoning: str, method: str, seed: int) -> dict[str, float]:
 def checked(rows: Rows, method: str, train: TrainSettings, seed: int, withheld: np.ndarray) -> dict[str, float]:
     """A label check's figures."""
     received = rows.received
-    order = np.random.default_rng([seed, 14]).permutation(np.flatnonzero(~withheld))
+    order = stream(seed, "benchmarks", "known rows").permutation(np.flatnonzero(~withheld))
     given = received.labels[order]
     known = np.concatenate([order[given == label][:REFERENCES] for label in range(received.classes)])
     started = time.perf_counter()
@@ -207,7 +237,7 @@ def checked(rows: Rows, method: str, train: TrainSettings, seed: int, withheld: 
 
 def poison_success(rows: Images, test: Images, poisoning: str, seed: int) -> float:
     """Share of triggered test rows that a small network trained on the rows gives the attacker's label."""
-    triggered = load_attacks(POISONINGS[poisoning])[0].trigger(test, np.random.default_rng([seed, 12]))
+    triggered = load_attacks(POISONINGS[poisoning])[0].trigger(test, stream(seed, "benchmarks", "trigger"))
     assert triggered is not None
     return accuracy(train_classifier(rows, TRAIN, seed=seed), triggered) or 0.0
 

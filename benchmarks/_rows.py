@@ -1,10 +1,11 @@
-"""The rows that the purification benchmarks work on: real data, noise at stated bounds, partly poisoned mixtures."""
+"""Rows to measure purification on: real data, noise at stated bounds, mixtures of poisoned and clean rows."""
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from benchmarks._stages import dataset
 from decant.attacks.base import load_attacks
@@ -12,6 +13,7 @@ from decant.data.images import Images
 from decant.data.settings import IngestSettings
 from decant.data.tables import read_images
 from decant.models.settings import TrainSettings
+from decant.streams import stream
 
 ROWS = {"small": ("digits", None), "full": ("cifar10", None), "full100": ("cifar100", None)}
 """Dataset and number of training rows of a scale."""
@@ -50,7 +52,7 @@ TRAIN["full100"] = TRAIN["full"]
 
 
 def ingest_to(folder: Path, scale: str, name: str | None = None, limit: int | None = None) -> None:
-    """train.parquet and test.parquet in a folder: the scale's dataset, or a named one."""
+    """Write train.parquet and test.parquet into a folder: the scale's dataset, or a named one."""
     from tasks import ingest
 
     if name is None:
@@ -67,26 +69,23 @@ def ingested(scale: str, name: str | None = None, limit: int | None = None) -> t
         return read_images(Path(folder, "train.parquet")), read_images(Path(folder, "test.parquet"))
 
 
-def entry(scale: str, name: str) -> dict[str, Any]:
-    """What `simulate.attacks` would say. `lsp_x2`: twice as strong; `lsp_r40`: on 40 % of the rows."""
-    attack, *suffixes = name.split("_")
-    found: dict[str, Any] = {"name": attack, **ATTACKS[scale][attack]}
-    for suffix in suffixes:
-        kind, number = suffix[0], int(suffix[1:])
-        found |= {"strength": found["strength"] * number} if kind == "x" else {"rate": number / 100}
-    return found
+def entry(scale: str, attack: str, *, strength: float = 1, percent: int = 100) -> dict[str, Any]:
+    """An entry of `simulate.attacks`: so many times as strong as usual at that scale, on a share of the rows."""
+    found: dict[str, Any] = {"name": attack, **ATTACKS[scale][attack], "rate": percent / 100}
+    return found if strength == 1 else found | {"strength": strength * found["strength"]}
 
 
 def planted(images: Images, entries: list[dict[str, Any]], seed: int) -> Images:
     """The rows with those attacks (as in `simulate.attacks`) on them."""
-    rng = np.random.default_rng([seed, 1])
+    rng = stream(seed, "benchmarks", "poison")
     for attack in load_attacks(entries):
         images = attack.poison(images, rng, np.zeros(len(images), bool)).images
     return images
 
 
-def partly(clean: Images, noisy: Images, ratio: float, seed: int) -> tuple[Images, np.ndarray]:
-    """(a share of the rows from the noisy set and the rest from the clean one, which rows are the noisy ones)."""
+def partly(clean: Images, noisy: Images, ratio: float, seed: int) -> tuple[Images, Bool[np.ndarray, " n"]]:
+    """A share of the rows from the noisy set and the rest from the clean one; and which are the noisy ones."""
     taken = np.zeros(len(clean), bool)
-    taken[np.random.default_rng([seed, 4]).permutation(len(clean))[: round(ratio * len(clean))]] = True
+    order = stream(seed, "benchmarks", "poisoned rows").permutation(len(clean))
+    taken[order[: round(ratio * len(clean))]] = True
     return clean.with_pixels(np.where(taken[:, None, None, None], noisy.pixels, clean.pixels)), taken

@@ -1,38 +1,39 @@
 """Cells of the purification tables: one dataset, poisoned one way, cleaned one way, one classifier, one seed.
 
-benchmarks/dvc.yaml lists them as matrix stages (`rows`, then `poison-SCALE`, then `cell-SCALE`); `cells` brings them up
-to date and returns their figures.
+benchmarks/dvc.yaml lists them: the stages `rows`, then `poison-TABLE`, then `cell-TABLE`. `cells` brings those of a
+table up to date and returns their accuracies.
 
     python -m benchmarks._unlearnable rows SCALE OUT
-    python -m benchmarks._unlearnable poison ROWS SCALE ATTACK SEED OUT
+    python -m benchmarks._unlearnable poison ROWS SCALE ATTACK SEED OUT [--strength TIMES] [--percent SHARE]
     python -m benchmarks._unlearnable train ROWS POISONED SCALE COUNTERMEASURE NETWORK SEED OUT
 """
 
+import argparse
 import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks._cells import HERE, bring_up_to_date, definition, run_all
+from benchmarks._cells import Cell, definition, figures, run_all
 from benchmarks._rows import TRAIN, entry, ingest_to, planted
-from decant.files import read_json, write_json
+from decant.files import write_json
 
 
 def rows(scale: str, out: Path) -> None:
-    """train.parquet and test.parquet of the scale's dataset, never poisoned."""
+    """Write train.parquet and test.parquet of the scale's dataset, never poisoned."""
     ingest_to(out, scale)
 
 
-def poison(folder: Path, scale: str, attack: str, seed: int, out: Path) -> None:
-    """The training rows as that attack leaves them; `clean` leaves them alone."""
+def poison(rows: Path, scale: str, attack: str, seed: int, out: Path, strength: float, percent: int) -> None:
+    """Write the training rows as that attack leaves them; `clean` is no attack."""
     from decant.data.tables import read_images, write_images
 
-    entries = [] if attack == "clean" else [entry(scale, attack)]
-    write_images(out, planted(read_images(folder / "train.parquet"), entries, seed))
+    entries = [] if attack == "clean" else [entry(scale, attack, strength=strength, percent=percent)]
+    write_images(out, planted(read_images(rows / "train.parquet"), entries, seed))
 
 
-def train(folder: Path, poisoned: Path, scale: str, countermeasure: str, network: str, seed: int, out: Path) -> None:
-    """Clean test accuracy of a classifier trained on the poisoned rows under a countermeasure."""
+def train(rows: Path, poisoned: Path, scale: str, countermeasure: str, network: str, seed: int, out: Path) -> None:
+    """Write the clean test accuracy of a classifier trained on the poisoned rows under a countermeasure."""
     from dataclasses import asdict
 
     from decant.data.tables import read_images
@@ -45,33 +46,44 @@ def train(folder: Path, poisoned: Path, scale: str, countermeasure: str, network
     be_deterministic()
     settings = load(TrainSettings, {**asdict(TRAIN[scale]), "network": network}, "train")
     model = train_with(countermeasure, read_images(poisoned), settings, seed=seed)
-    write_json(out, {"accuracy": accuracy(model, read_images(folder / "test.parquet"))})
+    write_json(out, {"accuracy": accuracy(model, read_images(rows / "test.parquet"))})
 
 
 def matrix(table: str) -> dict[str, list[Any]]:
-    """attack, countermeasure, network, seed: what a table (`small`, `small-bounds`, ...) is made of."""
-    return definition()["stages"][f"cell-{table}"]["matrix"]
+    """The axes of a table (`small`, `small-bounds`, ...): attack, countermeasure, network, seed, some also percent."""
+    return definition(f"cell-{table}")["matrix"]
 
 
-def cells(table: str, **chosen: list[Any]) -> dict[tuple[Any, ...], dict[str, float]]:
-    """(attack, countermeasure, network, seed) to the cell's figures, for the chosen values of each; the rest: all."""
-    scale, axes = table.split("-")[0], {**matrix(table), **chosen}
-    wanted = list(itertools.product(*(axes[axis] for axis in ("attack", "countermeasure", "network", "seed"))))
-    poisons = list(dict.fromkeys((attack, seed) for attack, _, _, seed in wanted))
-    bring_up_to_date(f"rows@{scale}")
-    run_all([f"poison-{scale}@{attack}-{seed}" for attack, seed in poisons])
-    run_all([f"cell-{table}@{'-'.join(map(str, cell))}" for cell in wanted])
-    return {cell: read_json(HERE / f"cells/{scale}/{'-'.join(map(str, cell))}.json") for cell in wanted}
+def cells(scale: str, table: str, **chosen: list[Any]) -> list[tuple[dict[str, Any], float]]:
+    """(the cell's value on each axis, its accuracy), for the chosen values of an axis; of other axes all."""
+    axes = {**matrix(table), **chosen}
+    wanted = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    poisons = [tuple(cell[axis] for axis in definition(f"poison-{table}")["matrix"]) for cell in wanted]
+    run_all([Cell("rows", (scale,))])
+    run_all([Cell(f"poison-{table}", values) for values in dict.fromkeys(poisons)])
+    found = figures(f"cell-{table}", (tuple(cell.values()) for cell in wanted))
+    return [(cell, found[tuple(cell.values())]["accuracy"]) for cell in wanted]
 
 
 def main(argv: list[str]) -> None:
-    action, *values = argv
-    if action == "rows":
-        rows(values[0], Path(values[1]))
-    elif action == "poison":
-        poison(Path(values[0]), values[1], values[2], int(values[3]), Path(values[4]))
-    else:
-        train(Path(values[0]), Path(values[1]), values[2], values[3], values[4], int(values[5]), Path(values[6]))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks._unlearnable")
+    actions = parser.add_subparsers(dest="action", required=True)
+    for action, arguments in (
+        (rows, "scale out"),
+        (poison, "rows scale attack seed out"),
+        (train, "rows poisoned scale countermeasure network seed out"),
+    ):
+        command = actions.add_parser(action.__name__)
+        command.set_defaults(action=action)
+        for name in arguments.split():
+            command.add_argument(
+                name, type={"seed": int}.get(name, Path if name in ("rows", "poisoned", "out") else str)
+            )
+        if action is poison:
+            command.add_argument("--strength", type=float, default=1, help="times the scale's strength of the attack")
+            command.add_argument("--percent", type=int, default=100, help="of the rows that carry its noise")
+    options = vars(parser.parse_args(argv))
+    options.pop("action")(**options)
 
 
 if __name__ == "__main__":

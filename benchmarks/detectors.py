@@ -1,12 +1,14 @@
-"""How well the detectors find planted poison from one affected point, and what they make of innocent points.
+"""Detectors told one affected point: how much of the planted poison they find, and what they flag for innocent points.
 
-Digits, and 2,000 rows each of MNIST and Fashion-MNIST with a small network (`full`: CIFAR-10, ResNet-18); every attack
-of benchmarks/_detect.py, also with 2 % wrong labels. Means over datasets and, in the named figures, over both:
+Digits, and 2,000 rows each of MNIST and Fashion-MNIST with a small network (`full`: CIFAR-10, ResNet-18); the
+poisonings of benchmarks/_detect.py, also with 2 % wrong labels. Means over datasets, and over poisonings where several
+are named:
 
-    ATTACK.DETECTOR.*        precision (0 where nothing is flagged), recall, average precision, rows flagged; only rows
+    POISONING.success        share of the triggered test images that the model predicts as the attacker wants
+    POISONING.DETECTOR.*     precision (0 where nothing is flagged), recall, average precision, rows flagged; only rows
                              with the predicted label. Of joint and renormalised also the false alarms that they expect
-    ATTACK.DETECTOR.any.*    the same without the same-label switch
-    badnet.*, smooth.*       of the default detector, which the bars speak of: one class to one and all to one
+    POISONING.DETECTOR.any.* the same without the same-label switch
+    badnet.*, smooth.*       of the default detector, over all poisonings by that attack: the bars are about these
     delta.*                  of the paper's own run (50 copies, no damping, no filter), over the dirty-label attacks
     clean.flagged_share      innocent rows that the default flags, of all, for natural mistakes of a model of clean data
     clean.right              the same for points that are predicted rightly
@@ -14,62 +16,56 @@ of benchmarks/_detect.py, also with 2 % wrong labels. Means over datasets and, i
     poisoned.right           the worst case: rightly predicted points of that class, reported by mistake
 """
 
-from statistics import mean
 from typing import Any
 
-from benchmarks._detect import ATTACKS, cells
+from benchmarks._detect import ATTACKS, POISONINGS, averaged, cells
+from decant.detectors.base import names
 from decant.detectors.settings import DetectSettings
 
 DIRTY = ("badnet", "badnet_all", "smooth")
-COMPARED = ("precision", "recall", "average_precision", "flagged", "said_false_alarms", "seconds")
+QUALITY = ("precision", "recall", "average_precision")
+COMPARED = (*QUALITY, "flagged", "said_false_alarms", "seconds")
 
 
 def run(scale: str, seed: int) -> dict[str, float]:
     found = cells(scale, seed)
-    known = {attack for _, attack in found}
+    known = [name for name in POISONINGS if any(name == poisoning for _, poisoning in found)]
+    attacked = {name: attack for name in known if (attack := POISONINGS[name].attack) is not None}
     figures: dict[str, float] = {}
-    for attack in sorted(known - {"clean"}):
-        figures |= {f"{attack}.{key}": value for key, value in averaged(found, [attack]).items() if wanted(key)}
-    default = DetectSettings().detector
-    for name in ("badnet", "smooth"):
-        over = [attack for attack in known if attack.startswith(name)]
-        figures |= {f"{name}.{key}": averaged(found, over).get(f"{default}.{key}", 0.0) for key in COMPARED if over}
-    dirty = averaged(found, [attack for attack in known if attack.removesuffix("_noise") in DIRTY])
-    figures |= {f"delta.{key}": dirty[f"delta.any.{key}"] for key in ("precision", "recall", "flagged")}
-    clean = averaged(found, ["clean"])
-    figures |= {"clean.flagged_share": clean["mistakes.flagged_share"], "clean.right": clean["right.flagged_share"]}
-    return figures | {f"poisoned.{name}": dirty[f"{name}.flagged_share"] for name in ("mistakes", "right")}
-
-
-def wanted(key: str) -> bool:
-    """Of an attack: how well it worked, and what each detector made of it."""
-    return key == "success" or (key.rpartition(".")[2] in COMPARED and not key.startswith(("points", "candidates")))
-
-
-def averaged(found: dict[tuple[str, str], dict[str, float]], over: list[str]) -> dict[str, float]:
-    """Every figure's mean over the cells of those attacks; an attack that never worked has none but its success."""
-    chosen = [figures for (_, attack), figures in found.items() if attack in over]
-    keys = dict.fromkeys(key for figures in chosen for key in figures)
-    return {key: mean(figures[key] for figures in chosen if key in figures) for key in keys}
-
-
-def cell_text(values: dict[str, float], prefix: str) -> str:
-    """A dash where the attack never worked, so that there was nothing to detect."""
-    found = [values.get(f"{prefix}{key}") for key in COMPARED[:3]]
-    return " / ".join(f"{100 * value:.0f}" for value in found if value is not None) or "–"
+    for poisoning in sorted(attacked):
+        figures |= {f"{poisoning}.{key}": value for key, value in averaged(found, [poisoning]).items()}
+        for name in names():
+            for group, way in (("detectors", ""), ("any_label", "any.")):
+                each = averaged(found, [poisoning], group, name)
+                figures |= {f"{poisoning}.{name}.{way}{key}": each[key] for key in COMPARED if key in each}
+    for kind in ("badnet", "smooth"):
+        over = [poisoning for poisoning, attack in attacked.items() if ATTACKS[attack]["name"] == kind]
+        default = averaged(found, over, "detectors", DetectSettings().detector)
+        figures |= {f"{kind}.{key}": default.get(key, 0.0) for key in COMPARED if over}
+    dirty = [poisoning for poisoning, attack in attacked.items() if attack in DIRTY]
+    delta = averaged(found, dirty, "any_label", "delta")
+    figures |= {f"delta.{key}": delta[key] for key in ("precision", "recall", "flagged")}
+    clean, poisoned = averaged(found, ["clean"], "innocent"), averaged(found, dirty, "innocent")
+    figures |= {"clean.flagged_share": clean["mistakes"], "clean.right": clean["right"]}
+    return figures | {f"poisoned.{name}": poisoned[name] for name in ("mistakes", "right")}
 
 
 def table(result: dict[str, Any]) -> str:
-    """Detectors by attacks: precision / recall / average precision in percent; with and without the switch."""
+    """Detectors by poisonings: precision / recall / average precision in percent; with and without the switch."""
     values = result["mean"]
-    shown = [name + suffix for name in ATTACKS for suffix in ("", "_noise") if f"{name}{suffix}.success" in values]
-    found = dict.fromkeys(key.split(".")[1] for key in values if key.endswith(".any.recall"))
+    shown = [poisoning for poisoning in POISONINGS if f"{poisoning}.success" in values]
     parts = []
     for title, way in (("Rows with the predicted label", ""), ("Any row", "any.")):
         lines = [f"{title}: precision / recall / average precision, percent", ""]
         lines += ["| detector | " + " | ".join(shown) + " |", "|---|" + "--:|" * len(shown)]
-        for name in found:
-            each = [cell_text(values, f"{attack}.{name}.{way}") for attack in shown]
+        for name in names():
+            each = [quality(values, f"{poisoning}.{name}.{way}") for poisoning in shown]
             lines.append(f"| {name} | " + " | ".join(each) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def quality(values: dict[str, float], prefix: str) -> str:
+    """A dash where the attack never worked, so that there was nothing to detect."""
+    found = [values.get(f"{prefix}{key}") for key in QUALITY]
+    return " / ".join(f"{100 * value:.0f}" for value in found if value is not None) or "–"

@@ -1,4 +1,4 @@
-"""Cleaning a dataset of its wrong labels: LabelTrust's refeed loop, row by row of the paper's table.
+"""Cleaning a dataset of its wrong labels: LabelTrust's refeed loop beside the paper's table.
 
 `mnist.POISONING.x10.*`, `.loopN.*`: LabelTrust on all 60,000 rows of MNIST, of which 9.4 % carry a wrong label, before
 the refeed loop and after each of five loops of 50 reviews: `frr` (right labels refused), `trr` (wrong labels refused),
@@ -14,7 +14,7 @@ trained on what is kept, and on all rows.
 from statistics import mean
 from typing import Any
 
-from benchmarks._labels import LOOPS, cells, in_the_end
+from benchmarks._labels import LOOPS, after, cells
 
 ON_MNIST = {
     "small": ("random", "trigger"),
@@ -35,8 +35,8 @@ def run(scale: str, seed: int) -> dict[str, float]:
         prefix = "mnist" if method == "plus" else "paper"
         for loop in range(LOOPS + 1):
             name = f"{prefix}.{poisoning}.{'x10' if loop == 0 else f'loop{loop}'}"
-            figures |= {f"{name}.{key}": found[in_the_end(found, loop) + key] for key in SHOWN}
-        figures[f"{prefix}.{poisoning}.seconds"] = found[in_the_end(found) + "seconds"]
+            figures |= {f"{name}.{key}": after(found, loop)[key] for key in SHOWN}
+        figures[f"{prefix}.{poisoning}.seconds"] = after(found, LOOPS)["seconds"]
         if "poison_after" in found:
             figures[f"{prefix}.{poisoning}.poison_success"] = found["poison_after"]
             figures[f"{prefix}.{poisoning}.poison_before"] = found["poison_before"]

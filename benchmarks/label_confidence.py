@@ -1,4 +1,4 @@
-"""Confidence in a model's predictions: what LabelTrust and its rivals say of right and of wrong ones, on MNIST.
+"""Scores of right and wrong predictions of a model on MNIST, by LabelTrust and its rivals.
 
 A `small_cnn` learns from rows of which 2 % carry BadNet's patch (8 called 5). It predicts the 10,000 test rows as they
 are (`benign`) and the 8s among them with the patch (`triggered`). The judges of its predictions: LabelTrust from ten
@@ -32,10 +32,11 @@ from decant.labeltrust.settings import VerifySettings
 from decant.models.settings import TrainSettings
 from decant.models.training import predict, train_classifier
 from decant.runtime import be_deterministic
+from decant.streams import stream
 
 ROWS = {"small": 12_000, "full": None}
 REFERENCES = 10
-STRANGERS = 2_000
+UNKNOWN = 2_000
 JUDGES: dict[str, tuple[str, dict[str, Any]]] = {
     "plus": ("labeltrust", {}),
     "batch": ("labeltrust", {"prior": "batch"}),
@@ -54,7 +55,7 @@ def run(scale: str, seed: int) -> dict[str, float]:
     attack = badnet.Settings()
     poisoned = planted(train, [{"name": "badnet"}], seed)
     model = train_classifier(poisoned, TrainSettings(epochs=5), seed=seed)
-    triggered = badnet.trigger(test, attack, np.random.default_rng(seed))
+    triggered = badnet.trigger(test, attack, stream(seed, "benchmarks", "trigger"))
     pixels = np.concatenate([test.pixels, triggered.pixels])
     truth = np.concatenate([test.labels, np.full(len(triggered), attack.victim)])
     labels, benign = predict(model, pixels).argmax(1), np.arange(len(truth)) < len(test)
@@ -71,7 +72,7 @@ def run(scale: str, seed: int) -> dict[str, float]:
     figures = {
         "accuracy": float((labels == truth)[benign].mean()),
         "poison_success": float((labels == attack.target)[~benign].mean()),
-        "unknown": trust_in_strangers(scale, case),
+        "unknown": trust_out_of_distribution(scale, case),
     }
     for judge, (name, settings) in JUDGES.items():
         found = figures_of(fit_and_score(name, case, **settings), labels == truth, benign)
@@ -81,14 +82,14 @@ def run(scale: str, seed: int) -> dict[str, float]:
 
 def confirmed(images: Images, truth: np.ndarray, seed: int) -> np.ndarray:
     """Row numbers of ten random rows of each class whose label is right."""
-    rng = np.random.default_rng([seed, 7])
+    rng = stream(seed, "benchmarks", "references")
     right = images.labels == truth
     rows = [rng.permutation(np.flatnonzero(right & (truth == label)))[:REFERENCES] for label in range(images.classes)]
     return np.concatenate(rows)
 
 
-def trust_in_strangers(scale: str, case: ConfidenceCase) -> float:
-    clothing = ingested(scale, "fashion_mnist", STRANGERS)[0].pixels
+def trust_out_of_distribution(scale: str, case: ConfidenceCase) -> float:
+    clothing = ingested(scale, "fashion_mnist", UNKNOWN)[0].pixels
     scorer = TrustScorer.fit(case.trusted, settings=VerifySettings(steps=200), seed=case.seed)
     return float(scorer.suggestion(clothing)[1].mean())
 

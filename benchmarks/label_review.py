@@ -1,4 +1,4 @@
-"""What an expert's reviews are worth: the refeed loop's own choice of rows, rows drawn at random, an expert who errs.
+"""LabelTrust's review rounds: rows chosen by the loop, rows drawn at random, an expert who errs.
 
 `CHOICE.x10.*`, `.loopN.*`: LabelTrust on all of MNIST with 9.4 % random wrong labels, as in `label-cleaning`, before
 and after each of five loops of 50 reviews; CHOICE: `active` (the default), `random` (verify.choice), `erring` (active,
@@ -8,9 +8,9 @@ errors, after five loops. `random_after_active.frr`: what random choice refuses 
 
 from typing import Any
 
-from benchmarks._labels import LOOPS, cells
+from benchmarks._labels import LOOPS, after, cells
 
-CHOICES = {"active": "plus", "random": "plus_random", "erring": "plus_erring"}
+CHOICES = {"active": "plus", "random": "random_choice", "erring": "erring_expert"}
 SHOWN = ("frr", "trr", "auroc", "reviews")
 
 
@@ -21,7 +21,7 @@ def run(scale: str, seed: int) -> dict[str, float]:
         figure = found["mnist", "random", method, seed]
         for loop in range(LOOPS + 1):
             name = "x10" if loop == 0 else f"loop{loop}"
-            figures |= {f"{choice}.{name}.{key}": figure[f"loop{loop}.{key}"] for key in SHOWN}
+            figures |= {f"{choice}.{name}.{key}": after(figure, loop)[key] for key in SHOWN}
     last = {choice: figures[f"{choice}.loop{LOOPS}.frr"] for choice in CHOICES}
     return figures | {
         "expert_error_5.frr_cost": last["erring"] - last["active"],

@@ -23,7 +23,7 @@ Intel's larger pictures.
 from typing import Any
 
 from benchmarks._cells import definition
-from benchmarks._labels import cells, in_the_end
+from benchmarks._labels import LOOPS, after, cells
 
 COMPARED = (
     ("fashion12k", "random"),
@@ -58,7 +58,8 @@ SHOWN = ("auroc", "precision_at_80", "frr", "trr")
 
 
 def methods() -> list[str]:
-    return list(definition()["stages"]["label-methods"]["matrix"]["method"])
+    """Every method that is compared, in the order of the table."""
+    return list(definition("label-methods")["matrix"]["method"])
 
 
 def compared(scale: str) -> list[tuple[str, str, str]]:
@@ -73,7 +74,7 @@ def compared(scale: str) -> list[tuple[str, str, str]]:
 def run(scale: str, seed: int) -> dict[str, float]:
     figures: dict[str, float] = {}
     for (name, poisoning, method, _), found in cells("label-methods", [(*c, seed) for c in compared(scale)]).items():
-        figures |= {f"{name}.{poisoning}.{method}.{key}": found[in_the_end(found) + key] for key in SHOWN}
+        figures |= {f"{name}.{poisoning}.{method}.{key}": after(found, LOOPS)[key] for key in SHOWN}
         if "poison_after" in found:
             figures[f"{name}.{poisoning}.{method}.poison_success"] = found["poison_after"]
             figures[f"{name}.{poisoning}.poison_before"] = found["poison_before"]
@@ -105,6 +106,6 @@ def figure_of(mean: dict[str, float], column: tuple[str, str], method: str) -> s
     if f"{case}.{method}.auroc" not in mean:
         return ""
     auroc, frr, trr = (mean[f"{case}.{method}.{key}"] for key in ("auroc", "frr", "trr"))
-    best = max(value for key, value in mean.items() if key.startswith(f"{case}.") and key.endswith(".auroc"))
+    best = max(mean[key] for name in methods() if (key := f"{case}.{name}.auroc") in mean)
     number = f"**{auroc:.3f}**" if auroc == best else f"{auroc:.3f}"
     return f"{number} ({100 * frr:.1f} / {100 * trr:.1f})"

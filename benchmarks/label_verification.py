@@ -18,6 +18,7 @@ from decant.data.images import Images
 from decant.labeltrust.scorer import TrustScorer
 from decant.labeltrust.settings import VerifySettings
 from decant.runtime import be_deterministic
+from decant.streams import stream
 
 SIZES = (2, 5, 10, 15, 20)
 SETTINGS = {"paper": VerifySettings(mode="paper", steps=1000), "plus": VerifySettings()}
@@ -30,9 +31,9 @@ PAPER = {2: (92.52, 72.98, 100.00), 5: (95.30, 41.03, 99.75), 10: (96.29, 32.07,
 def run(scale: str, seed: int) -> dict[str, float]:
     be_deterministic()
     train, test, *_ = case("mnist", "clean", seed)
-    triggered = load_attacks(POISONINGS["trigger"])[0].trigger(test, np.random.default_rng([seed, 12]))
+    triggered = load_attacks(POISONINGS["trigger"])[0].trigger(test, stream(seed, "benchmarks", "trigger"))
     assert triggered is not None
-    order = np.random.default_rng([seed, 13]).permutation(len(train))
+    order = stream(seed, "benchmarks", "references").permutation(len(train))
     figures: dict[str, float] = {}
     for size in SIZES:
         rows = [order[train.labels[order] == label][:size] for label in range(train.classes)]

@@ -1,6 +1,6 @@
 """Noise twice as strong: D-VAE's Table 5, at any scale.
 
-`ATTACK_x2.COUNTERMEASURE`: clean test accuracy as in `unlearnable`, at twice its bounds; `COUNTERMEASURE.mean_accuracy`
+`ATTACK.COUNTERMEASURE`: clean test accuracy as in `unlearnable`, at twice its bounds; `COUNTERMEASURE.mean_accuracy`
 over the attacks. (The paper's l2 bound is 4.0, four times that of its Table 2; the l-infinity ones are 16/255.)
 """
 
@@ -14,25 +14,29 @@ PAPER = {  # Table 5, CIFAR-10, ResNet-18, percent: countermeasure to its mean o
 }  # fmt: skip
 
 
-def run(scale: str, seed: int, *, table_name: str = "bounds") -> dict[str, float]:
-    axes = matrix(f"{scale}-{table_name}")
-    found = cells(f"{scale}-{table_name}", seed=[seed])
-    figures = {f"{attack}.{name}": figure["accuracy"] for (attack, name, _, _), figure in found.items()}
+def run(scale: str, seed: int) -> dict[str, float]:
+    axes = matrix(f"{scale}-bounds")
+    found = cells(scale, f"{scale}-bounds", seed=[seed])
+    figures = {f"{cell['attack']}.{cell['countermeasure']}": accuracy for cell, accuracy in found}
     return figures | {
         f"{name}.mean_accuracy": mean(figures[f"{attack}.{name}"] for attack in axes["attack"])
         for name in axes["countermeasure"]
     }
 
 
-def table(result: dict[str, Any], *, table_name: str = "bounds", paper: dict[str, float] = PAPER) -> str:
+def table(result: dict[str, Any]) -> str:
     """Attacks by countermeasures in percent; at full scale the paper's means beside ours."""
-    axes = matrix(f"{result['scale']}-{table_name}")
-    names = axes["countermeasure"]
+    axes = matrix(f"{result['scale']}-bounds")
+    return by_countermeasure(result, axes["attack"], axes["countermeasure"], PAPER)
+
+
+def by_countermeasure(result: dict[str, Any], rows: list[str], names: list[str], paper: dict[str, float]) -> str:
+    """Markdown of the figures ROW.COUNTERMEASURE in percent, and their means, at full scale beside the paper's."""
     lines = ["| attack | " + " | ".join(names) + " |", "|---|" + "--:|" * len(names)]
-    for attack in axes["attack"]:
-        keys = [f"{attack}.{name}" for name in names]
+    for row in rows:
+        keys = [f"{row}.{name}" for name in names]
         shown = [f"{100 * result['mean'][key]:.1f} ± {100 * result['std'][key]:.1f}" for key in keys]
-        lines.append(f"| {attack} | " + " | ".join(shown) + " |")
+        lines.append(f"| {row} | " + " | ".join(shown) + " |")
     means = [f"{100 * result['mean'][f'{name}.mean_accuracy']:.1f}" for name in names]
     if result["scale"] == "full":
         means = [

@@ -35,17 +35,16 @@ for attack, lfu, ours in (
 def run(scale: str, seed: int) -> dict[str, float]:
     axes = matrix(scale)
     networks = axes["network"] if os.environ.get("DECANT_NETWORKS") == "all" else axes["network"][:1]
-    found = cells(scale, seed=[seed], network=networks)
     figures: dict[str, float] = {}
-    for (attack, countermeasure, network, _), figure in found.items():
-        prefix = "" if network == networks[0] else f"{network}."
-        figures[f"{prefix}{attack}.{countermeasure}"] = figure["accuracy"]
+    for cell, accuracy in cells(scale, scale, seed=[seed], network=networks):
+        prefix = "" if cell["network"] == networks[0] else f"{cell['network']}."
+        figures[f"{prefix}{cell['attack']}.{cell['countermeasure']}"] = accuracy
     attacks = [attack for attack in axes["attack"] if attack != "clean"]
     figures |= {f"{attack}.drop": figures["clean.none"] - figures[f"{attack}.none"] for attack in attacks}
     for countermeasure in axes["countermeasure"]:
-        accuracy = mean(figures[f"{attack}.{countermeasure}"] for attack in attacks)
-        figures[f"{countermeasure}.mean_accuracy"] = accuracy
-        figures[f"{countermeasure}.mean_gap"] = figures["clean.none"] - accuracy
+        average = mean(figures[f"{attack}.{countermeasure}"] for attack in attacks)
+        figures[f"{countermeasure}.mean_accuracy"] = average
+        figures[f"{countermeasure}.mean_gap"] = figures["clean.none"] - average
     return figures
 
 
@@ -58,7 +57,7 @@ def table(result: dict[str, Any], name: str | None = None, paper: Paper = PAPER)
     lines = ["| attack | " + " | ".join(axes["countermeasure"]) + " |", "|---|" + "--:|" * len(axes["countermeasure"])]
     for attack in axes["attack"]:
         shown = [
-            cell(result, f"{attack}.{countermeasure}", paper.get(attack, {}).get(countermeasure))
+            beside_paper(result, f"{attack}.{countermeasure}", paper.get(attack, {}).get(countermeasure))
             for countermeasure in axes["countermeasure"]
         ]
         lines.append(f"| {attack} | " + " | ".join(shown) + " |")
@@ -66,6 +65,6 @@ def table(result: dict[str, Any], name: str | None = None, paper: Paper = PAPER)
     return "\n".join([*lines, "| mean of the attacks | " + " | ".join(means) + " |"])
 
 
-def cell(result: dict[str, Any], key: str, paper: float | None) -> str:
+def beside_paper(result: dict[str, Any], key: str, paper: float | None) -> str:
     ours, spread = 100 * result["mean"][key], 100 * result["std"][key]
     return f"{ours:.1f} ± {spread:.1f}" + (f" (paper {paper:.1f}, {ours - paper:+.1f})" if paper else "")
