@@ -27,10 +27,13 @@ from decant.runtime import machine
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+STREAMS = "named"
+"""Where draws come from (decant.streams): part of a result, as the same seed draws other numbers from other streams."""
 PACKAGES = ("torch", "numpy", "pyarrow", "scikit-learn", "prefect", "dvc", "datasets")
 
 
 def names() -> list[str]:
+    """The benchmarks, by the names of their files."""
     found = sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_"))
     return [name.replace("_", "-") for name in found]
 
@@ -40,7 +43,7 @@ def load(name: str) -> ModuleType:
 
 
 def measure(name: str, scale: str, seeds: int) -> dict[str, Any]:
-    """Runs the benchmark once per seed; values per key, mean and standard deviation, and on what it ran."""
+    """Run the benchmark once per seed: values per key, mean and standard deviation, and on what it ran."""
     module = load(name)
     runs = []
     for seed in range(seeds):
@@ -57,6 +60,7 @@ def measure(name: str, scale: str, seeds: int) -> dict[str, Any]:
         "machine": machine(),
         "versions": {package: found for package in PACKAGES if (found := installed(package))},
         "commit": commit(),
+        "streams": STREAMS,
     }
 
 
@@ -76,12 +80,13 @@ def commit() -> str:
 
 
 def bars_of(name: str | None) -> list[dict[str, Any]]:
+    """The bars of a benchmark, or all of them."""
     bars = yaml.safe_load((HERE / "bars.yaml").read_text(encoding="utf-8"))
     return [bar for bar in bars if name in (None, bar["benchmark"])]
 
 
 def check(bars: list[dict[str, Any]], results: Path) -> bool:
-    """Prints each bar with its figure; True when none falls short. A figure that was never measured falls short."""
+    """Print each bar with its figure; True when none falls short. A figure that was never measured falls short."""
     reached = True
     for bar in bars:
         path = results / f"{bar['benchmark']}-{bar['scale']}.json"
@@ -101,7 +106,7 @@ def shown(result: dict[str, Any]) -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Mean, standard deviation, every value."""
+    """Markdown of every figure: mean, standard deviation, values."""
     lines = ["| figure | mean | std | values |", "|---|--:|--:|---|"]
     for key, values in result["values"].items():
         each = ", ".join(f"{value:.4g}" for value in values)
@@ -109,21 +114,34 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def origin(result: dict[str, Any]) -> str:
+    """How to measure a result again, where and at which commit it was measured, and whether its draws are today's."""
+    machine, versions = result["machine"], ", ".join(f"{name} {found}" for name, found in result["versions"].items())
+    text = (
+        f"`python -m benchmarks {result['benchmark']} --scale {result['scale']} --seeds {result['n']}`, "
+        f"n = {result['n']}; {machine['device']}, {machine['cores']} cores; Python {machine['python']}, {versions}; "
+        f"measured at commit {result['commit']}."
+    )
+    if result.get("streams") == STREAMS:
+        return text
+    return (
+        f"{text} **Measured with earlier code**: random draws have come from named streams since then, so that the "
+        "same seeds draw other numbers today; the table has not been measured again."
+    )
+
+
 def render() -> str:
     """benchmarks/README.md: every committed result with its machine, versions and commit."""
-    parts = ["# Measured", "Written by `python -m benchmarks --render` from `benchmarks/results/`; do not edit."]
+    parts = [
+        "# Measured",
+        "Written by `python -m benchmarks --render` from `benchmarks/results/`; do not edit. Each table says at which "
+        "commit it was measured: the text above it is of today's code, the figures are of that commit's.",
+    ]
     for path in sorted(RESULTS.glob("*.json")):
         result = read_json(path)
         module = load(result["benchmark"])
-        device, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-        parts += [
-            f"## {result['benchmark']}, {result['scale']}",
-            (module.__doc__ or "").strip(),
-            f"`python -m benchmarks {result['benchmark']} --scale {result['scale']} --seeds {result['n']}`, "
-            f"n = {result['n']}; {device['device']}, {device['cores']} cores; Python {device['python']}, {versions}; "
-            f"commit {result['commit']}.",
-            shown(result),
-        ]
+        title = f"## {result['benchmark']}, {result['scale']}"
+        parts += [title, (module.__doc__ or "").strip(), origin(result), shown(result)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What influence costs beside kronfluence: factors and 51 queries, same rows, model, labels and precision, in one run.
+"""Cost of influence beside kronfluence: factors and 51 queries, same rows, model, labels and precision, in one run.
 
 Each contender runs in a process of its own, one after the other. `seconds`: fit the factors on all rows (true Fisher)
 and score 51 queries, data and model in memory; without a GPU the processor's time on one thread, so that what else the
@@ -36,9 +36,10 @@ from decant.influence import ekfac
 from decant.influence.functions import influence, neg_margin
 from decant.models import networks
 from decant.models.networks import resnet18, small_cnn
-from decant.models.training import as_float, step, to_device
+from decant.models.training import as_float, epochs_of_batches, step, to_device
 from decant.registry import peer
 from decant.runtime import device
+from decant.streams import child, torch_stream
 
 QUERIES, DAMPING = 51, 0.1
 CASES: dict[str, dict[str, tuple[str, int | None, int]]] = {  # network: (dataset, rows, epochs)
@@ -127,14 +128,13 @@ def prepare(folder: Path, scale: str, network: str, seed: int) -> None:
         "y": torch.from_numpy(train.labels.astype(np.int64)),
         "xq": as_float(to_device(test.pixels[:QUERIES])),
         "yq": torch.from_numpy(test.labels[:QUERIES].astype(np.int64)),
-        "uniform": torch.rand(len(train), generator=torch.Generator().manual_seed(seed), dtype=torch.float64),
+        "uniform": torch.rand(len(train), generator=torch_stream(seed, "benchmarks", "labels"), dtype=torch.float64),
     }
-    torch.manual_seed(seed)
+    torch.manual_seed(child(seed, "benchmarks", "weights"))
     model = NETWORKS[network](train.shape[2], train.classes).to(device())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
-    for order in (torch.randperm(len(train)) for _ in range(epochs)):
-        for batch in order.split(128):
-            step(optimizer, F.cross_entropy(model(data["x"][batch]), data["y"][batch].to(device())))
+    for batch in epochs_of_batches(len(train), 128, epochs, torch_stream(seed, "benchmarks", "order")):
+        step(optimizer, F.cross_entropy(model(data["x"][batch]), data["y"][batch].to(device())))
     save_file({key: value.contiguous().cpu() for key, value in data.items()}, folder / "data.safetensors")
     save_file(
         {key: value.contiguous().cpu() for key, value in model.state_dict().items()}, folder / "model.safetensors"

@@ -1,4 +1,4 @@
-"""What each part of the two-stage purification is worth: D-VAE's Table 7, on the attacks of `unlearnable`.
+"""Two-stage purification with parts left out: D-VAE's Table 7, on the attacks of `unlearnable`.
 
 `ATTACK.VARIANT`: clean test accuracy of a network trained on what that variant leaves; `VARIANT.mean` over the attacks.
 
@@ -25,6 +25,7 @@ from decant.purify.dvae import recipe
 from decant.purify.settings import PurifySettings
 from decant.purify.two_stage import LIMITS, Inference, PurifyStage, fit, to_uint8
 from decant.runtime import be_deterministic
+from decant.streams import child
 
 PAPER = {  # Table 7, CIFAR-10, percent: mean over eight attacks
     "no_s1": 80.52, "no_i2": 89.02, "no_s2": 36.21, "no_i3": 40.12, "s1_i3": 83.44, "ours": 90.01,
@@ -46,25 +47,26 @@ def run(scale: str, seed: int) -> dict[str, float]:
 
 
 def variants(received: Images, seed: int) -> Iterator[tuple[str, Images]]:
-    chosen = recipe(PurifySettings(), received)
+    """The rows after each variant of purification; the fits of a stage share their seed, as in the pipeline."""
+    chosen, one, two = recipe(PurifySettings(), received), child(seed, "purify_1"), child(seed, "purify_2")
     small, large = (PurifyStage(chosen, limit) for limit in LIMITS)
     yield "received", received
-    yield "no_s1", Inference(fit(received, large, seed=seed + 1), seed + 1).second_stage(received)[0]
-    first = fit(received, small, seed=seed)
-    x1, _ = Inference(first, seed).first_stage(received)
+    yield "no_s1", Inference(fit(received, large, seed=two), two).second_stage(received)[0]
+    first = fit(received, small, seed=one)
+    x1, _ = Inference(first, one).first_stage(received)
     yield "no_s2", x1
-    yield "s1_i3", Reconstruction(first, seed)(x1)
-    second = fit(x1, large, seed=seed + 1)
-    yield "no_i2", Reconstruction(second, seed + 1)(x1)
-    yield "no_i3", Inference(second, seed + 1).first_stage(x1)[0]
-    yield "ours", Inference(second, seed + 1).second_stage(x1)[0]
+    yield "s1_i3", Reconstruction(first, one)(x1)
+    second = fit(x1, large, seed=two)
+    yield "no_i2", Reconstruction(second, two)(x1)
+    yield "no_i3", Inference(second, two).first_stage(x1)[0]
+    yield "ours", Inference(second, two).second_stage(x1)[0]
     literal = [PurifyStage(chosen, limit, "eq14") for limit in LIMITS]
-    x1, _ = Inference(fit(received, literal[0], seed=seed), seed).first_stage(received)
-    yield "eq14", Inference(fit(x1, literal[1], seed=seed + 1), seed + 1).second_stage(x1)[0]
+    x1, _ = Inference(fit(received, literal[0], seed=one), one).first_stage(received)
+    yield "eq14", Inference(fit(x1, literal[1], seed=two), two).second_stage(x1)[0]
 
 
 class Reconstruction(Inference):
-    """x^ of the rows as they are."""
+    """Gives x^ of the rows as they are, instead of a stage's result."""
 
     @torch.no_grad()
     def __call__(self, images: Images) -> Images:  # type: ignore[override]

@@ -1,8 +1,8 @@
-"""Rows that carry noise, told from those that don't (D-VAE's Table 8), and what the disentangled p^ is worth (Table 1).
+"""Detection of the rows that carry noise (D-VAE's Table 8), and whether p^ is the perturbation (its Table 1).
 
-`ATTACK.RATIO.WHICH.auroc|precision|recall|f1` for partly poisoned rows. WHICH: `ours`, ridge regression on the
-residual x - x3 (decant.purify.gate), flagged from its own threshold on; `paper`, a network trained on x + p^ that flags
-a row when it predicts the given label for it as received (auroc: by that label's probability); `votes`, the same
+`ATTACK.RATIO.WHICH.auroc`, `.precision`, `.recall`, `.f1` for partly poisoned rows. WHICH: `ours`, ridge regression on
+the residual x - x3 (decant.purify.gate), flagged from its own threshold on; `paper`, a network trained on x + p^ that
+flags a row when it predicts the given label for it as received (auroc: by that label's probability); `votes`, the same
 by the mean probability over three such networks.
 `ATTACK.disentangled.test|received`: accuracy on clean test rows and on the poisoned rows of a network trained on clean
 rows plus the p^ that was found for them: low on the first and high on the second where p^ is the perturbation.
@@ -24,6 +24,7 @@ from decant.purify.gate import RowScorer, amplified, pattern_scores, row_thresho
 from decant.purify.settings import PurifySettings
 from decant.purify.two_stage import LIMITS, Inference, PurifyStage, fit
 from decant.runtime import be_deterministic
+from decant.streams import child
 
 SHOWN = {"small": ("lsp", "ar", "pil"), "full": ("lsp", "em")}
 RATIOS = (0.2, 0.4, 0.6, 0.8)
@@ -56,13 +57,13 @@ def run(scale: str, seed: int) -> dict[str, float]:
 
 def both_stages(received: Images, seed: int) -> tuple[np.ndarray, Images]:
     """(p^ of stage 1 (n, h, w, c), x3)."""
-    chosen = recipe(PurifySettings(), received)
-    x1, p_hat = Inference(fit(received, PurifyStage(chosen, LIMITS[0]), seed=seed), seed).first_stage(received)
-    return p_hat, Inference(fit(x1, PurifyStage(chosen, LIMITS[1]), seed=seed + 1), seed + 1).second_stage(x1)[0]
+    chosen, one, two = recipe(PurifySettings(), received), child(seed, "purify_1"), child(seed, "purify_2")
+    x1, p_hat = Inference(fit(received, PurifyStage(chosen, LIMITS[0]), seed=one), one).first_stage(received)
+    return p_hat, Inference(fit(x1, PurifyStage(chosen, LIMITS[1]), seed=two), two).second_stage(x1)[0]
 
 
 def judged(received: Images, x3: Images, p_hat: np.ndarray, seed: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, scores, flagged) of the three ways to tell."""
+    """(name, scores, flagged) of three ways to find the rows that carry noise."""
     ours = RowScorer.fit(received, x3, seed=seed)(received, x3)
     one, hit = pattern_scores(received, p_hat, networks=1, seed=seed)
     votes, _ = pattern_scores(received, p_hat, networks=3, seed=seed)
@@ -80,7 +81,7 @@ def quality(rows: np.ndarray, scores: np.ndarray, flagged: np.ndarray) -> dict[s
 
 
 def table(result: dict[str, Any]) -> str:
-    """Attacks and ratios by the three ways to tell, AUROC and F1."""
+    """Attacks and ratios by the three ways to find the rows, AUROC and F1."""
     ways = [(which, key) for which in ("ours", "paper", "votes") for key in ("auroc", "f1")]
     lines = ["| attack | ratio | " + " | ".join(f"{which} {key}" for which, key in ways) + " |"]
     lines.append("|---|--:|" + "--:|" * len(ways))

@@ -1,10 +1,11 @@
 """Whether `purify.when: auto` tells data with unlearnable noise from data without: hits and false alarms.
 
 `DATASET.ATTACK.RATIO`: reliance (decant.purify.gate) on 5,000 rows (2,874 for digits), that share of which carries
-noise; from 4.0 on the data is purified. `hits.RATIO`: share of dataset x attack that is found. `false_alarms`: how many
-of the four datasets, never poisoned, are purified; `false_alarms.label_noise` and `.badnet`: with 20 % wrong labels,
-and with 5 % backdoored rows. Noise at the paper's bounds on CIFAR-10, stronger on gray pictures (benchmarks/_rows.py). At
-full scale the datasets are whole, and `clean_cifar10.points_lost` is what `auto` costs a ResNet-18 on clean CIFAR-10.
+noise; from 4.0 on the data is purified. `DATASET.clean`, `.label_noise`, `.badnet`: the same without such noise: never
+poisoned, with 20 % wrong labels, with 5 % backdoored rows. `hits.RATIO`: share of dataset x attack that is found.
+`false_alarms`: how many of the four datasets, never poisoned, are purified; `false_alarms.label_noise` and `.badnet`.
+Noise at the paper's bounds on CIFAR-10, stronger on gray images (benchmarks/_rows.py). At full scale the datasets are
+whole, and `clean_cifar10.points_lost` is what `auto` costs a ResNet-18 on clean CIFAR-10.
 """
 
 import os
@@ -12,8 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
 from typing import Any
-
-import numpy as np
 
 from benchmarks._rows import COLOUR, GRAY, TRAIN, ingested, partly, planted
 from decant.data.images import Images
@@ -38,39 +37,47 @@ NO_NOISE: dict[str, list[dict[str, Any]]] = {
 
 
 def run(scale: str, seed: int) -> dict[str, float]:
-    figures: dict[str, float] = {}
+    found: dict[Case, float] = {}
+    others: dict[str, float] = {}
     with ProcessPoolExecutor(int(os.environ.get("DECANT_JOBS", 1)), mp_context=get_context("spawn")) as pool:
-        for found in pool.map(of_dataset, DATASETS, repeat(scale), repeat(seed)):
-            figures |= found
-    return figures | counted(figures)
+        for values, more in pool.map(of_dataset, DATASETS, repeat(scale), repeat(seed)):
+            found, others = found | values, others | more
+    named = {f"{name}.{kind}" + (f".{ratio}" if ratio else ""): value for (name, kind, ratio), value in found.items()}
+    return named | others | counted(found)
 
 
-def of_dataset(name: str, scale: str, seed: int) -> dict[str, float]:
+Case = tuple[str, str, float]
+"""Dataset, attack or a key of NO_NOISE, share of the rows that carry noise."""
+
+
+def of_dataset(name: str, scale: str, seed: int) -> tuple[dict[Case, float], dict[str, float]]:
+    """The reliance of every case of a dataset; other figures."""
     be_deterministic()
     train, test = ingested(scale, name, ROWS[scale] if name != "digits" else None)
-    figures = {f"{name}.{kind}": asked(planted(train, attacks, seed), seed) for kind, attacks in NO_NOISE.items()}
+    found = {(name, kind, 0.0): asked(planted(train, attacks, seed), seed) for kind, attacks in NO_NOISE.items()}
     attacks, ratios = ASKED[scale](name)
     for attack in attacks:
         settings = (COLOUR if name == "cifar10" else GRAY)[attack]
         noisy = planted(train, [{"name": attack, **settings}], seed)
         for ratio in ratios:
-            figures[f"{name}.{attack}.{ratio}"] = asked(partly(train, noisy, ratio, seed)[0], seed)
-            print(f"  {name} {attack} {ratio}: {figures[f'{name}.{attack}.{ratio}']:.2f}", flush=True)
+            found[name, attack, ratio] = asked(partly(train, noisy, ratio, seed)[0], seed)
+            print(f"  {name} {attack} {ratio}: {found[name, attack, ratio]:.2f}", flush=True)
     if scale == "full" and name == "cifar10":
-        figures["clean_cifar10.points_lost"] = points_lost(train, test, figures["cifar10.clean"], seed)
+        return found, {"clean_cifar10.points_lost": points_lost(train, test, found[name, "clean", 0.0], seed)}
+    return found, {}
+
+
+def counted(found: dict[Case, float]) -> dict[str, float]:
+    """Hits and false alarms: where the reliance is high enough for `auto` to purify."""
+    purified = {case: value >= RELIANCE_LIMIT for case, value in found.items()}
+    figures: dict[str, float] = {}
+    for ratio in RATIOS:
+        hits = [hit for (_, _, share), hit in purified.items() if share == ratio]
+        figures |= {f"hits.{ratio}": sum(hits) / len(hits)} if hits else {}
+    for kind in NO_NOISE:
+        key = "false_alarms" if kind == "clean" else f"false_alarms.{kind}"
+        figures[key] = float(sum(purified[name, kind, 0.0] for name in DATASETS))
     return figures
-
-
-def counted(figures: dict[str, float]) -> dict[str, float]:
-    found = {key: value >= RELIANCE_LIMIT for key, value in figures.items()}
-    hits = {
-        f"hits.{ratio}": np.mean([found[key] for key in found if key.endswith(str(ratio))])
-        for ratio in RATIOS
-        if any(key.endswith(str(ratio)) for key in found)
-    }
-    alarms = {kind: sum(found[f"{name}.{kind}"] for name in DATASETS) for kind in NO_NOISE}
-    others = {f"false_alarms.{kind}": float(count) for kind, count in alarms.items() if kind != "clean"}
-    return {**{key: float(share) for key, share in hits.items()}, **others, "false_alarms": float(alarms["clean"])}
 
 
 def asked(received: Images, seed: int) -> float:

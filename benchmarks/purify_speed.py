@@ -29,6 +29,7 @@ from decant.models.training import step as take_step
 from decant.purify.dvae import DVAE, PRESETS, loss
 from decant.purify.two_stage import LIMITS, Inference, PurifyStage, fit
 from decant.runtime import device
+from decant.streams import child, torch_stream
 
 STEPS = {"small": 3, "full": 200}  # timed, of each kind, in turns of a third
 MILLION, SLICE = 1_000_000, 100_000
@@ -47,12 +48,12 @@ def run(scale: str, seed: int) -> dict[str, float]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Steps, in turns
+# Training steps, of one kind after the other
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def step_rates(scale: str, seed: int) -> dict[str, float]:
-    torch.manual_seed(seed)
+    torch.manual_seed(child(seed, "benchmarks", "weights"))
     kinds = {
         "official": (PRESETS["paper"], True),
         "paper": (PRESETS["paper"], False),
@@ -60,12 +61,12 @@ def step_rates(scale: str, seed: int) -> dict[str, float]:
     }
     steps = {name: stepper(preset, as_logged) for name, (preset, as_logged) in kinds.items()}
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    for turn in range(1 + 3):
+    for repeat in range(1 + 3):
         for name, (step, _) in steps.items():
             started = clock()
             for _ in range(max(1, STEPS[scale] // 3)):
                 step()
-            if turn:  # the first turn warms up
+            if repeat:  # the first only warms up
                 seconds[name].append((clock() - started) / max(1, STEPS[scale] // 3))
     figures = {f"{name}.rows_per_second": rows / median(seconds[name]) for name, (_, rows) in steps.items()}
     return figures | {"ratio": figures["ours.rows_per_second"] / figures["official.rows_per_second"]}
@@ -79,7 +80,10 @@ def stepper(preset: "object", as_logged: bool) -> tuple[Callable[[], None], int]
     dev, rows = device(), preset.batch_size
     x, y = torch.rand(rows, 3, 32, 32, device=dev), torch.randint(0, 10, (rows,), device=dev)
     model = DVAE((32, 32, 3), 10, preset).to(dev).to(memory_format=torch.channels_last).train()
-    optimizer, noise = torch.optim.Adam(model.parameters(), lr=5e-3), torch.Generator(dev).manual_seed(0)
+    optimizer, noise = (
+        torch.optim.Adam(model.parameters(), lr=5e-3),
+        torch_stream(0, "benchmarks", "latent", device=dev),
+    )
     classifier = resnet18(3, 10).to(dev).eval()
     low_precision = dev.type == "cuda" and not preset.as_published
 
@@ -106,10 +110,10 @@ def clock() -> float:
 def both_stages(seed: int) -> float:
     train, _ = ingested("full")
     started = clock()
-    first = fit(train, PurifyStage(PRESETS["standard"], LIMITS[0]), seed=seed)
-    x1, _ = Inference(first, seed).first_stage(train)
-    second = fit(x1, PurifyStage(PRESETS["standard"], LIMITS[1]), seed=seed + 1)
-    Inference(second, seed + 1).second_stage(x1)
+    first = fit(train, PurifyStage(PRESETS["standard"], LIMITS[0]), seed=child(seed, "purify_1"))
+    x1, _ = Inference(first, child(seed, "purify_1")).first_stage(train)
+    second = fit(x1, PurifyStage(PRESETS["standard"], LIMITS[1]), seed=child(seed, "purify_2"))
+    Inference(second, child(seed, "purify_2")).second_stage(x1)
     return clock() - started
 
 

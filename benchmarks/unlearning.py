@@ -1,4 +1,4 @@
-"""Unlearning methods side by side: outcome and seconds, told all of the poison, half of it, none, or what is detected.
+"""Unlearning methods compared: outcome and seconds, told all of the poison, half of it, none, or what is detected.
 
 `DATASET.ATTACK.FOUND.METHOD.FIGURE`, FOUND being what the method is told to forget:
 
@@ -36,6 +36,7 @@ from decant.detectors.detect import detect
 from decant.detectors.settings import DetectSettings
 from decant.models.training import accuracy, predict, train_classifier
 from decant.runtime import be_deterministic
+from decant.streams import stream
 from decant.unlearning.auto import cheapest
 from decant.unlearning.base import Unlearned, UnlearningTask, names, unlearn_with
 from decant.unlearning.settings import UnlearnSettings
@@ -75,7 +76,7 @@ def run(scale: str, seed: int) -> dict[str, float]:
 
 
 def of_attack(train: Images, test: Images, entry: dict[str, Any], scale: str, seed: int) -> dict[str, float]:
-    rng = np.random.default_rng([seed, 1])
+    rng = stream(seed, "benchmarks", "poison")
     attack = load_attacks([entry])[0].prepared(train, test, rng)
     rows, truth = plant(train, [attack], rng)
     triggered, affected = triggered_rows(test, [attack], 5, rng)
@@ -124,7 +125,7 @@ def unlearnt(method: str, task: UnlearningTask, affected: Images) -> Unlearned:
 
 
 def outcome(key: str, done: Unlearned, attack: Attack, test: Images, triggered: Images) -> dict[str, float]:
-    everywhere = attack.on_all_classes().trigger(test, np.random.default_rng(0))
+    everywhere = attack.on_all_classes().trigger(test, stream(0, "benchmarks", "trigger"))
     rows = {"accuracy": test, "poison_success": triggered, "poison_success_all": everywhere or triggered}
     shares = {f"{key}.{name}": accuracy(done.model, images) or 0.0 for name, images in rows.items()}
     return shares | {f"{key}.seconds": done.seconds}
