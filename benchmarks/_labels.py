@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks import _cells
+from benchmarks._cells import figures as measured
 from benchmarks._rows import ingested, planted
 from benchmarks._stages import dataset
 from decant.attacks.base import load_attacks
@@ -118,7 +118,7 @@ Cell = tuple[str, str, str, int]
 
 def cells(stage: str, wanted: list[Cell]) -> dict[Cell, dict[str, Any]]:
     """What the cells measured. stage: label-loops or label-methods."""
-    return cast(dict[Cell, dict[str, Any]], _cells.figures(stage, wanted))
+    return cast(dict[Cell, dict[str, Any]], measured(stage, wanted))
 
 
 def after(found: dict[str, Any], loop: int) -> dict[str, float]:
