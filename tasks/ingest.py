@@ -11,7 +11,7 @@ import pandas as pd
 
 from decant.data.decode import Rules
 from decant.data.images import DatasetInfo
-from decant.data.ingest import Outcome, Part, check_outcomes, choose_parts, find_duplicates, sample_rules, write_part
+from decant.data.ingest import Part, WrittenPart, check_written, choose_parts, find_duplicates, sample_rules, write_part
 from decant.data.settings import IngestSettings
 from decant.data.sources import fingerprint, open_source
 from decant.data.tables import ImagesWriter, write_places, write_rejected
@@ -25,7 +25,7 @@ from decant.summaries import IngestSummary
 
 def write_probe(
     path: Path, ingest: IngestSettings, class_names: tuple[str, ...], rules: Rules, rng: np.random.Generator
-) -> Outcome | None:
+) -> WrittenPart | None:
     """The clean rows that the user named, decoded by the dataset's rules; None, and an empty table, when none are."""
     if ingest.probe is None:
         info = DatasetInfo(class_names=class_names, source="", checksum="")
@@ -51,12 +51,12 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> IngestSummary:
         write_part(out / f"{part.name}.parquet", part, rules, source.class_names, ingest.source, progress)
         for part in parts
     )
-    check_outcomes(parts, (train, test), source, ingest.max_rejected)
+    check_written(parts, (train, test), source, ingest.max_rejected)
     probe = write_probe(out / "probe.parquet", ingest, source.class_names, rules, rng)
-    outcomes = [train, test, *([probe] if probe else [])]
-    rejected = pd.concat([outcome.rejected for outcome in outcomes], ignore_index=True)
+    written = [train, test, *([probe] if probe else [])]
+    rejected = pd.concat([part.rejected for part in written], ignore_index=True)
     write_rejected(out / "rejected.parquet", rejected)
-    places = [pd.DataFrame({"id": outcome.ids, "path": outcome.paths}) for outcome in (train, test)]
+    places = [pd.DataFrame({"id": part.ids, "path": part.paths}) for part in (train, test)]
     write_places(out / "places.parquet", pd.concat(places, ignore_index=True))
     duplicates = find_duplicates(train, test)
     write_text(out / "duplicates.csv", duplicates.to_csv(index=False, lineterminator="\n"))
@@ -68,7 +68,7 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> IngestSummary:
         f"quarantined: {len(rejected)}" if len(rejected) else "no row quarantined",
         f"left out by ingest.limit: {parts[0].left_out}" if parts[0].left_out else "",
         f"same pixels as an earlier row: {len(duplicates)}" if len(duplicates) else "",
-        f"test rows that also stand in train: {in_train}" if in_train else "",
+        f"test rows whose pixels are also in train: {in_train}" if in_train else "",
         f"clean rows to compare with: {len(probe.ids)}" if probe else "",
         source.note,
     ]

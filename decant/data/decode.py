@@ -1,4 +1,4 @@
-"""Encoded images to uint8 arrays of one shape: decoding, orientation, colour and size, by stated rules.
+"""Decodes images into uint8 arrays of one shape: orientation, colour and size follow stated rules.
 
 * **Formats**: PNG, JPEG, WebP, GIF (first frame), BMP, TIFF, PNM. Nothing else is tried: Pillow's other readers
   include one that runs an external program (EPS).
@@ -7,7 +7,7 @@
   the ITU-R 601 luma; 16-bit gray is divided by 257 and rounded; 16-bit colour keeps its high byte. Floating-point
   pixels have no known range and are refused.
 * **Size**: an image of another size is resized to height x width with Pillow's antialiased bilinear filter. Its
-  aspect ratio gives way and nothing is cut off: a backdoor trigger may sit in a corner. A JPEG more than twice as
+  aspect ratio is not kept, but nothing is cut off: a backdoor trigger may sit in a corner. A JPEG more than twice as
   large is decoded at the smallest scale of 1/2, 1/4 or 1/8 that is still twice the size.
 * **Bombs**: an image whose header declares more than MAX_PIXELS is never decoded.
 
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from decant.data.sources.base import Batch, Item
@@ -65,14 +66,15 @@ class Rules:
 class Decoded:
     """One batch after decoding. `rows` are those that could be used; the others stand in `rejected`."""
 
-    rows: np.ndarray  # (k,) row numbers
-    pixels: np.ndarray  # (k, height, width, channel) uint8
+    rows: Int64[np.ndarray, " k"]
+    """Row numbers."""
+    pixels: UInt8[np.ndarray, "k h w c"]
     rejected: list[tuple[int, str]]
     """(row number, reason)"""
 
 
 def choose_rules(items: Iterable[Item], size: int | None, color: Literal["auto", "gray", "rgb"]) -> Rules:
-    """The shape of the dataset, from a sample of it: the commonest size, and gray if every sampled image is gray.
+    """Chooses the shape of the dataset from a sample: the commonest size, and gray if every sampled image is gray.
 
     Raises: SourceError when no image of the sample can be decoded.
     """
@@ -98,7 +100,7 @@ def choose_rules(items: Iterable[Item], size: int | None, color: Literal["auto",
 
 
 def decode_batches(batches: Iterable[Batch], rules: Rules) -> Iterator[Decoded]:
-    """The batches decoded, in their order, in this process and, when that takes long, in others."""
+    """Decodes the batches in their order: in this process, and when that takes long, in others."""
     batches, spent, count = _bounded(batches, rules), 0.0, workers()
     for batch in batches:
         started = time.perf_counter()
@@ -126,6 +128,7 @@ def _bounded(batches: Iterable[Batch], rules: Rules) -> Iterator[Batch]:
 
 
 def decode_batch(batch: Batch, rules: Rules) -> Decoded:
+    """Decodes one batch; an image that can't be decoded is rejected with its reason."""
     rows, items = batch
     pixels = np.empty((len(rows), *rules.shape), np.uint8)
     good: list[int] = []
@@ -140,8 +143,8 @@ def decode_batch(batch: Batch, rules: Rules) -> Decoded:
     return Decoded(np.array(good, np.int64), pixels[: len(good)], rejected)
 
 
-def decode(item: Item, rules: Rules) -> np.ndarray:
-    """One image as (height, width, channel) uint8. Raises Undecodable with the reason."""
+def decode(item: Item, rules: Rules) -> UInt8[np.ndarray, "h w c"]:
+    """Decodes one image. Raises Undecodable with the reason."""
     if isinstance(item, np.ndarray) and item.shape == rules.shape and item.dtype == np.uint8:
         return item
     return _guarded(_decode, item, rules)
@@ -208,7 +211,7 @@ def _may_be_turned(image: Image.Image) -> bool:
 
 
 def _guarded(function: Callable[..., Result], *arguments: Any) -> Result:
-    """What the function returns; whatever a damaged file makes Pillow raise, as Undecodable.
+    """Calls the function, and raises whatever a damaged file makes Pillow raise as Undecodable.
 
     The reason holds nothing that varies between runs.
     """
@@ -227,7 +230,7 @@ def _guarded(function: Callable[..., Result], *arguments: Any) -> Result:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Pillow's remarks on odd files are not for the user; its remark on a bomb is an error."""
+    """Hides Pillow's warnings about odd files; its warning of a decompression bomb becomes an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,4 +1,4 @@
-"""The finished dataset in layouts that other tools open at once.
+"""Writes the finished dataset in layouts that other tools open at once.
 
 * **Hugging Face image Parquet**: `image` struct of PNG bytes and path, `label` int64, and the `id` of the row; the
   class names stand in the `huggingface` schema metadata, so `datasets.load_dataset("parquet", data_files=...)` gives
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from jaxtyping import UInt8
 from PIL import Image
 
 from decant.data.images import Images
@@ -72,15 +73,15 @@ def _pieces(table: Path) -> Iterator[Images]:
             yield images.select(np.arange(start, min(start + ROWS_PER_GROUP, len(images))))
 
 
-def png(pixels: np.ndarray) -> bytes:
-    """(height, width, 1 or 3) uint8 as a PNG file."""
+def png(pixels: UInt8[np.ndarray, "h w c"]) -> bytes:
+    """Encodes one image, gray or RGB, as a PNG file."""
     contents = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(contents, "PNG")
     return contents.getvalue()
 
 
 def folder_names(class_names: tuple[str, ...]) -> list[str]:
-    """A folder name for each class: characters that some file system refuses become `_`, and no two are the same.
+    """Makes a folder name of each class name: characters that some file system refuses become `_`, none is there twice.
 
     >>> folder_names(("T-shirt/top", "T-shirt:top", ".."))
     ['T-shirt_top', 'T-shirt_top-2', '__']
@@ -101,7 +102,7 @@ def folder_names(class_names: tuple[str, ...]) -> list[str]:
 
 
 def audit(verdicts: list[pd.DataFrame], received: Path, cleaned: Path, places: Path) -> pd.DataFrame:
-    """One line for each row and stage where something was flagged or changed, with labels as class names.
+    """Lists every row and stage where something was flagged or changed, one line each, with labels as class names.
 
     label_received: as the data came in. label_now: in the cleaned dataset; empty for a row that is not in it. path:
     where in the source a person finds the row.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from jaxtyping import Bool, Int, Int32, Int64, UInt8, UInt64
 
 from decant.errors import TableError
 
@@ -53,9 +54,9 @@ class DatasetInfo:
 class Images:
     """Rows of an Images table in memory."""
 
-    ids: np.ndarray  # (n,) int64
-    pixels: np.ndarray  # (n, height, width, channel) uint8
-    labels: np.ndarray  # (n,) int32
+    ids: Int64[np.ndarray, " n"]
+    pixels: UInt8[np.ndarray, "n h w c"]
+    labels: Int32[np.ndarray, " n"]
     info: DatasetInfo
 
     def __post_init__(self) -> None:
@@ -77,14 +78,14 @@ class Images:
     def classes(self) -> int:
         return len(self.info.class_names)
 
-    def select(self, rows: np.ndarray) -> "Images":
+    def select(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Images":
         """The rows that an index array or a boolean mask picks, in its order."""
         return replace(self, ids=self.ids[rows], pixels=self.pixels[rows], labels=self.labels[rows])
 
-    def with_pixels(self, pixels: np.ndarray) -> "Images":
+    def with_pixels(self, pixels: UInt8[np.ndarray, "n h w c"]) -> "Images":
         return replace(self, pixels=pixels)
 
-    def with_labels(self, labels: np.ndarray) -> "Images":
+    def with_labels(self, labels: Int[np.ndarray, " n"]) -> "Images":
         return replace(self, labels=labels.astype(np.int32))
 
 
@@ -98,8 +99,10 @@ def concat_images(parts: list[Images]) -> Images:
 
 
 def class_number(text: str, class_names: tuple[str, ...]) -> int:
-    """Of a class name, or of a number in text; a name wins where it looks like another class's number. NO_LABEL: of
-    neither."""
+    """The class that a text names, by its name or by its number; NO_LABEL where it is neither.
+
+    A name goes first where it looks like another class's number.
+    """
     for name in (text, text := text.strip()):
         if name in class_names:
             return class_names.index(name)
@@ -108,18 +111,18 @@ def class_number(text: str, class_names: tuple[str, ...]) -> int:
 
 
 def is_number(text: str) -> bool:
-    """Whether `int` makes a whole number of 0 or more of it."""
+    """Whether the text is a whole number of 0 or more, of at most DIGITS digits."""
     return text.isdecimal() and len(text) <= DIGITS
 
 
-def pixel_digests(pixels: np.ndarray) -> np.ndarray:
-    """(n,) uint64, equal for images of equal pixels; a chance of 3e-8 that any two of a million others are equal."""
+def pixel_digests(pixels: UInt8[np.ndarray, "n h w c"]) -> UInt64[np.ndarray, " n"]:
+    """A hash of every image's pixels: with a probability of 3e-8 any two of a million different ones share theirs."""
     digests = [hashlib.blake2b(image.data, digest_size=8).digest() for image in np.ascontiguousarray(pixels)]
     return np.frombuffer(b"".join(digests), "<u8")
 
 
 class RowsChecksum:
-    """SHA-256 of a table's rows, fed part by part: the same however the rows are divided into parts."""
+    """SHA-256 of a table's rows, computed part by part: the same however the rows are divided into parts."""
 
     def __init__(self) -> None:
         self._columns = [hashlib.sha256() for _ in range(3)]

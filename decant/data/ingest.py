@@ -1,4 +1,4 @@
-"""From a source's rows to Images tables: which rows, in which split, what is quarantined, what is there twice.
+"""Reads a source's rows into Images tables: chooses and splits them, quarantines bad ones, finds duplicates.
 
 Rows are chosen before anything is decoded. They stream through in batches, so memory holds one row group and, per
 row, an id, its place in the source, a label and a 64-bit hash of the pixels.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int, Int32, Int64, UInt64
 
 from decant.data.decode import Decoded, Rules, choose_rules, decode_batches
 from decant.data.images import DatasetInfo, Images, RowsChecksum, pixel_digests
@@ -31,22 +32,28 @@ class Part:
 
     name: str  # train or test
     split: Split
-    rows: np.ndarray  # ascending row numbers with a usable label
-    faulty: np.ndarray  # ascending row numbers whose label is missing or out of range
+    rows: Int64[np.ndarray, " n"]
+    """Ascending row numbers with a usable label."""
+    faulty: Int64[np.ndarray, " m"]
+    """Ascending row numbers whose label is missing or out of range."""
     left_out: int = 0
     """Rows with a usable label that `ingest.limit` left out."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a part."""
+class WrittenPart:
+    """The rows of a part that were written, and those that could not be read."""
 
-    ids: np.ndarray  # (n,) int64
-    paths: list[str]  # where a person finds the rows
-    labels: np.ndarray  # (n,) int32
-    digests: np.ndarray  # (n,) uint64, hash of the pixels
-    rejected: pd.DataFrame  # columns of tables.REJECTED
+    ids: Int64[np.ndarray, " n"]
+    paths: list[str]
+    """Where a person finds the rows."""
+    labels: Int32[np.ndarray, " n"]
+    digests: UInt64[np.ndarray, " n"]
+    """Hashes of the pixels (`pixel_digests`)."""
+    rejected: pd.DataFrame
+    """A Rejected table (`decant.data.tables`)."""
     checksum: str
+    """SHA-256 of the written rows."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -86,10 +93,10 @@ def _by_label(split: Split) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(split.labels >= 0), np.flatnonzero(split.labels < 0)
 
 
-def shares(sizes: np.ndarray, total: int) -> np.ndarray:
-    """`total` rows divided over classes in proportion to their sizes: by largest remainder, at least one for each.
+def shares(sizes: Int[np.ndarray, " classes"], total: int) -> Int64[np.ndarray, " classes"]:
+    """Divides `total` rows over classes in proportion to their sizes: by largest remainder, at least one for each.
 
-    sizes: (classes,) positive; total: between the number of classes and the sum of sizes. Sums to `total` exactly.
+    sizes: positive; total: between the number of classes and the sum of sizes. The shares sum to `total` exactly.
     """
     exact = sizes * total / sizes.sum()
     take = np.maximum(np.floor(exact).astype(np.int64), 1)
@@ -100,8 +107,10 @@ def shares(sizes: np.ndarray, total: int) -> np.ndarray:
     return take
 
 
-def pick(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Ascending positions of `counts[c]` random rows of each class c."""
+def pick(
+    labels: Int[np.ndarray, " n"], counts: Int[np.ndarray, " classes"], rng: np.random.Generator
+) -> Int64[np.ndarray, " m"]:
+    """Draws `counts[c]` rows of each class c at random; returns their positions, ascending."""
     chosen = [rng.permutation(np.flatnonzero(labels == label))[:count] for label, count in enumerate(counts)]
     return np.sort(np.concatenate(chosen))
 
@@ -129,7 +138,7 @@ def sample_rules(part: Part, settings: IngestSettings) -> Rules:
 
 def write_part(
     path: Path, part: Part, rules: Rules, names: tuple[str, ...], source: str, progress: Progress
-) -> Outcome:
+) -> WrittenPart:
     """Decodes the part's rows into an Images table at `path`. The file's bytes don't depend on how batches fell."""
     checksum = RowsChecksum()
     rejected = [(int(row), part.split.faults[int(row)]) for row in part.faulty]
@@ -146,7 +155,7 @@ def write_part(
     rows = np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in kept)])
     digests = np.concatenate([np.empty(0, np.uint64), *(digests for _, digests in kept)])
     lines = [(part.name, row, part.split.path_of(row), reason) for row, reason in sorted(rejected)]
-    return Outcome(
+    return WrittenPart(
         part.split.ids[rows],
         [part.split.path_of(int(row)) for row in rows],
         part.split.labels[rows].astype(np.int32),
@@ -193,13 +202,15 @@ def _cut(decoded: Decoded, start: int, stop: int) -> Decoded:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def check_outcomes(parts: tuple[Part, Part], outcomes: tuple[Outcome, Outcome], source: Source, limit: float) -> None:
+def check_written(
+    parts: tuple[Part, Part], written: tuple[WrittenPart, WrittenPart], source: Source, limit: float
+) -> None:
     """Raises: SourceError, with the counts, when a class vanished, no test row is left, or too many rows are bad.
 
     The share that `limit` (ingest.max_rejected) bounds is that of bad labels among all rows of the source plus that of
     bad images among the rows that were decoded: with `ingest.limit` these are different numbers of rows.
     """
-    reasons = pd.concat([outcome.rejected["reason"] for outcome in outcomes])
+    reasons = pd.concat([part.rejected["reason"] for part in written])
     faulty = sum(len(part.faulty) for part in parts)
     decoded = sum(len(part.rows) for part in parts)
     labelled = decoded + parts[0].left_out
@@ -212,13 +223,13 @@ def check_outcomes(parts: tuple[Part, Part], outcomes: tuple[Outcome, Outcome], 
         )
     classes = len(source.class_names)
     had = np.bincount(parts[0].split.labels[parts[0].rows], minlength=classes)
-    _check_every_class_has_rows(source.class_names, np.bincount(outcomes[0].labels, minlength=classes), had)
-    if not len(outcomes[1].ids):
+    _check_every_class_has_rows(source.class_names, np.bincount(written[0].labels, minlength=classes), had)
+    if not len(written[1].ids):
         raise SourceError("no usable test row; mend the test split, or take it out and one is set aside")
 
 
-def find_duplicates(train: Outcome, test: Outcome) -> pd.DataFrame:
-    """Rows whose pixels stand in an earlier row: ``id | first_id | same_label``. Training rows precede test rows."""
+def find_duplicates(train: WrittenPart, test: WrittenPart) -> pd.DataFrame:
+    """Lists the rows with the pixels of an earlier one: ``id | first_id | same_label``. Test rows come last."""
     digests = np.concatenate([train.digests, test.digests])
     ids = np.concatenate([train.ids, test.ids])
     labels = np.concatenate([train.labels, test.labels])

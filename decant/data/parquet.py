@@ -57,7 +57,7 @@ class TableWriter:
         self._replacing.__exit__(kind, error, trace)
 
 
-def array_column(values: Shaped[np.ndarray, "n *shape"]) -> pa.Array:
+def array_column(values: Shaped[np.ndarray, " n *shape"]) -> pa.Array:
     """A column with one array per row (`pa.fixed_shape_tensor`); shares the memory of contiguous values."""
     kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(values.dtype), values.shape[1:])
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
@@ -65,7 +65,7 @@ def array_column(values: Shaped[np.ndarray, "n *shape"]) -> pa.Array:
     return pa.ExtensionArray.from_storage(kind, storage)
 
 
-def array_values(chunk: pa.Array) -> Shaped[np.ndarray, "n *shape"]:
+def array_values(chunk: pa.Array) -> Shaped[np.ndarray, " n *shape"]:
     """The rows of such a column's chunk, as a read-only view of its memory."""
     return chunk.storage.flatten().to_numpy(zero_copy_only=True).reshape(len(chunk), *chunk.type.shape)
 

@@ -8,6 +8,7 @@ rows that are flagged.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -117,7 +118,7 @@ def _line(steps: Sequence[StepFigures], xs: Sequence[float], series: Series) -> 
     ]
     return "".join(
         f'<line class="line {series.color}" x1="{x0:.2f}%" y1="{y0:.1f}" x2="{x1:.2f}%" y2="{y1:.1f}"/>'
-        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False)
+        for (x0, y0), (x1, y1) in pairwise(points)
     )
 
 
@@ -141,8 +142,8 @@ def _marker(x: str, y: float, series: Series, *, hollow: bool = False) -> str:
     kind = f"mark {series.color}{' hollow' if hollow else ''}"
     if not series.square:
         return f'<circle class="{kind}" cx="{x}" cy="{y:.1f}" r="{MARK + 0.5}"/>'
-    side = 2 * MARK
-    return f'<rect class="{kind}" x="{x}" y="{y - MARK:.1f}" width="{side}" height="{side}" transform="translate({-MARK})"/>'
+    place, side = f'x="{x}" y="{y - MARK:.1f}" transform="translate({-MARK})"', 2 * MARK
+    return f'<rect class="{kind}" {place} width="{side}" height="{side}"/>'
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What users have, as rows that are not decoded yet. `open_source` picks the reader from the `ingest.source` string.
+"""Readers of what users have, as rows that are not decoded yet; `open_source` picks one by the `ingest.source` string.
 
 One file per kind of source: `digits`, `torchvision`, `huggingface` (Parquet), `decant_parquet`, `image_folder`. A
 reader lists the rows (id, label, where a person finds it) and hands out the images that are asked for, batch by
@@ -63,7 +63,7 @@ def find_shards(path: Path) -> list[Path]:
 
 
 def fingerprint(source: str) -> str:
-    """A cheap digest that changes when the files behind `source` do: their names, sizes and modification times.
+    """Digest of the names, sizes and modification times of the files behind `source`: it changes when they do.
 
     Constant for digits and torchvision, whose contents never change. A missing path has a digest too: reading it is
     what reports the error.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Int, Int64, UInt8
 
 Item = bytes | str | np.ndarray | None
 """An image not yet decoded: a file's contents, a file's path, pixels that need no decoder, or nothing."""
@@ -17,8 +18,10 @@ ARRAY_BATCH_ROWS = 2048
 class Split:
     """The rows of one split in the source's order. Row numbers count from 0."""
 
-    ids: np.ndarray  # (n,) int64, different over all splits of a source
-    labels: np.ndarray  # (n,) int64, index into class_names; -1 where `faults` says what is wrong
+    ids: Int64[np.ndarray, " n"]
+    """Different over all splits of a source."""
+    labels: Int64[np.ndarray, " n"]
+    """Index into class_names; -1 where `faults` says what is wrong."""
     read: Callable[[np.ndarray], Iterator[Batch]]
     """Ascending row numbers to their items, in that order, in batches that fit in memory."""
     path_of: Callable[[int], str]
@@ -40,8 +43,8 @@ class Source:
     """What the user should know about how the source was read."""
 
 
-def array_split(pixels: np.ndarray, labels: np.ndarray, first_id: int, name: str) -> Split:
-    """A split whose pixels (n, height, width, channel) uint8 are in memory; ids count on from `first_id`."""
+def array_split(pixels: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"], first_id: int, name: str) -> Split:
+    """A split with its pixels in memory; ids count on from `first_id`."""
 
     def read(rows: np.ndarray) -> Iterator[Batch]:
         for start in range(0, len(rows), ARRAY_BATCH_ROWS):

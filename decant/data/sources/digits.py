@@ -7,6 +7,7 @@ rows.
 """
 
 import numpy as np
+from jaxtyping import Float
 
 from decant.data.sources.base import Source, array_split
 
@@ -31,21 +32,21 @@ def open_digits(test_fraction: float, rng: np.random.Generator) -> Source:
     return Source(tuple(map(str, bunch.target_names)), splits[0], splits[1])
 
 
-def enlarged(images: np.ndarray) -> np.ndarray:
-    """(n, 8, 8) to (n, 16, 16), bilinear with pixel centres aligned (the same as torch's align_corners=False)."""
+def enlarged(images: Float[np.ndarray, "n 8 8"]) -> Float[np.ndarray, "n 16 16"]:
+    """Resizes by bilinear interpolation with aligned pixel centres (torch's align_corners=False)."""
     small = images.shape[1]
     centres = np.clip((np.arange(SIDE) + 0.5) * small / SIDE - 0.5, 0, small - 1)
     weights = np.clip(1 - np.abs(centres[:, None] - np.arange(small)), 0, 1)  # (16, 8), each row sums to 1
     return weights @ images @ weights.T
 
 
-def affine_copy(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The image rotated, scaled about its centre and shifted, all by random amounts; bilinear, black outside."""
+def affine_copy(image: Float[np.ndarray, "h w"], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
+    """Rotates the image, scales it about its centre and shifts it, by random amounts; bilinear, black outside."""
     from scipy import ndimage
 
     angle = np.deg2rad(rng.uniform(-MAX_DEGREES, MAX_DEGREES))
     scale = 1 + rng.uniform(-MAX_SCALE, MAX_SCALE)
     shift = rng.uniform(-MAX_SHIFT, MAX_SHIFT, size=2) * SIDE
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
     centre = (SIDE - 1) / 2
-    return ndimage.affine_transform(image, turn, offset=centre - turn @ (centre + shift), order=1)
+    return ndimage.affine_transform(image, rotation, offset=centre - rotation @ (centre + shift), order=1)
