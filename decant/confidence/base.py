@@ -1,10 +1,11 @@
-"""What a judge of predictions is given, and how one is run by its name."""
+"""Interface of the confidence scorers: their case, and `fit_and_score`, which runs one by name."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int, UInt8
 from torch import nn
 
 from decant.data.images import Images
@@ -17,16 +18,20 @@ FAMILY = Family("decant.confidence", ("fit_and_score",))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ConfidenceCase:
-    """What a scorer is given. It never sees the truth."""
+    """What a confidence scorer is given; the truth is not part of it."""
 
     classifier: nn.Module
-    """(n, c, h, w) float32 in [0, 1] to logits, its last linear layer's output; is not changed."""
+    """From (n, c, h, w) float32 in [0, 1] to logits, the output of its last linear layer; it is left unchanged."""
     train: Images
     """The rows that it was trained on, as given."""
-    references: np.ndarray  # (r,) row numbers of `train`
-    answers: np.ndarray  # (r,) their right labels
-    pixels: np.ndarray  # (m, h, w, c) uint8, the test pictures
-    predicted: np.ndarray  # (m,) the classes predicted for them
+    references: Int[np.ndarray, " r"]
+    """Row numbers of `train`."""
+    answers: Int[np.ndarray, " r"]
+    """The right labels of the references."""
+    pixels: UInt8[np.ndarray, "m h w c"]
+    """The test pictures."""
+    predicted: Int[np.ndarray, " m"]
+    """The classes that the classifier predicts for them."""
     seed: int
 
     @cached_property
@@ -42,12 +47,12 @@ class ConfidenceCase:
         return self.known.select(self.references)
 
     @cached_property
-    def inside_train(self) -> tuple[np.ndarray, np.ndarray]:
-        """(logits, features) of the training rows."""
+    def inside_train(self) -> tuple[Float[np.ndarray, "n classes"], Float[np.ndarray, "n d"]]:
+        """(logits, features) of the training rows; features: inputs of the last linear layer."""
         return logits_and_features(self.classifier, self.train.pixels)
 
     @cached_property
-    def inside(self) -> tuple[np.ndarray, np.ndarray]:
+    def inside(self) -> tuple[Float[np.ndarray, "m classes"], Float[np.ndarray, "m d"]]:
         """(logits, features) of the test pictures."""
         return logits_and_features(self.classifier, self.pixels)
 
@@ -56,8 +61,8 @@ def names() -> list[str]:
     return FAMILY.names()
 
 
-def fit_and_score(name: str, case: ConfidenceCase, **settings: Any) -> np.ndarray:
-    """(m,) float32 in [0, 1]: what the scorer `name` makes of every prediction.
+def fit_and_score(name: str, case: ConfidenceCase, **settings: Any) -> Float[np.ndarray, " m"]:
+    """Run the scorer `name`; returns the confidence in every prediction, float32 in [0, 1].
 
     Raises: SettingsError for an unknown name or parameter.
     """

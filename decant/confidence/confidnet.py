@@ -1,14 +1,14 @@
 """ConfidNet (Corbière et al., "Addressing Failure Prediction by Learning Model Confidence", NeurIPS 2019).
 
 The largest probability is high even where a classifier is wrong; the probability of the *true* class is not. A small
-network learns to tell it from the classifier's features.
+network learns to predict that probability from the classifier's features.
 
     c*(x) = softmax(logits(x))_y,     confidence(x) = sigmoid(MLP(f(x))),     loss = mean (confidence - c*)^2
 
 As in the paper: five layers, the inner ones of 400 units, on the frozen classifier, fitted to the training rows.
-Changed: the paper's second phase, which goes on to fine-tune a copy of the feature extractor, is left out. A classifier
-that fits its training rows leaves it little to learn from (c* is 1 for nearly all), and it takes wrong labels for wrong
-predictions.
+Changed: the paper's second phase, which also fine-tunes a copy of the feature extractor, is left out. There is little
+to learn where the classifier fits its training rows (c* is 1 for nearly all), and a wrong label counts as a wrong
+prediction.
 
 Cost: one forward pass, and `epochs` of a small network on features.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from scipy.special import softmax
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from decant.confidence.base import ConfidenceCase
 from decant.models.training import epochs_of_batches, step
 from decant.runtime import device
 from decant.settings import Block, Positive
+from decant.streams import child, torch_stream
 
 WIDTH = 400
 RATE = 1e-4  # of Adam, as in the paper: at 1e-3 the output saturates at 1, where the loss has no gradient
@@ -35,16 +37,17 @@ class Settings(Block):
     batch_size: Positive = 128
 
 
-def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:
+def fit_and_score(case: ConfidenceCase, settings: Settings) -> Float[np.ndarray, " m"]:
+    """Train the small network on the training rows; predict the true-class probability of each test picture."""
     logits, features = case.inside_train
     target = true_class_probability(logits, case.known.labels)
-    spread = features.std() + 1e-6  # one for all: a feature that is dead on the training rows may not be on others
+    spread = features.std() + 1e-6  # one for all features: one that is 0 on all training rows may not be on others
     x, wanted = (torch.from_numpy(a.astype(np.float32)).to(device()) for a in (features / spread, target))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(case.seed)
+        torch.manual_seed(child(case.seed, "confidnet", "weights"))
         network = _network(x.shape[1]).to(device())
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
-    generator = torch.Generator().manual_seed(case.seed)
+    generator = torch_stream(case.seed, "confidnet", "batches")
     for batch in epochs_of_batches(len(x), settings.batch_size, settings.epochs, generator):
         rows = batch.to(x.device)
         loss = (network(x[rows]).squeeze(1).sigmoid() - wanted[rows]).square().mean()
@@ -55,8 +58,10 @@ def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:
     return found.cpu().numpy()
 
 
-def true_class_probability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """c*, (n,)"""
+def true_class_probability(
+    logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """c* = softmax(logits) at the labels."""
     return softmax(logits, axis=1)[np.arange(len(labels)), labels]
 
 

@@ -1,7 +1,8 @@
-"""LabelTrust, ours: does the picture look like the references of the class that was predicted for it?
+"""LabelTrust (USENIX Security 2024), through the interface of its rivals.
 
-`decant.labeltrust.scorer.TrustScorer` through the interface of its rivals, fitted to the references alone: it sees neither the
-classifier nor its training rows.
+A prediction is trusted if the picture looks like the references of the predicted class. This is
+`decant.labeltrust.scorer.TrustScorer` fitted to the references alone: it sees neither the classifier nor its training
+rows. ``mode: plus`` is ours and the default, ``paper`` is the paper's.
 
     confidence(x, l) = trust(x, l);  0 for a class without references
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from decant.confidence.base import ConfidenceCase
 from decant.labeltrust.scorer import TrustScorer
@@ -24,10 +26,11 @@ class Settings(Block):
     mode: Literal["plus", "paper"] = "plus"
     steps: Positive = 200
     prior: Literal["uniform", "batch"] = "uniform"
-    """`batch`: how often predictions are right is estimated from them (`decant.labeltrust.scorer`)."""
+    """What is known of the predictions (`decant.labeltrust.prior`); `batch` estimates how often they are right."""
 
 
-def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:
+def fit_and_score(case: ConfidenceCase, settings: Settings) -> Float[np.ndarray, " m"]:
+    """Fit a trust scorer to the references and score every prediction."""
     chosen = VerifySettings(mode=settings.mode, steps=settings.steps)
     scorer = TrustScorer.fit(case.trusted, settings=chosen, seed=case.seed)
     return np.nan_to_num(scorer.score(case.pixels, case.predicted, prior=settings.prior), nan=0.0)

@@ -4,10 +4,10 @@ A prediction is trustworthy if the training rows of the predicted class are near
 
     r(x, l) = min over classes c != l of d(x, H_c) / (d(x, H_l) + 1e-12),    confidence = r / (1 + r)
 
-H_c are the rows labelled c without the share `alpha` whose k-th neighbour within the class is furthest (the density
-filter). The distance is Euclidean, by the classifier's features, which the paper found best, or by pixels. To the
-letter, by exact search on the device in the place of a KD-tree, which is slow in many dimensions; r / (1 + r) is only
-there to bring the ratio into [0, 1], and keeps the order. A class without rows is infinitely far.
+H_c are the rows with label c but for the share `alpha` with the furthest k-th neighbour within the class (the density
+filter). The distance is Euclidean, by the classifier's features, which the paper found best, or by pixels. A class
+without rows is infinitely far. Changed: exact search on the device instead of a KD-tree, which is slow in many
+dimensions; r / (1 + r) brings the ratio into [0, 1] and keeps the order.
 
 Cost: the distances within each class, and of every picture to every training row.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 from pydantic import Field
 
 from decant.confidence.base import ConfidenceCase
@@ -26,12 +27,14 @@ from decant.settings import Block, Positive
 @dataclass(frozen=True, kw_only=True)
 class Settings(Block):
     k: Positive = 10
+    """Neighbour by which the density filter measures a row's density."""
     alpha: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     """Share of every class's rows that the density filter leaves out."""
     space: Literal["features", "pixels"] = "features"
 
 
-def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:
+def fit_and_score(case: ConfidenceCase, settings: Settings) -> Float[np.ndarray, " m"]:
+    """Trust scores of the predictions, by distances to the training rows of each class."""
     if settings.space == "features":
         known, asked = case.inside_train[1], case.inside[1]
     else:
@@ -46,16 +49,16 @@ def fit_and_score(case: ConfidenceCase, settings: Settings) -> np.ndarray:
     return trust(distances, case.predicted)
 
 
-def high_density(rows: np.ndarray, k: int, alpha: float) -> np.ndarray:
-    """The rows of one class without the share `alpha` of them whose k-th neighbour is furthest."""
+def high_density(rows: Float[np.ndarray, "n d"], k: int, alpha: float) -> Float[np.ndarray, "kept d"]:
+    """H_c: the rows of one class without the share `alpha` with the furthest k-th neighbour."""
     if alpha == 0 or len(rows) <= 2:
         return rows
     radius = nearest(rows, rows, min(k, len(rows) - 1), itself=True)[0][:, -1]
     return rows[np.sort(np.argsort(radius, kind="stable")[: max(1, round((1 - alpha) * len(rows)))])]
 
 
-def trust(distances: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """(m,) r / (1 + r) for distances (m, classes) to the classes."""
+def trust(distances: Float[np.ndarray, "m classes"], predicted: Int[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    """r / (1 + r) for the distances of each picture to H_c of each class c."""
     rows = np.arange(len(predicted))
     own = distances[rows, predicted]
     others = distances.copy()

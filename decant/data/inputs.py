@@ -1,9 +1,9 @@
-"""New pictures and the labels that some model, or anyone else, gave them: what a `decant.labeltrust.scorer.TrustScorer` judges.
+"""Pictures to score and their labels, from any model or person: the input of `decant score`.
 
-Pictures are whatever `ingest.source` takes, all of its splits, or a folder of pictures without class folders. Their
-labels stand in their own table or class folders, or in a CSV ``id,label`` or ``file,label``: `id` as ingest numbers
-rows, `file` the path of a picture, whole or from the folder on, or its bare name where no other has it; `label` a class
-name or number.
+Pictures come from anything that `ingest.source` takes (all of its splits), or from a folder of pictures without class
+folders. Labels come from the same table or class folders, or from a CSV ``id,label`` or ``file,label``. `id`: as ingest
+numbers rows; `file`: a picture's path, absolute or relative to the folder, or its bare name where no other picture has
+it; `label`: a class name or number.
 """
 
 import os
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from decant.data.decode import Decoded, Rules, decode_batches
 from decant.data.images import NO_LABEL, class_number
@@ -25,25 +26,26 @@ AMBIGUOUS = -1  # among row numbers: a bare file name that several pictures have
 
 @dataclass(frozen=True)
 class InputPictures:
-    """Rows that are not decoded yet."""
+    """Pictures that are not decoded yet, with their labels."""
 
     splits: tuple[Split, ...]
     root: str
-    """What the user named: where relative file names begin."""
-    labels: np.ndarray  # (n,) int64 class number, NO_LABEL
+    """The folder or source as the user named it; relative file names start there."""
+    labels: Int[np.ndarray, " n"]
+    """Class numbers, or NO_LABEL."""
     faults: dict[int, str]
-    """Row to why it has no label."""
+    """Row number to the reason why it has no label."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def ids(self) -> np.ndarray:
-        """(n,) int64"""
+    def ids(self) -> Int[np.ndarray, " n"]:
+        """Row ids, as ingest numbers them."""
         return np.concatenate([split.ids for split in self.splits])
 
     def file_of(self, row: int) -> str:
-        """Where a person finds the row; from the named folder on, where it is inside."""
+        """The path of a row's file, relative to `root` where it is inside. Raises: IndexError."""
         for split in self.splits:
             if row < len(split):
                 path = split.path_of(row)
@@ -52,8 +54,8 @@ class InputPictures:
             row -= len(split)
         raise IndexError(row)
 
-    def decoded(self, rules: Rules, rows: np.ndarray) -> Iterator[Decoded]:
-        """Those rows (ascending) as pixels, in their order, in batches of bounded memory."""
+    def decoded(self, rules: Rules, rows: Int[np.ndarray, " m"]) -> Iterator[Decoded]:
+        """Decode those rows (ascending) in their order, in batches of bounded memory."""
         first = 0
         for split in self.splits:
             inside = rows[(rows >= first) & (rows < first + len(split))] - first
@@ -64,13 +66,13 @@ class InputPictures:
 
 
 def open_pictures(name: str, class_names: tuple[str, ...]) -> InputPictures:
-    """The rows behind `name`, under their own labels as numbers of `class_names`.
+    """Open the pictures behind `name`, with their own labels as numbers of `class_names`.
 
     Raises: SourceError, one line, when there is nothing that can be read.
     """
     folder = Path(name).expanduser()
     if folder.is_dir() and not find_shards(folder) and not _has_folders(folder):
-        return _flat(folder)
+        return _open_flat_folder(folder)
     source = open_source(name, test_fraction=0.2, rng=np.random.default_rng(0))
     splits = tuple(split for split in (source.train, source.test) if split is not None)
     is_named = set(source.class_names) & set(class_names)  # then a folder called 2 is no class 2, but one of that name
@@ -96,7 +98,7 @@ def _has_folders(folder: Path) -> bool:
         raise SourceError(f"{folder}: can't be listed ({error.strerror}); mend its permissions") from error
 
 
-def _flat(folder: Path) -> InputPictures:
+def _open_flat_folder(folder: Path) -> InputPictures:
     files = [file for file in image_folder.walk(folder) if os.path.splitext(file)[1].lower() in image_folder.SUFFIXES]
     if not files:
         raise SourceError(f"{folder}: no image files ({', '.join(sorted(image_folder.SUFFIXES))})")
@@ -117,7 +119,7 @@ def _flat(folder: Path) -> InputPictures:
 
 
 def with_labels(pictures: InputPictures, path: Path, class_names: tuple[str, ...]) -> InputPictures:
-    """The pictures under the labels of a CSV; those that it doesn't name have none.
+    """Replace the labels by those of a CSV; pictures that it doesn't name have none.
 
     Raises: SourceError with file and line when a column is missing, a row or class is unknown, or a row is there twice.
     """
@@ -157,13 +159,11 @@ def _row_of_id(pictures: InputPictures) -> dict[str, int]:
 
 
 def _row_of_file(pictures: InputPictures) -> dict[str, int]:
-    """Bare names first, so that a path wins."""
+    """Row by bare name, path from the folder on, and absolute path; a path wins over an equal bare name."""
     files = [pictures.file_of(row) for row in range(len(pictures))]
-    rows: dict[str, int] = {}
+    by_name: dict[str, int] = {}
     for row, file in enumerate(files):
         name = os.path.basename(file)
-        rows[name] = AMBIGUOUS if name in rows else row
-    root = os.path.join(pictures.root, "")
-    return (
-        rows | {os.path.join(root, file): row for row, file in enumerate(files)} | {f: r for r, f in enumerate(files)}
-    )
+        by_name[name] = AMBIGUOUS if name in by_name else row
+    by_path = {os.path.join(pictures.root, file): row for row, file in enumerate(files)}
+    return by_name | by_path | {file: row for row, file in enumerate(files)}

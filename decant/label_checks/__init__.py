@@ -1,16 +1,17 @@
-"""Label checks: ways to find the rows whose label is wrong, ours and its rivals. One file each, found by its name.
+"""Label checks: methods that find rows with a wrong label, LabelTrust and its rivals, one file each.
 
-A check gets a labelled set that it need not trust, and a few *references*: rows whose right label an expert told. It
-says of every row how suspicious its label is, and which rows it would take out, by its own rule and without the truth.
-Its file has a frozen dataclass ``Settings`` and
+A check gets a labelled set that nobody has to trust, and a few *references*: rows with a right label from an expert. It
+gives every row a suspicion, and flags rows by its own rule, without the truth. A file with a frozen dataclass
+``Settings`` and the function
 
     judge(case, settings) -> CheckResult
 
-All checks know the same: `case.known` are the rows with the references' labels put right, for all that train on them.
-Those that train a classifier train the same one, by `case.train`; what several need of it is computed once per case.
-The references themselves are judged by the expert's word, whatever a check makes of them. Adding a check is adding such
-a file.
+is a check, called by the file's name. All checks get the same case. `case.known` are the rows with the references under
+their right labels, for all that train on them. Checks that train a classifier train the same one, by `case.train`; what
+several of them need of it is computed once per case. About the references the expert's answer stands, whatever a check
+says.
 
+>>> from decant.label_checks.base import CheckCase, judge
 >>> case = CheckCase(images=images, references=rows, answers=labels, train=TrainSettings(), seed=0)
 >>> judge("confident_learning", case, folds=5).flagged
 """

@@ -1,10 +1,10 @@
 """Activation clustering (Chen et al., "Detecting Backdoor Attacks on Deep Neural Networks by Activation Clustering",
 SafeAI 2019): rows with the same label but for different reasons fall into two clusters of activations.
 
-Per class: the features, reduced to `dimensions`, are divided into two by k-means. The smaller cluster is taken for
+The features of each class, reduced to `dimensions`, are divided into two clusters by k-means. The smaller one counts as
 poisoned if it is markedly smaller; a clean class falls into two halves of about the same size.
 
-    suspicion(x, l) = d_large / (d_large + d_small),  distances from the two centres
+    suspicion(x, l) = d_large / (d_large + d_small),  distances from the centres of class l's larger and smaller cluster
 
 Own code on scikit-learn: ART's ActivationDefence asks its wrapper for "layers", which only sees the children of a plain
 nn.Sequential, and it gives no score that ranks rows. Changed: reduction by PCA, as in ART, not by ICA, which does not
@@ -28,10 +28,11 @@ MIN_ROWS = 10  # of a class, to be divided
 class Settings(Block):
     dimensions: Positive = 10
     smaller: Fraction = 0.35
-    """A cluster is taken for poisoned if it has at most this share of its class (ART's default)."""
+    """A cluster counts as poisoned if it has at most this share of its class (ART's default)."""
 
 
 def judge(case: CheckCase, settings: Settings) -> CheckResult:
+    """Flag the smaller cluster of each class where it is small enough."""
     labels = case.known.labels
     suspicion, flagged = np.zeros(len(labels)), np.zeros(len(labels), bool)
     names = []

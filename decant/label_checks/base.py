@@ -1,10 +1,11 @@
-"""What a label check is given and what it says; `judge` runs one by its name."""
+"""Interface of the label checks: their case, their result, and `judge`, which runs one by name."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from scipy.special import log_softmax
 from torch import nn
 
@@ -15,10 +16,9 @@ from decant.models.settings import TrainSettings
 from decant.models.training import train_classifier
 from decant.registry import Family
 from decant.settings import load
+from decant.streams import child
 
 FAMILY = Family("decant.label_checks", ("judge",))
-
-
 NO_SUGGESTION = -1
 
 
@@ -28,26 +28,28 @@ class TooFewReferences(StageError):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """A label check's judgement of every row."""
+    """What a label check says of every row."""
 
-    suspicion: np.ndarray
-    """(n,) float32: the higher, the more likely the label is wrong. Comparable within one check only."""
-    flagged: np.ndarray
-    """(n,) bool: what the check would take out by its own rule."""
-    suggested: np.ndarray
-    """(n,) int64: the class that it takes the row for, or NO_SUGGESTION; may be the given one."""
+    suspicion: Float[np.ndarray, " n"]
+    """Higher where the label is more likely wrong. Comparable within one check only."""
+    flagged: Bool[np.ndarray, " n"]
+    """The rows that the check would remove by its own rule."""
+    suggested: Int[np.ndarray, " n"]
+    """The class that it predicts for the row, which may be the given one, or NO_SUGGESTION."""
     note: str
-    """For people: what was found and by which rule."""
+    """For people: what was found, and by which rule."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckCase:
-    """What a check is given. It never sees the truth."""
+    """What a label check is given; the truth is not part of it."""
 
     images: Images
     """The rows as given."""
-    references: np.ndarray  # (m,) row numbers
-    answers: np.ndarray  # (m,) their right labels
+    references: Int[np.ndarray, " m"]
+    """Row numbers."""
+    answers: Int[np.ndarray, " m"]
+    """The right labels of the references."""
     train: TrainSettings
     """How every check trains its classifier."""
     seed: int
@@ -68,34 +70,34 @@ class CheckCase:
         return self.known.select(self.references)
 
     @cached_property
-    def others(self) -> np.ndarray:
-        """(n,) bool: the rows that are no references."""
+    def others(self) -> Bool[np.ndarray, " n"]:
+        """The rows that are no references."""
         mask = np.ones(len(self.images), bool)
         mask[self.references] = False
         return mask
 
     @cached_property
     def model(self) -> nn.Module:
-        """The plain classifier: trained on `known` as it is."""
-        return train_classifier(self.known, self.train, seed=self.seed)
+        """The plain classifier, trained on `known`."""
+        return train_classifier(self.known, self.train, seed=child(self.seed, "label_checks", "classifier"))
 
     @cached_property
     def _inside(self) -> tuple[np.ndarray, np.ndarray]:
         return logits_and_features(self.model, self.images.pixels)
 
     @property
-    def logits(self) -> np.ndarray:
-        """(n, classes) of the plain classifier."""
+    def logits(self) -> Float[np.ndarray, "n classes"]:
+        """The plain classifier's logits."""
         return self._inside[0]
 
     @property
-    def features(self) -> np.ndarray:
-        """(n, d) inputs of the plain classifier's last layer."""
+    def features(self) -> Float[np.ndarray, "n d"]:
+        """The inputs of the plain classifier's last layer."""
         return self._inside[1]
 
     @property
-    def pixels(self) -> np.ndarray:
-        """(n, h * w * c) float32 in [0, 1]."""
+    def pixels(self) -> Float[np.ndarray, "n h*w*c"]:
+        """Flattened pictures, float32 in [0, 1]."""
         return self.images.pixels.reshape(len(self.images), -1).astype(np.float32) / 255
 
 
@@ -104,7 +106,7 @@ def names() -> list[str]:
 
 
 def judge(name: str, case: CheckCase, **settings: Any) -> CheckResult:
-    """What the check `name` makes of every row; a reference is flagged if and only if its given label is wrong.
+    """Run the check `name`; a reference is flagged if and only if its given label is wrong.
 
     Raises: SettingsError for an unknown name or parameter; StageError where a library of the extra `peers` is missing,
     or where it needs references and gets too few.
@@ -122,13 +124,14 @@ def require_references(case: CheckCase, name: str) -> None:
         )
 
 
-def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n,) -log softmax(logits) at the labels, in nats."""
+def cross_entropies(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """-log softmax(logits) at the labels, in nats."""
     return -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
 
 
 def _with_answers(check: CheckResult, case: CheckCase) -> CheckResult:
-    """References: the most suspicious rows of all where the expert refuted the label, else the least."""
+    """The result with the expert's answers about the references: refuted labels get the largest suspicion of all rows,
+    confirmed ones the smallest."""
     suspicion, flagged = check.suspicion.astype(np.float32), check.flagged.copy()
     suggested = check.suggested.astype(np.int64)
     assert np.isfinite(suspicion).all() and suspicion.shape == flagged.shape == suggested.shape == (len(case.images),)

@@ -1,13 +1,14 @@
-"""Confident learning (Northcutt, Jiang, Chuang, JAIR 2021), as cleanlab does it: what people use today.
+"""Confident learning (Northcutt, Jiang, Chuang, JAIR 2021), as cleanlab does it.
 
 Every row is predicted by a classifier that did not train on it, and `cleanlab.filter.find_label_issues` compares these
-probabilities with the labels: C_ij counts the rows labelled i whose probability of class j exceeds the mean one of the
-rows labelled j; as many rows as C finds off its diagonal are flagged, per pair of classes, by the lowest margin.
+out-of-fold predictions with the labels. The confident joint C_ij counts the rows with label i whose probability of
+class j is above the mean over the rows with label j. For each pair i != j as many rows as C_ij are flagged, those of
+the lowest margin.
 
     suspicion(x, l) = 1 - p(l | x), out of fold  (cleanlab's label quality `self_confidence`)
 
-The library itself (Apache-2.0 from 2.9 on), with its default rule `prune_by_noise_rate`. The classifier is the same
-network as everybody's, trained to the end of `train.epochs` in every fold; folds are stratified by label.
+The library itself (Apache-2.0 from 2.9 on), with its default rule `prune_by_noise_rate`; nothing is changed. The
+classifier is that of all checks; folds are stratified by label.
 
 Cost: `folds` trainings on (folds - 1) / folds of the rows.
 """
@@ -30,10 +31,11 @@ class Settings(Block):
     filter_by: Literal["prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given"] = (
         "prune_by_noise_rate"
     )
-    """cleanlab's rule."""
+    """cleanlab's rule by which rows are flagged."""
 
 
 def judge(case: CheckCase, settings: Settings) -> CheckResult:
+    """Flag cleanlab's label issues, by out-of-fold predictions."""
     library = peer("cleanlab", needed_by="confident_learning")
     finder = peer("cleanlab.filter", needed_by="confident_learning")
     probabilities = out_of_fold(case.known, case.train, folds=settings.folds, seed=case.seed)

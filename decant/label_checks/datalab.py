@@ -1,12 +1,12 @@
-"""cleanlab's Datalab on features: label issues without training anything of its own.
+"""Datalab of cleanlab: confident learning on the predictions of nearest neighbours, without further training.
 
-`Datalab(data, label_name).find_issues(features=...)` predicts every row from its nearest neighbours by the features
-given (k = 10, the row itself left out) and runs confident learning on these predictions.
+`Datalab(data, label_name).find_issues(features=...)` predicts every row from its k nearest neighbours in feature space,
+the row itself left out, and compares these predictions with the labels as `confident_learning` does.
 
     suspicion(x, l) = 1 - label_score,  Datalab's own
 
-The library itself (Apache-2.0 from 2.9 on; it needs `datasets`). The features are the plain classifier's by default;
-`space: pixels` takes the pixels.
+The library itself (Apache-2.0 from 2.9 on; it needs `datasets`), unchanged. The features are the plain classifier's by
+default; `space: pixels` takes the pixels.
 
 Cost: the plain classifier, and the neighbours of every row (scikit-learn, exact): a minute or so for 60,000.
 """
@@ -31,6 +31,7 @@ class Settings(Block):
 
 
 def judge(case: CheckCase, settings: Settings) -> CheckResult:
+    """Flag Datalab's label issues."""
     peer("datasets", needed_by="datalab")
     library = peer("cleanlab", needed_by="datalab")
     labels = case.known.labels.astype(int)
@@ -40,13 +41,12 @@ def judge(case: CheckCase, settings: Settings) -> CheckResult:
         lab.find_issues(features=features, issue_types={"label": {"k": settings.k}})
         issues = lab.get_issues("label")
     flagged = issues["is_label_issue"].to_numpy(bool)
+    suggested = np.full(len(labels), NO_SUGGESTION)
+    if "predicted_label" in issues:
+        suggested = issues["predicted_label"].to_numpy(int)
     return CheckResult(
         suspicion=1 - issues["label_score"].to_numpy(),
         flagged=flagged,
-        suggested=issues["predicted_label"].to_numpy(int) if "predicted_label" in issues else _none(len(labels)),
+        suggested=suggested,
         note=f"Datalab of cleanlab {library.__version__} flags {flagged.sum()} rows by {settings.space}",
     )
-
-
-def _none(rows: int) -> np.ndarray:
-    return np.full(rows, NO_SUGGESTION)

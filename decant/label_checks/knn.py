@@ -1,12 +1,14 @@
 """kNN label sanitisation (Paudice, Muñoz-González, Lupu, "Label Sanitization Against Label Flipping Poisoning Attacks",
-ECML PKDD workshops 2018): a row takes the label of its neighbours if enough of them agree.
+ECML PKDD workshops 2018).
+
+A row takes the label of its nearest neighbours if enough of them agree on one; so it is flagged if that is another one.
 
     share_c = share of the k nearest other rows that carry label c
     relabel to argmax_c share_c  if that share is at least eta;    suspicion(x, l) = 1 - share_l
 
-To the letter, on pixels as in the paper, which leaves k and eta open (it tries several); `space: features` looks for
-neighbours by the plain classifier's features instead, for pictures whose pixels say little. The references vote under
-their right labels. Rows of which equally many neighbours agree with the label are ranked by how near these are.
+Unchanged, on pixels as in the paper, which tries several values of k and eta; `space: features` takes neighbours by the
+plain classifier's features, for pictures whose pixels say little. The references vote under their right labels. Among
+rows with equal votes those whose agreeing neighbours are nearer are less suspicious.
 
 Cost: all distances between rows: 60,000 of MNIST take about a minute on one CPU core.
 """
@@ -29,10 +31,11 @@ class Settings(Block):
     """Share of the neighbours that must agree before a row is relabelled."""
     space: Literal["pixels", "features"] = "pixels"
     near: Fraction = 0.05
-    """Weight of nearness in the ranking; below 1 / k it only parts rows of equal votes."""
+    """Weight of nearness in the suspicion; below 1 / k it only breaks ties of votes."""
 
 
 def judge(case: CheckCase, settings: Settings) -> CheckResult:
+    """Flag rows whose neighbours agree on another label."""
     rows = case.pixels if settings.space == "pixels" else case.features
     distances, neighbours = nearest(rows, rows, settings.k, itself=True)
     labels = case.known.labels[neighbours]  # (n, k)

@@ -1,18 +1,21 @@
-"""LabelTrust, ours: a Siamese network that learns from the references which pictures show the same class.
+"""LabelTrust (USENIX Security 2024), through the interface of its rivals.
 
-`decant.labeltrust.verify` through the interface of its rivals: it is given the case's references, the expert answers nothing
-else, and there are no rounds of review. ``mode: plus`` is the default, ``paper`` is the paper's (no self-training, a
-threshold on the mean sigmoid).
+A Siamese network learns from the references whether two pictures show the same class, and a row's label is trusted if
+the row looks like the references of that label. `decant.labeltrust.verify` is given the case's references; the expert
+answers nothing else, and there are no rounds of review. ``mode: plus`` is ours and the default, ``paper`` is the
+paper's (no self-training, a threshold on the mean sigmoid).
 
     suspicion(x, l) = 1 - trust(x, l)
 
-Cost: `steps` + 2 x passes x 1 to 3 `steps` small training steps, the more the more rows there are (`decant.labeltrust.self_training`).
+Cost: `steps` + 2 x `passes` x 1 to 3 `steps` small training steps, more with more rows
+(`decant.labeltrust.self_training`).
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int
 
 from decant.data.images import Images
 from decant.label_checks.base import CheckCase, CheckResult, require_references
@@ -30,26 +33,29 @@ class Settings(Block):
     threshold: Fraction | Rate = 0.5
 
 
-class References:
-    """An expert who knows the references and nothing else."""
+class ReferencesOnly:
+    """An expert who knows the right labels of the references and nothing else."""
 
     def __init__(self, images: Images, rows: np.ndarray, answers: np.ndarray):
         self._answers = dict(zip(images.ids[rows].tolist(), answers.tolist(), strict=True))
 
-    def ask(self, ids: np.ndarray) -> dict[int, int]:
+    def ask(self, ids: Int[np.ndarray, " m"]) -> dict[int, int]:
+        """Right labels of the references among the ids."""
         return {int(row): self._answers[int(row)] for row in ids if int(row) in self._answers}
 
     def on_file(self) -> dict[int, Asked]:
+        """All references, as answered before."""
         return dict.fromkeys(self._answers, Asked())
 
 
 def judge(case: CheckCase, settings: Settings) -> CheckResult:
+    """Flag rows with a trust below the threshold."""
     require_references(case, "labeltrust")
-    expert = References(case.images, case.references, case.answers)
+    expert = ReferencesOnly(case.images, case.references, case.answers)
     chosen = VerifySettings(
         mode=settings.mode,
         rounds=0,
-        references=0,  # none is drawn: the case's are all that somebody has answered
+        references=0,  # no row is drawn beside the case's references
         steps=settings.steps,
         passes=settings.passes,
         threshold=settings.threshold,

@@ -1,14 +1,14 @@
 """Small loss: a network fits right labels before wrong ones, so a row with a large loss has a suspicious label.
 
-The oldest idea of them all, in Co-teaching (Han et al. 2018) and many others. The rule that divides the rows is that of
-DivideMix (Li et al., ICLR 2020): a mixture of two Gaussians over the losses; a row is flagged if it rather belongs to
-the one of the larger mean.
+The idea of Co-teaching (Han et al., NeurIPS 2018) and many others. The rows are divided as in DivideMix (Li et al.,
+ICLR 2020): a mixture of two Gaussians is fitted to the losses, and a row is flagged if it more likely belongs to the
+one with the larger mean.
 
     suspicion(x, l) = -log p(l | x)  of the plain classifier, in nats
 
-Changed: one network instead of two, and the mixture is fitted to log losses, which are nearer to two Gaussians than
-losses (the paper normalises them to [0, 1]). Where the network memorises the wrong labels, this fails: what counts is
-that `train.epochs` is short.
+Changed: one network instead of two, and the mixture is fitted to log losses, which are closer to two Gaussians than
+losses (the paper normalises them to [0, 1]). It fails where the network has memorised the wrong labels, so
+`train.epochs` must be few.
 
 Cost: the plain classifier.
 """
@@ -16,12 +16,14 @@ Cost: the plain classifier.
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float
 from sklearn.mixture import GaussianMixture
 
 from decant.label_checks.base import CheckCase, CheckResult, cross_entropies
 from decant.settings import Block
+from decant.streams import child
 
-FLOOR = 1e-4  # nats; smaller losses are all the same
+FLOOR = 1e-4  # nats; smaller losses count as this one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,9 @@ class Settings(Block):
 
 
 def judge(case: CheckCase, settings: Settings) -> CheckResult:
+    """Flag the rows of the mixture's component of large losses."""
     losses = cross_entropies(case.logits, case.images.labels)
-    flagged = larger_of_two(losses, seed=case.seed)
+    flagged = larger_of_two(losses, seed=child(case.seed, "loss", "mixture"))
     return CheckResult(
         suspicion=losses,
         flagged=flagged,
@@ -40,9 +43,11 @@ def judge(case: CheckCase, settings: Settings) -> CheckResult:
     )
 
 
-def larger_of_two(losses: np.ndarray, *, seed: int) -> np.ndarray:
-    """(n,) bool: the rows that rather belong to the Gaussian of the larger mean, by their log losses; and none whose
-    loss is below that of a row of the other one, as a wide Gaussian may reach below a narrow one."""
+def larger_of_two(losses: Float[np.ndarray, " n"], *, seed: int) -> Bool[np.ndarray, " n"]:
+    """The rows that a mixture of two Gaussians over log losses assigns to the one with the larger mean.
+
+    A wide Gaussian may also reach below a narrow one: rows below the smaller mean are left out.
+    """
     values = np.log(np.maximum(losses, FLOOR))[:, None]
     mixture = GaussianMixture(2, random_state=seed, reg_covar=1e-3).fit(values)
     large = mixture.predict(values) == mixture.means_[:, 0].argmax()

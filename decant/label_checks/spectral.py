@@ -1,11 +1,12 @@
 """Spectral signatures (Tran, Li, Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018).
 
-A backdoor leaves a strong common direction in the features of the class that its rows were given to: the rows that lie
-far out along the first singular vector of the class's centred features are its traces.
+A backdoor leaves a strong common direction in the features of its target class. The rows that lie far out along the
+first singular vector of the class's centred features are suspicious.
 
     suspicion(x, l) = <f(x) - mean_l, v_l>^2 / mean over class l of the same,    v_l: first right singular vector
 
-The paper removes 1.5 e n_l rows of each class, where it must know e, a bound on the share of poisoned rows: `share`.
+The paper removes 1.5 e n_l rows of each class, where e (`share`) is a bound on the share of poisoned rows that must be
+known. So does this check.
 Own code, a dozen lines: ART's SpectralSignatureDefense asks its wrapper for "layers", which only sees the children of a
 plain nn.Sequential, and gives no scores of all rows across classes. Changed: scores are divided by the class's mean, so
 that classes can be ranked together. Meant for backdoors; wrong labels of all kinds leave no common direction.
@@ -27,11 +28,13 @@ from decant.settings import Block, Fraction
 @dataclass(frozen=True, kw_only=True)
 class Settings(Block):
     share: Fraction = 0.1
-    """Of poisoned rows, that it is told to expect (e in the paper)."""
+    """Expected share of poisoned rows (e in the paper)."""
     multiplier: Annotated[float, Field(ge=1, le=10)] = 1.5
+    """Rows removed per expected poisoned row."""
 
 
 def judge(case: CheckCase, settings: Settings) -> CheckResult:
+    """Flag the rows of each class that are furthest out along its first singular vector."""
     labels = case.known.labels
     suspicion, flagged = np.zeros(len(labels)), np.zeros(len(labels), bool)
     for label in np.unique(labels):
