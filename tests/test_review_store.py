@@ -1,6 +1,5 @@
 """Answers on file: what is written, what counts, who disagrees, and what a crash or a second writer can't lose."""
 
-import json
 import multiprocessing
 import subprocess
 import threading
@@ -14,7 +13,6 @@ from decant.labeltrust.decisions import UNCLEAR, UNNAMED, Asked, Decision, read_
 from decant.labeltrust.experts import FileExpert
 from decant.review.answers import append, lock_of
 from decant.review.store import Closed, NotAsked
-from decant.stage_locks import is_being_written
 
 HEADER = "id,label,expert,at,round,rows,why,trust,picture\n"
 
@@ -119,24 +117,6 @@ def test_while_the_stage_is_at_work_there_is_nothing_to_answer(root: Path) -> No
         store.answer(11, "dog", "answer-1")
     (root / "data/verify/queue.csv").write_text(QUEUE.replace("11,cat", "15,cat"))
     assert list(store.questions()) == [15, 12, 13]
-
-
-@pytest.mark.parametrize(("is_alive", "is_closed"), [(True, True), (False, False)])
-def test_a_stage_that_was_killed_closes_nothing(
-    root: Path, monkeypatch: pytest.MonkeyPatch, is_alive: bool, is_closed: bool
-) -> None:
-    monkeypatch.chdir(root)
-    process = subprocess.Popen(["sleep", "60"])
-    if not is_alive:
-        process.kill()
-        process.wait()
-    (root / ".dvc/tmp").mkdir(parents=True)
-    writer = {str(root / "data/verify"): {"pid": process.pid, "cmd": "dvc repro"}}
-    (root / ".dvc/tmp/rwlock").write_text(json.dumps({"write": writer, "read": {}}))
-    assert is_being_written(root / "data/verify") == is_closed
-    assert not is_being_written(root / "data/train")
-    process.kill()
-    process.wait()
 
 
 def test_queue_of_an_older_verify_and_one_that_is_none(root: Path) -> None:

@@ -83,6 +83,13 @@ def test_failed_stage_says_why_and_leaves_the_lock_file(in_toy_done: Toy) -> Non
     assert in_toy_done.lock.read_bytes() == before
 
 
+def test_what_dvc_itself_cannot_do_is_told(in_toy_done: Toy) -> None:
+    Path("work.py").unlink()
+    with pytest.raises(StageFailed, match=r"train: .*work\.py") as caught:
+        bring_up_to_date(Stage("train"), ignore)
+    assert caught.value.code == 1
+
+
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # one stays between DVC and the stage, one does not
 def test_killed_stage_leaves_the_lock_file_and_the_next_run_completes(
     in_toy: Toy, shell: str, monkeypatch: pytest.MonkeyPatch
