@@ -1,4 +1,4 @@
-"""`decant review`: a page on which a person answers the questions of `verify`, or the way to and from Label Studio.
+"""`decant review`: a page on which a person answers the questions of `verify`; export to and import from Label Studio.
 
 The page's code (FastAPI, 1 s) is loaded only when it is served. It never loads torch.
 """

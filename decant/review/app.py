@@ -1,8 +1,8 @@
 """The review page's API, and the page itself: static files that load nothing from anywhere else.
 
-`GET /api/review` is all that the page shows, `GET /api/state` whether that has changed, `POST /api/answers` takes one
-answer. One that is sent twice (a double click, a retry after a lost reply) is taken once: each carries an id that the
-page made up, and an answer that stands already is not written again.
+`GET /api/review` returns all that the page shows, `GET /api/state` tells whether it has changed, `POST /api/answers`
+takes one answer. An answer that is sent twice (a double click, a retry after a lost reply) is taken once: each carries
+an id that the page has drawn, and an answer that is on file already is not written again.
 """
 
 from dataclasses import asdict
@@ -28,11 +28,15 @@ BODY_BYTES = 2**16
 
 
 class Token(BaseModel):
+    """The body of `POST /api/session`: the one-time token of the page's address."""
+
     model_config = ConfigDict(extra="forbid")
     token: Annotated[str, Field(max_length=100)]
 
 
 class Answer(BaseModel):
+    """The body of `POST /api/answers`."""
+
     model_config = ConfigDict(extra="forbid")
     row: int
     label: Annotated[str, Field(min_length=1, max_length=200)] | None
@@ -59,7 +63,7 @@ def create_app(
     app = FastAPI(title="Decant: review", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit, limit=BODY_BYTES)
     app.add_middleware(SameOriginOnly, gate=gate)
-    tell_refusals(app)
+    add_error_handlers(app)
 
     def admitted(key: Annotated[str | None, Cookie(alias=gate.cookie)] = None) -> None:
         if not gate.admits(key):
@@ -70,7 +74,7 @@ def create_app(
     @app.post("/api/session", status_code=204)
     def session(given: Token, response: Response) -> None:
         if (key := gate.exchange(given.token)) is None:
-            raise HTTPException(401, "this address was used already, or is none of ours")
+            raise HTTPException(401, "this address was used already, or is not of this page")
         response.set_cookie(gate.cookie, key, httponly=True, samesite="strict", path="/")
 
     @app.get("/api/state", dependencies=locked)
@@ -123,8 +127,8 @@ def create_app(
     return app
 
 
-def tell_refusals(app: FastAPI) -> None:
-    """Errors of the library as answers that the page can show."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Turns errors of the library into answers that the page can show."""
 
     @app.exception_handler(Closed)
     def closed(_request: Request, _error: Closed) -> JSONResponse:

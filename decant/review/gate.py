@@ -1,11 +1,11 @@
-"""Who may use the review page: the browser that was handed the address, and no web page but our own.
+"""Access to the review page: only the browser that was given its address, and no other web site.
 
-The page listens on this machine only, but so it is reachable by every web site that its user has open. Therefore:
+The page listens on this machine only, yet every web site that its user has open can send requests to it. Therefore:
 
 * the address carries a one-time token in its fragment, which no server log or Referer shows. The page exchanges it for
   a cookie (HttpOnly, SameSite=Strict) and forgets it; without the cookie the API answers 401;
 * a request whose Host is not ours is refused (a site that lets its name point to 127.0.0.1), and one whose Origin is
-  not ours (a form or script of another site).
+  not ours (a form or script of another site). Starlette's TrustedHostMiddleware compares neither ports nor origins.
 
 Once a token is used, the next one is announced, for another browser.
 """
@@ -13,8 +13,8 @@ Once a token is used, the next one is announced, for another browser.
 import hmac
 import secrets
 from collections.abc import Callable
-from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,7 +29,7 @@ HEADERS = {
 
 
 class Gate:
-    """The keys of one running page."""
+    """The keys of one running page. `announce` gets its next address when a browser has used one."""
 
     def __init__(self, port: int, announce: Callable[[str], None] = lambda address: None):
         self.port = port
@@ -39,12 +39,12 @@ class Gate:
 
     @property
     def cookie(self) -> str:
-        """Its name. Cookies don't keep ports apart, so that two pages in one browser need two names."""
+        """The cookie's name. A browser sends a cookie to all ports of a host, so that each page needs its own name."""
         return f"decant-review-{self.port}"
 
     @property
     def address(self) -> str:
-        """Good for one browser."""
+        """The page's address with the token; it works in one browser."""
         return f"http://127.0.0.1:{self.port}/#{self._token}"
 
     def exchange(self, token: str) -> str | None:
@@ -56,9 +56,11 @@ class Gate:
         return self._key
 
     def admits(self, cookie: str | None) -> bool:
+        """Whether this is the value of our cookie."""
         return cookie is not None and hmac.compare_digest(cookie.encode(), self._key.encode())
 
     def is_ours(self, host: str, origin: str | None) -> bool:
+        """Whether a request's Host and Origin (None: it has none) are those of this page."""
         hosts = [f"{name}:{self.port}" for name in NAMES]
         return host.lower() in hosts and (origin is None or origin.lower() in [f"http://{name}" for name in hosts])
 
@@ -80,14 +82,9 @@ class SameOriginOnly:
                 message["headers"] = [*message.get("headers", []), *extra]
             await send(message)
 
-        found = headers_of(scope)
-        if self._gate.is_ours(found.get("host", ""), found.get("origin")):
+        headers = Headers(scope=scope)
+        if self._gate.is_ours(headers.get("host", ""), headers.get("origin")):
             await self._app(scope, receive, send_with_headers)
         else:
-            refusal: Response = PlainTextResponse("Only this machine's own page may ask.", 403)
+            refusal: Response = PlainTextResponse("Only the review page itself may send requests here.", 403)
             await refusal(scope, receive, send_with_headers)
-
-
-def headers_of(scope: Scope) -> dict[str, str]:
-    pairs: Any = scope["headers"]
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs}

@@ -1,7 +1,8 @@
-"""To and from Label Studio, for teams that review there: its tasks as JSON, its labelling config, its JSON export.
+"""Export questions to Label Studio and import its answers, for teams that review there.
 
-A task carries the picture as a data URI, so that nothing has to be served, and the given and the suggested label as
-two predictions. The way back takes the newest annotation of each annotator and keeps annotators apart by name.
+The export is tasks as JSON, each with its picture as a data URI and the given and the suggested label as two
+predictions, and a labelling config. The import reads Label Studio's JSON export: the newest annotation of each
+annotator is the answer of an expert with the annotator's name.
 """
 
 import argparse
@@ -38,16 +39,16 @@ def exchange(arguments: argparse.Namespace) -> int:
     if arguments.export_label_studio:
         print(export(Path(arguments.export_label_studio)))
     else:
-        print(take_in(Path(arguments.import_label_studio)))
+        print(import_answers(Path(arguments.import_label_studio)))
     return 0
 
 
-# There ----------------------------------------------------------------------------------------------------------------
+# Export ---------------------------------------------------------------------------------------------------------------
 
 
 def export(path: Path) -> str:
     """Writes the open rows of the queue as tasks, and the config beside it; says what to do with them."""
-    must_rest()
+    refuse_while_stage_runs()
     config = path.with_suffix(".xml")
     if config == path:
         raise DecantError(f"{path}: a .json file expected; the labelling config goes beside it, under this name")
@@ -181,13 +182,15 @@ class AnsweredTask(BaseModel):
     annotations: Many[Annotation] = []
 
 
-# And back -------------------------------------------------------------------------------------------------------------
+# Import ---------------------------------------------------------------------------------------------------------------
 
 
-def take_in(path: Path) -> str:
-    """Appends the export's answers to the file of decisions, all of them or, when one can't be read, none. What the
-    same person has said since, there or here, stands."""
-    must_rest()
+def import_answers(path: Path) -> str:
+    """Appends the export's answers to the file of decisions, or none of them when one can't be read.
+
+    An answer that the same person has given later, in Label Studio or here, stays.
+    """
+    refuse_while_stage_runs()
     info, pictures = read_info(TABLES["received"]), read_digests(TABLES["received"])
     tasks = read_export(path)
     newest: dict[tuple[int, str], Decision] = {}
@@ -210,7 +213,7 @@ def take_in(path: Path) -> str:
         for key, decision in newest.items()
         if key not in on_file or moment(decision.at, str(path)) > moment(on_file[key], str(DECISIONS))
     ]
-    must_rest()  # the stage may have gone to work while the pictures were read
+    refuse_while_stage_runs()  # the stage may have gone to work while the pictures were read
     append(DECISIONS, sorted(fresh, key=lambda decision: (decision.at, decision.id)))
     experts = len({expert for _, expert in newest})
     return (
@@ -219,10 +222,10 @@ def take_in(path: Path) -> str:
     )
 
 
-def must_rest() -> None:
-    """Raises: DecantError while the stage that asks is at work."""
+def refuse_while_stage_runs() -> None:
+    """Raises DecantError while `verify` runs: it reads the answers."""
     if is_being_written(QUEUE.parent):
-        raise DecantError("the stage that asks and reads the answers is at work; try again when it has ended")
+        raise DecantError("the stage `verify`, which reads the answers, is at work; try again when it has ended")
 
 
 def moment(at: str, where: str) -> datetime:

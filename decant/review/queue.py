@@ -1,4 +1,4 @@
-"""What `verify` writes for the review page: the rows that it asks about, and those that were answered before."""
+"""Read what `verify` writes for the review page: the rows that it asks about, and those that were answered before."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,30 +10,32 @@ from decant.labeltrust.decisions import Asked
 
 @dataclass(frozen=True)
 class Question:
-    """A row of the queue."""
+    """A row of the queue: whether its label is right, `verify` asks the expert."""
 
     id: int
     given: str
     suggested: str
-    """Blank before the first network, as is trust."""
+    """The class that `verify` finds likeliest; blank in the first round, when trust is None."""
     trust: float | None
     round: int
     rows: int | None
-    """That the round asks about in all."""
+    """How many rows the round asks about in all."""
     why: str
+    """The reason for asking, as `verify` words it."""
     picture: str
-    """That it is, as received; answers carry its name."""
+    """Names the row's pixels as received (`decant.data.tables.read_digests`); answers carry it."""
     like_given: tuple[int, ...]
     """Ids of the nearest references of the given class."""
     like_suggested: tuple[int, ...]
 
     @property
     def asked(self) -> Asked:
+        """How the row was asked about, as an answer to it records that."""
         return Asked(self.round, self.rows, self.why, self.trust, self.picture)
 
 
 def read_queue(path: Path) -> dict[int, Question]:
-    """Copes with columns that an older `verify` didn't write, and with blank ones."""
+    """The questions by row id. Columns that are missing or blank, as an older `verify` wrote them, are no fault."""
     with open_csv(path) as reader:
         rows = list(reader)
     try:

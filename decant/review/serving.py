@@ -23,7 +23,10 @@ STOPPED = 130
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """Returns when the page has ended. Raises DecantError when the port is taken or there is nothing to show."""
+    """Serves the page until it is ended; returns the exit code.
+
+    Raises: DecantError when the port is taken, or `verify` has not asked anything yet.
+    """
     console, store = Console(highlight=False), open_store(arguments.expert)
     if not arguments.for_run and (nothing := why_nothing(store)):
         console.print(nothing, soft_wrap=True)
@@ -49,8 +52,12 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def why_nothing(store: Store) -> str:
-    """Why there is nothing to answer, empty if there is, or may be soon. A queue that is answered can still be looked
-    at, and a page that waits for the stage at work shows what it asks."""
+    """Why there is nothing to answer; empty where there is, or may be soon.
+
+    Rows that are all answered can still be looked at, and while `verify` runs the page waits for its questions.
+
+    Raises: DecantError when `verify` has not asked anything yet.
+    """
     try:
         if store.questions():
             return ""
@@ -88,17 +95,19 @@ def end_when_answered(server: uvicorn.Server, store: Store) -> None:
 
 
 def print_outcome(store: Store, console: Console, *, must_be_answered: bool) -> int:
-    """How far it got and what to do next; the exit code."""
+    """Prints how many rows are answered and what to do next; returns the exit code."""
     try:
         progress = store.progress()
     except Closed:
-        console.print("the stage that asks is at work; decant review goes on with what it asks next")
+        console.print(
+            "the stage `verify` is at work with your answers; if it has new questions, decant review shows them"
+        )
         return STOPPED if must_be_answered else 0
     print_disputes(store, console)
     if progress.open:
         console.print(
-            f"{progress.answered} of {progress.asked} rows answered in all; every answer is on file. "
-            "decant review goes on, decant run works with what there is",
+            f"{progress.answered} of {progress.asked} rows answered in all; every answer is saved. "
+            "decant review continues, decant run uses the answers so far",
             soft_wrap=True,
         )
         return STOPPED if must_be_answered else 0
@@ -107,7 +116,7 @@ def print_outcome(store: Store, console: Console, *, must_be_answered: bool) -> 
 
 
 def print_disputes(store: Store, console: Console) -> None:
-    """Rows on which the experts disagree, with who says what."""
+    """Prints the rows on which the experts disagree, and who says what."""
     try:
         disputes = store.read().disputes
     except Closed:
