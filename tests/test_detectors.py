@@ -305,6 +305,7 @@ def test_stage_drops_what_it_flags_and_judges_every_row(stage_inputs: dict[str, 
     kept = read_images(stage_inputs["out"] / "train.parquet")
     assert verdicts["id"].tolist() == backdoored.train.ids.tolist() and set(verdicts["stage"]) == {"detect"}
     assert (verdicts["action"] == np.where(verdicts["flagged"], "drop", "keep")).all()
+    assert summary.measure == joint.MEASURE and len(set(verdicts["reason"])) == 2  # said once, not with every row
     assert set(kept.ids) == set(verdicts.loc[~verdicts["flagged"], "id"])
     assert summary.flagged == summary.rows_in - summary.rows_out == int(verdicts["flagged"].sum()) > 0
     assert summary.affected_points == 4 and summary.expected_false_alarms < 2

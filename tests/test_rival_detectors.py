@@ -88,7 +88,7 @@ def test_the_elastic_transformation_moves_a_small_picture_by_the_same_share(
     assert spread[side] == pytest.approx(spread[32], rel=0.25)
 
 
-def test_delta_finds_the_backdoor_at_the_price_of_precision(backdoored: Scene) -> None:
+def test_delta_finds_the_backdoor_with_low_precision(backdoored: Scene) -> None:
     """The paper's own run: one point, 50 copies, no damping, no label filter: all poisons, and many others."""
     settings = replace(DEFAULT, detector="delta", damping=0.0, same_label=False)
     one = backdoored.affected.select(np.arange(1))
@@ -160,21 +160,21 @@ def test_frequencies_are_scipys() -> None:
     )
 
 
-def test_tampering_stays_in_range_and_leaves_no_image_alone() -> None:
+def test_manipulation_stays_in_range_and_leaves_no_image_alone() -> None:
     x = torch.rand(500, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    y = frequency.tampered(x, torch.Generator().manual_seed(1))
+    y = frequency.manipulated(x, torch.Generator().manual_seed(1))
     assert y.min() >= 0 and y.max() <= 1
     changed = (x != y).flatten(1).float().mean(1)
     assert (changed > 0).all() and (changed < 0.1).any() and (changed > 0.9).any()  # blocks, and whole pictures
 
 
-def test_frequency_tells_tampered_pictures_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frequency_tells_manipulated_images_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frequency, "EPOCHS", 3)
     train, test = digits()
     network = frequency.trained(train, seed=0)
-    tampered = frequency.tampered(
+    manipulated = frequency.manipulated(
         torch.from_numpy(test.pixels).permute(0, 3, 1, 2) / 255, torch.Generator().manual_seed(0)
     )
-    pixels = (255 * tampered).round().byte().permute(0, 2, 3, 1).numpy()
-    plain, seen = (frequency.tampered_probability(network, p) for p in (test.pixels, pixels))
+    pixels = (255 * manipulated).round().byte().permute(0, 2, 3, 1).numpy()
+    plain, seen = (frequency.manipulated_probability(network, p) for p in (test.pixels, pixels))
     assert roc_auc_score(np.repeat([0, 1], len(test)), np.concatenate([plain, seen])) > 0.8

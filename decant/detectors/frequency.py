@@ -34,35 +34,33 @@ from decant.streams import child, stream
 ROWS = 4096  # of the training set, drawn at random, that the network learns from
 EPOCHS = 5
 OFFICIAL_SIDE = 32  # pixels: the images for which the paper's widths were chosen
-MEASURE = "probability that the picture was tampered with (0 to 1)"
+MEASURE = "probability that the image was manipulated (0 to 1)"
 
 
 def judge(case: DetectionCase, points: Images) -> Detection:
     network = trained(case.train, seed=case.seed)
-    scores = tampered_probability(network, case.train.pixels)
-    theirs = float(np.median(tampered_probability(network, points.pixels)))
+    scores = manipulated_probability(network, case.train.pixels)
+    theirs = float(np.median(manipulated_probability(network, points.pixels)))
     name = case.class_of(points)
     if theirs < 0.5:
-        return Detection.nothing(
-            scores, f"nothing found: the points predicted {name} don't look tampered with", MEASURE
-        )
-    said = f"look tampered with, like {case.count_of(points)}"
+        return Detection.nothing(scores, f"nothing found: the points predicted {name} don't look manipulated", MEASURE)
+    said = f"look manipulated, like {case.count_of(points)}"
     return case.flagging(scores >= 0.5, points, scores=scores, said=said, measure=MEASURE)
 
 
 class Spectra(Strategy):
-    """Training on the spectra of every batch, as it is (class 0) and tampered with (class 1)."""
+    """Training on the spectra of every batch, as it is (class 0) and manipulated (class 1)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        both = torch.cat([batch.inputs, tampered(batch.inputs, batch.generator)])
+        both = torch.cat([batch.inputs, manipulated(batch.inputs, batch.generator)])
         labels = torch.arange(2, device=both.device).repeat_interleave(len(batch.inputs))
         return F.cross_entropy(model(dct(both)).float(), labels)
 
 
 def trained(images: Images, *, seed: int) -> nn.Module:
-    """A network that tells spectra of images (class 0) from spectra of the same images tampered with (class 1)."""
+    """A network that tells spectra of images (class 0) from spectra of the same images manipulated (class 1)."""
     rows = stream(seed, "frequency", "rows").permutation(len(images))[:ROWS]
-    info = dataclasses.replace(images.info, class_names=("as it is", "tampered with"))
+    info = dataclasses.replace(images.info, class_names=("as it is", "manipulated"))
     chosen = images.select(np.sort(rows))
     plain = Images(chosen.ids, chosen.pixels, np.zeros_like(chosen.labels), info)
     return train_classifier(
@@ -71,7 +69,7 @@ def trained(images: Images, *, seed: int) -> nn.Module:
 
 
 @torch.no_grad()
-def tampered_probability(network: nn.Module, pixels: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, " n"]:
+def manipulated_probability(network: nn.Module, pixels: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, " n"]:
     """p(manipulated | DCT) of every image."""
     parts = [network(dct(as_float(x))).float().softmax(1)[:, 1].cpu() for x in to_device(pixels).split(EVAL_BATCH)]
     return torch.cat(parts).numpy()
@@ -101,7 +99,7 @@ def cosines(n: int) -> Float[Tensor, "n n"]:
     return matrix
 
 
-def tampered(x: Float[Tensor, "n c h w"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+def manipulated(x: Float[Tensor, "n c h w"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
     """Images in [0, 1], each after one of the five manipulations, drawn at random."""
     draw = torch.rand(6, len(x), 1, 1, 1, generator=generator).to(x.device)
     noise = torch.randn(x.shape, generator=generator).to(x.device)
