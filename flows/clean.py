@@ -62,11 +62,11 @@ def what_is_cleaned() -> str:
 @flow(name="clean", flow_run_name=what_is_cleaned)
 def clean(stages: list[str] | None = None) -> State:
     """Brings all stages up to date, or the named ones and those that they need."""
-    gpu.create_limit()
     try:
         fingerprints.check()
     except SettingsError as outdated:
         return Failed(message=str(outdated))
+    gpu.create_limit()
     try:
         with ended_in_time():
             states = brought_up_to_date(pipeline(stages))

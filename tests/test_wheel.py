@@ -17,6 +17,9 @@ import pytest
 import yaml
 from toy_pipeline import ROOT
 
+from decant.cli import workspace
+from decant.fingerprints import fingerprints
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 OF_THE_PIPELINE = ("prefect", "dvc", "networkx", "httpx", "sqlalchemy", "flows", "tasks")
@@ -140,6 +143,10 @@ def test_the_wheel_alone_cleans_data_in_a_workspace(programs: Path, tmp_path: Pa
 
     run("decant", "init", "space", "--source", "digits")
     folder = tmp_path / "space"
+    for name, text in workspace.pipeline_files().items():  # the same as a checkout's
+        assert (folder / name).read_text(encoding="utf-8") == text, name
+    assert yaml.safe_load((folder / "workspace.yaml").read_text())["library"] == fingerprints()
+
     first = run("decant", "run", "--no-server", *(f"--set={key}={value}" for key, value in QUICK.items()))
     assert f"{len(STAGES)} of {len(STAGES)} stages ran" in first
     assert (folder / "data/report/index.html").is_file() and (folder / "data/export/audit.csv").is_file()

@@ -1,5 +1,6 @@
 """Workspaces: what `decant init` lays, what an upgrade keeps, and which stages a changed library makes stale."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -75,6 +76,12 @@ def test_the_library_s_rooms_are_parameters_of_a_stage_and_all_else_is_the_repos
     assert {key: laid[key] for key in laid if key not in ("deps", "params")} == {
         key: own[key] for key in own if key not in ("deps", "params")
     }
+
+
+def test_links_of_the_laid_pages_lead_somewhere(space: Path) -> None:
+    pages = [space / "README.md", *(space / "docs").glob("*.md")]
+    links = [page.parent / link for page in pages for link in re.findall(r"\]\(([^)#]+)", page.read_text())]
+    assert len(links) > 2 and not [link for link in links if not link.exists()]
 
 
 def test_a_relative_source_is_found_from_the_workspace_too(
@@ -274,6 +281,14 @@ def test_a_run_with_other_code_is_refused_before_any_work(
     change_room(monkeypatch, "models")
     assert main.main(command) == 2
     assert "decant init --upgrade" in told(capsys) and not (space / "dvc.lock").exists()
+
+
+def test_a_scheduled_run_with_other_code_fails_before_any_work(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.clean import clean  # here: it loads Prefect
+
+    change_room(monkeypatch, "models")
+    state = clean.fn()
+    assert state.is_failed() and "decant init --upgrade" in str(state.message)
 
 
 def test_status_says_first_that_the_library_has_changed(

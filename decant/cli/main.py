@@ -87,7 +87,7 @@ def _review(parser: argparse.ArgumentParser) -> None:
 
 
 def _score(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", type=_source, metavar="IMAGES", help="what ingest reads, or a folder of pictures")
+    parser.add_argument("images", type=_source, metavar="IMAGES", help="what ingest reads, or a folder of images")
     parser.add_argument(
         "--labels", type=_file, metavar="CSV",
         help="predictions: columns id,label or file,label (default: the labels that the images have)",
@@ -119,14 +119,14 @@ def _scorer(parser: argparse.ArgumentParser) -> None:
 def _suspects(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", nargs="?", type=_source, default=str(TEST), metavar="IMAGES",
-        help=f"what ingest reads, or a folder of pictures (default: {TEST})",
+        help=f"what ingest reads, or a folder of images (default: {TEST})",
     )  # fmt: skip
     parser.add_argument("--count", type=int, default=20, help="images to show and write (default: 20)")
     parser.add_argument("--limit", type=int, default=1000, help="images to examine, drawn at random (default: 1000)")
     _scorer(parser)
     parser.add_argument(
         "--out", type=_file, default=SUSPECTS, metavar="CSV",
-        help=f"default: {SUSPECTS}; the pictures go to the folder of the same name",
+        help=f"default: {SUSPECTS}; the images go to the folder of the same name",
     )  # fmt: skip
 
 
@@ -171,20 +171,20 @@ COMMANDS = {
     ),
     "status": Command(
         "decant.cli.status",
-        "which stages are stale, and why",
+        "list which stages are stale, and why",
         """  decant status
   decant status --json | jq '.[] | select(.state == "stale") | .stage'""",
         _status,
     ),
     "explain": Command(
         "decant.cli.explain",
-        "one row's way through the stages: its image, labels, scores, verdicts and reasons",
+        "show one row at each stage: its image, label, score, verdict and reason",
         """  decant explain 1234""",
         _explain,
     ),
     "review": Command(
         "decant.review",
-        "answer the rows that label verification asks about, on a page in the browser",
+        "label the rows that label verification asks about, on a page in the browser",
         """  decant review                                    prints the page's address; Ctrl-C ends it
   decant review --open --expert anna               one of several experts
   decant review --until-answered && decant run     goes on when all rows are answered
@@ -196,20 +196,20 @@ COMMANDS = {
         "decant.cli.suspects",
         "list test images whose prediction may be due to poison; you choose which are wrong",
         """  decant suspects                                  the 20 most suspicious test images
-  decant suspects photos/ --count 50               among pictures that the model has met since
+  decant suspects photos/ --count 50               among images that the model has classified since
   decant suspects --limit 5000                     examine more of them""",
         _suspects,
     ),
     "report": Command(
         "decant.cli.report",
-        "where the report is",
+        "print where the report is, or open it",
         """  decant report                                    prints the path
   decant report --open                             shows it in the browser""",
         _report,
     ),
     "score": Command(
         "decant.cli.score",
-        "how far the labels that a model gave to pictures can be trusted, as a CSV",
+        "score how far the labels that a model gave to images can be trusted, as a CSV",
         """  decant score photos/ --labels predictions.csv       columns file,label
   decant score data/ingest/test.parquet               the labels in the table itself
   decant score digits --threshold 0.9 --out doubts.csv
@@ -219,7 +219,7 @@ COMMANDS = {
     ),
     "serve": Command(
         "decant.serve.app",
-        "the same over HTTP, for programs: POST /score",
+        "score labels over HTTP: POST /score",
         """  decant serve                                     on http://127.0.0.1:8421
   DECANT_TOKEN=secret decant serve --host 0.0.0.0 --port 80
   curl -s http://127.0.0.1:8421/classes""",

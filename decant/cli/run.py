@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from shlex import quote
 from types import FrameType
 
 from rich.console import Console
@@ -60,10 +61,10 @@ def asked_for(words: list[str]) -> list[Stage]:
         return pipeline(words or None)
     except DecantError:
         for word in filter(is_data, words):
-            without = " --set 'simulate.attacks=[]'" if params.settings()["simulate"].attacks else ""
-            raise DecantError(
-                f"{word}: a stage expected, data found; to clean it: decant run --set ingest.source={word}{without}"
-            ) from None
+            command = f"decant run --set ingest.source={quote(word)}"
+            if params.settings()["simulate"].attacks:
+                command += " --set 'simulate.attacks=[]'"
+            raise DecantError(f"{word}: a stage expected, data found; to clean it: {command}") from None
         raise
 
 

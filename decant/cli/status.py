@@ -104,18 +104,13 @@ def reasons(changed: list[Any], locked: Mapping[str, Any] | None) -> Iterator[st
             yield {"changed command": "its cmd in dvc.yaml changed"}.get(entry, entry)
             continue
         for path, how in entry.get("changed deps", {}).items():
-            if path == str(fingerprints.RECORD) and isinstance(how, dict):
-                yield from map(_code_changed, (key.removeprefix("library.") for key in how))
-            elif isinstance(how, dict):
-                yield from _parameters(path, how, locked)
-            else:
-                yield _dependency(path, how)
+            yield from _parameters(path, how, locked) if isinstance(how, dict) else [_dependency(path, how)]
         for path, how in entry.get("changed outs", {}).items():
             yield f"output missing: {path}" if how == "deleted" else f"output {how}: {path}"
 
 
 def _code_changed(room: str) -> str:
-    """Of a room of the library, in a workspace."""
+    """The reason of a stage that uses a room of the library, in a workspace."""
     return f"code changed: decant/{room}"
 
 
@@ -126,6 +121,9 @@ def _dependency(path: str, how: str) -> str:
 
 def _parameters(path: str, keys: Mapping[str, str], locked: Mapping[str, Any] | None) -> Iterator[str]:
     """`train.epochs: 10 -> 12` for each value that differs between dvc.lock and the file."""
+    if path == str(fingerprints.RECORD):
+        yield from (_code_changed(key.removeprefix("library.")) for key in keys)
+        return
     before, now = (locked or {}).get("params", {}).get(path, {}), _yaml(Path(path))
     for key in keys:
         yield from differences(key, _at(before, key), _at(now, key))
