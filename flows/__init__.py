@@ -1,4 +1,4 @@
-"""The pipeline for people: the Prefect flow `clean`, the local server, and the command line `decant`.
+"""Run the stages of dvc.yaml: one by one through DVC, and as the Prefect flow `clean`.
 
-dvc.yaml is the one definition of the pipeline; this room only interprets it.
+dvc.yaml is the one definition of the pipeline; nothing here lists the stages.
 """

@@ -1,4 +1,4 @@
-"""`decant deploy`: registers the schedule of prefect.yaml with the Prefect server, for this checkout."""
+"""`decant deploy`: registers the schedule of prefect.yaml with the Prefect server, for this workspace."""
 
 import argparse
 import os
@@ -32,6 +32,7 @@ def main(_arguments: argparse.Namespace) -> int:
 
 
 def read_deployments() -> list[dict]:
+    """The deployments of prefect.yaml. Raises DecantError where there is no such file."""
     path = Path("prefect.yaml")
     if not path.is_file():
         raise DecantError("prefect.yaml: no such file here; it says which runs are scheduled")

@@ -1,4 +1,4 @@
-"""One stage at a time on each GPU, in all flow runs of a Prefect server together.
+"""Let one stage at a time use each GPU, over all flow runs of a Prefect server.
 
 Each GPU of each machine has its own global concurrency limit of one slot, called `HOST-gpu-N` and created by us; a
 person may raise it on the Prefect page for a GPU that has room for more. Stages with the tag `gpu` hold a slot while
@@ -32,7 +32,7 @@ def limit_name() -> str:
 
 
 def will_be_used() -> bool:
-    """Whether a stage of this machine will compute on a GPU; asked without loading torch."""
+    """Whether a stage on this machine will compute on a GPU, found out without loading torch."""
     wanted = os.environ.get("DECANT_DEVICE", "auto")
     return wanted.startswith("cuda") or (wanted == "auto" and _listed())
 

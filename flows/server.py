@@ -1,10 +1,10 @@
-"""One Prefect server on this machine: found if it answers, else started and left running.
+"""Find the Prefect server of this machine, or start one that stays.
 
-It is started as a process of its own that writes to a log file. Neither Prefect's ephemeral server (12 s on every run,
-and no page to look at) nor `prefect server start --background` (it dies of the first error that it wants to print).
-Starting takes 11 to 20 s the first time on two cores; finding it, 10 ms.
+It is a process of its own that writes to a log file. Why not Prefect's ephemeral server: it costs 12 s on every run and
+has no page. Why not `prefect server start --background`: it dies of the first error that it tries to print. Starting
+takes 11 to 20 s the first time on two cores; finding it, 10 ms.
 
-Nothing of Prefect is imported here: which address counts must be settled before Prefect reads its settings.
+Nothing of Prefect is imported here, because the address must be settled before Prefect reads its settings.
 """
 
 import base64
@@ -30,7 +30,7 @@ VERSION = "3."  # the API that we speak
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server's API is. `url` is what Prefect calls PREFECT_API_URL."""
+    """The address of a server's API: Prefect's PREFECT_API_URL."""
 
     url: str
 
@@ -53,7 +53,7 @@ class Address:
 
 
 def settle_environment() -> Address:
-    """Decides the address and tells Prefect, here and in every child process; turns telemetry off.
+    """Sets the server's address for Prefect, here and in every child process, and turns telemetry off.
 
     PREFECT_API_URL, else PREFECT_SERVER_API_PORT, else prefect.toml, else port 4200.
     """
@@ -73,12 +73,12 @@ def _from_toml() -> str:
 
 
 def home() -> Path:
-    """Prefect's folder: database, log and process id of the server."""
+    """Prefect's folder, which holds the server's database, log and process id."""
     return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
 
 
 def ensure_server(say: Callable[[str], None]) -> Address:
-    """The server that runs, started if none did. Raises DecantError with what to do when that can't be."""
+    """Finds or starts the server; `say` prints where its page is. Raises DecantError with what to do when it can't."""
     address = settle_environment()
     if answers(address):
         say(f"Prefect's page: {address.ui}")
@@ -93,7 +93,7 @@ def ensure_server(say: Callable[[str], None]) -> Address:
 
 
 def answers(address: Address) -> bool:
-    """Whether a Prefect server that we can talk to is there. Raises DecantError when it is something else."""
+    """Whether a Prefect server of our version answers. Raises DecantError when something else does."""
     try:
         version = _get(address, "/admin/version")
     except (OSError, http.client.HTTPException):
@@ -133,11 +133,12 @@ def _credentials() -> dict[str, str]:
 
 
 def log_file() -> Path:
+    """The server's log."""
     return home() / "server.log"
 
 
 def start(address: Address) -> subprocess.Popen[bytes]:
-    """Starts the server apart from us: it lives on when we end. `prefect server stop` finds it by its pid file."""
+    """Starts the server so that it stays when we end. `prefect server stop` finds it by its pid file."""
     home().mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
@@ -157,7 +158,7 @@ def start(address: Address) -> subprocess.Popen[bytes]:
 
 
 def wait_for(address: Address, process: subprocess.Popen[bytes]) -> None:
-    """Until the server answers. Raises DecantError with the end of its log when it ends or takes too long."""
+    """Waits until the server answers. Raises DecantError with the end of its log when it ends or takes too long."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         ended = process.poll() is not None

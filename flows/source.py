@@ -1,7 +1,7 @@
-"""Whether the files behind `ingest.source` are still those that were ingested.
+"""Find out whether the files behind `ingest.source` are still those that were ingested.
 
-DVC watches files of the project; a dataset elsewhere on the disk it knows by name only. So `ingest` writes what it saw
-(names, sizes and times of the files) to data/runs/ingest.source, and we compare.
+DVC watches the files of the project; of a dataset elsewhere on the disk it knows only the name. So `ingest` writes the
+names, sizes and times of the files to data/runs/ingest.source, and `source_changed` compares.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from decant.paths import SOURCE_FINGERPRINT
 
 
 def source_changed() -> bool:
-    """False also where nothing was ingested yet, and where the source is away: what was ingested still counts."""
+    """Whether files were added, removed or changed. False before the first ingest, and while the source is missing."""
     if not SOURCE_FINGERPRINT.is_file():
         return False
     from decant.data.sources import fingerprint
