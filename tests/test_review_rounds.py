@@ -230,7 +230,7 @@ def test_a_round_that_was_answered_but_for_one_row_asks_for_one(tmp_path: Path) 
 def test_a_class_that_runs_out_of_rows_ends_its_rounds_for_a_person_as_for_the_oracle(tmp_path: Path) -> None:
     """Four rows of class 6, three of which are references; of ones and zeros there are enough."""
     images = of_classes((0, 60), (1, 60), (6, 4))
-    oracle, settings = Oracle(images, NOTHING_WRONG), replace(PERSONS, steps=10)
+    oracle, settings = Oracle(images, NOTHING_WRONG), replace(PERSONS, steps=25)  # enough to know the last six
     outcomes = list(by_round(images, oracle, settings, seed=0))
     assert asked(outcomes[-1]) == [9, 11, 10]
     assert asked(Person(tmp_path, images, settings).until_nothing_is_open()) == [9, 11, 10]
