@@ -152,6 +152,15 @@ def test_the_page_names_every_member_with_its_parameters(family: Family) -> None
         assert rows, name
 
 
+@pytest.mark.parametrize("page", ["label-checks.md", "score.md"])
+def test_imports_of_the_docs_examples_exist(page: str) -> None:
+    blocks = (ROOT / "docs" / page).read_text(encoding="utf-8").split("```python\n")[1:]
+    lines = [line for block in blocks for line in block.split("```")[0].splitlines()]
+    imports = [line for line in lines if line.startswith(("import ", "from "))]
+    exec("\n".join(imports), {})
+    assert len(imports) >= 3
+
+
 # What checks are made of ----------------------------------------------------------------------------------------------
 
 
@@ -277,7 +286,7 @@ def test_spectral_scores_are_squared_projections_on_numpys_first_singular_vector
 
 def test_spectral_takes_the_share_that_it_is_told_of_every_class() -> None:
     case, _ = mislabelled()
-    check = spectral.judge(case, spectral.Settings(share=0.1, multiplier=1.5))  # before the expert's word is heard
+    check = spectral.judge(case, spectral.Settings(share=0.1, multiplier=1.5))  # without the expert's answers
     for label in range(10):
         rows = case.known.labels == label
         taken, left = check.suspicion[rows & check.flagged], check.suspicion[rows & ~check.flagged]

@@ -1,4 +1,4 @@
-"""The noise-transition model against planted noise: it must find what was planted, and nothing where nothing was."""
+"""The label-noise model against planted label noise: it finds what was planted, and nothing in clean labels."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from decant.labeltrust import label_noise
 from decant.labeltrust.label_noise import CLASSIFIER_WEIGHTS, LabelNoiseModel, best_classifier_weight, fit
 
 CLASSES = 5
-NOBODY_LOOKED = np.zeros((CLASSES, CLASSES))
+NO_ANSWERS = np.zeros((CLASSES, CLASSES))
 
 
 def pictures(rng: np.random.Generator, n: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
@@ -34,32 +34,32 @@ def test_em_recovers_a_planted_transition_matrix() -> None:
     transition = 0.85 * np.eye(CLASSES) + 0.15 * np.roll(np.eye(CLASSES), 1, axis=1)  # every class to the next one
     transition[0] = [0.6, 0.1, 0.1, 0.1, 0.1]
     true, logits = pictures(rng, 8000, sharpness=6)
-    model = fit(logits, mislabel(true, transition, rng), NOBODY_LOOKED)
+    model = fit(logits, mislabel(true, transition, rng), NO_ANSWERS)
     assert np.abs(model.transition - transition).max() < 0.04
     assert model.noise_rate == pytest.approx(1 - np.diag(transition)[true].mean(), abs=0.02)
 
 
-def test_logits_three_times_too_bold_are_cooled() -> None:
+def test_temperature_of_logits_that_are_three_times_too_large() -> None:
     rng = np.random.default_rng(1)
     true, logits = pictures(rng, 6000, sharpness=5)
     given = mislabel(true, 0.9 * np.eye(CLASSES) + 0.02, rng)
-    assert fit(3 * logits, given, NOBODY_LOOKED).temperature == pytest.approx(3, rel=0.2)
+    assert fit(3 * logits, given, NO_ANSWERS).temperature == pytest.approx(3, rel=0.2)
 
 
-@pytest.mark.parametrize("boldness", [1.0, 2.5])
-def test_clean_labels_are_not_called_wrong(boldness: float) -> None:
-    """The network is wrong on a tenth of these rows; that must not pass for label noise, however bold it is."""
+@pytest.mark.parametrize("overconfidence", [1.0, 2.5])
+def test_clean_labels_are_not_called_wrong(overconfidence: float) -> None:
+    """The network is wrong on a tenth of these rows; that must not count as label noise, however overconfident it is."""
     rng = np.random.default_rng(2)
     true, logits = pictures(rng, 3000, sharpness=8)
     assert 0.05 < (logits.argmax(1) != true).mean() < 0.2
-    model = fit(boldness * logits, true, NOBODY_LOOKED)
-    trust = model.posterior(boldness * logits, true)[np.arange(3000), true]
+    model = fit(overconfidence * logits, true, NO_ANSWERS)
+    trust = model.posterior(overconfidence * logits, true)[np.arange(3000), true]
     assert model.noise_rate < 0.01
     assert (trust < 0.5).mean() < 0.005
 
 
 def test_reviews_of_an_expert_move_the_estimate() -> None:
-    """With pictures that say nothing, what the expert found is all that there is to know."""
+    """Where the logits hold no information, the noise rate follows the expert's counts."""
     given = np.arange(200) % CLASSES
     silent = np.zeros((200, CLASSES))
     clean = fit(silent, given, 50 * np.eye(CLASSES)).noise_rate
@@ -68,7 +68,7 @@ def test_reviews_of_an_expert_move_the_estimate() -> None:
     assert noisy > 0.2
 
 
-def test_without_any_row_the_expert_is_all_that_there_is_to_go_by() -> None:
+def test_without_any_row_the_estimate_is_the_experts_counts() -> None:
     seen = 30 * np.eye(CLASSES) + 5 * (1 - np.eye(CLASSES))
     model = fit(np.empty((0, CLASSES), np.float32), np.empty(0, np.int64), seen)
     assert model.temperature == pytest.approx(1)
@@ -84,18 +84,18 @@ def test_posterior_is_bayes_rule() -> None:
     np.testing.assert_allclose(found[0], weights / weights.sum())
 
 
-def test_trust_is_a_probability_that_comes_true() -> None:
+def test_trust_is_calibrated() -> None:
     rng = np.random.default_rng(3)
     true, logits = pictures(rng, 8000, sharpness=3)
     given = mislabel(true, 0.75 * np.eye(CLASSES) + 0.05, rng)
-    trust = fit(logits, given, NOBODY_LOOKED).posterior(logits, given)[np.arange(8000), given]
+    trust = fit(logits, given, NO_ANSWERS).posterior(logits, given)[np.arange(8000), given]
     for low, high in ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.01)):
         inside = (trust >= low) & (trust < high)
         assert (given == true)[inside].mean() == pytest.approx(trust[inside].mean(), abs=0.05)
 
 
-def test_a_classifier_is_heard_as_far_as_it_knows_something() -> None:
-    """Its opinion is worth little, much, or all beside logits that are sharp, blunt or silent."""
+def test_a_classifier_gets_the_more_weight_the_less_the_logits_say() -> None:
+    """Guesses beside sharp logits, sharp log-probabilities beside blunt logits, and beside logits without information."""
     rng = np.random.default_rng(4)
     true, logits = pictures(rng, 1500, sharpness=5)
     given = mislabel(true, 0.7 * np.eye(CLASSES) + 0.06, rng)
@@ -139,7 +139,7 @@ def test_confusions_that_the_expert_does_not_meet_are_the_networks() -> None:
     true, logits = pictures(rng, 6000, sharpness=8)
     given = mislabel(true, 0.875 * np.eye(CLASSES) + 0.025, rng)
     logits, wrong = confused(logits, 0.3, rng), given != true
-    seen, free = fit(logits, given, looks(true, given, 30)), fit(logits, given, NOBODY_LOOKED)
+    seen, free = fit(logits, given, looks(true, given, 30)), fit(logits, given, NO_ANSWERS)
     assert free.joint[0, 1] > 2 * free.joint[2, 3]
     assert seen.joint[0, 1] < 1.3 * seen.joint[2, 3]
     better, worse = (

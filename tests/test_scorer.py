@@ -1,4 +1,4 @@
-"""TrustScorer on digits: what it says of right and wrong labels, of strangers, and that a file gives it back whole."""
+"""TrustScorer on digits: its trust in right, wrong and out-of-distribution SL-mappings, and its file."""
 
 import json
 from pathlib import Path
@@ -31,18 +31,19 @@ def paper() -> TrustScorer:
 
 
 def known() -> Images:
-    """Digits that no network here has seen."""
+    """Unseen digits of classes with references."""
     _, test = digits()
     return test.select(test.labels != UNKNOWN_CLASS)
 
 
-def strangers() -> np.ndarray:
+def unknown_class() -> np.ndarray:
+    """Digits of the class without references: out of distribution."""
     _, test = digits()
     return test.pixels[test.labels == UNKNOWN_CLASS]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What it says
+# Trust
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -69,21 +70,23 @@ def test_trust_is_about_the_share_of_right_labels(scorer: TrustScorer) -> None:
 
 def test_a_picture_of_no_known_class_is_trusted_with_no_label(scorer: TrustScorer) -> None:
     _, best_of_known = scorer.suggestion(known().pixels)
-    _, best_of_strangers = scorer.suggestion(strangers())
+    _, best_of_unknown = scorer.suggestion(unknown_class())
     noise = np.random.default_rng(0).integers(0, 256, (100, *scorer.shape)).astype(np.uint8)
     assert best_of_known.mean() > 0.85
-    assert best_of_strangers.mean() < 0.6  # a 9 has much of a 3, a 4, a 5 and an 8; over four seeds 0.37 to 0.46
+    assert best_of_unknown.mean() < 0.6  # a 9 has much of a 3, a 4, a 5 and an 8; over four seeds 0.37 to 0.46
     assert scorer.suggestion(noise)[1].mean() < 0.6  # over four seeds 0.20 to 0.40
-    assert scorer.suggestion(strangers(), ood_share=0)[1].mean() > best_of_strangers.mean() + 0.05  # the softmax alone
-    assert scorer.suggestion(strangers(), ood_share=0.5)[1].mean() < 0.3
+    assert (
+        scorer.suggestion(unknown_class(), ood_share=0)[1].mean() > best_of_unknown.mean() + 0.05
+    )  # the softmax alone
+    assert scorer.suggestion(unknown_class(), ood_share=0.5)[1].mean() < 0.3
 
 
 def test_a_class_without_references_gets_no_trust_but_a_suggestion(scorer: TrustScorer) -> None:
-    labels = np.full(len(strangers()), UNKNOWN_CLASS)
-    judged = scorer.judge(scorer.class_scores(strangers()), labels)
+    labels = np.full(len(unknown_class()), UNKNOWN_CLASS)
+    judged = scorer.judge(scorer.class_scores(unknown_class()), labels)
     assert np.isnan(judged.trust).all()
     assert (judged.suggested != UNKNOWN_CLASS).all() and np.isfinite(judged.suggested_trust).all()
-    assert np.isnan(scorer.score_matrix(strangers())[:, UNKNOWN_CLASS]).all()
+    assert np.isnan(scorer.score_matrix(unknown_class())[:, UNKNOWN_CLASS]).all()
 
 
 def test_a_single_reference_of_a_class_is_too_few() -> None:
@@ -106,7 +109,7 @@ def test_paper_mode_is_the_mean_sigmoid_over_the_references(paper: TrustScorer) 
 
 
 def test_an_ensembles_scores_are_the_mean_of_the_plain_ones(scorer: TrustScorer) -> None:
-    """The references are embedded once and rows go through in chunks; the plain path does each network by itself."""
+    """The ensemble embeds the references once and takes rows in chunks; `class_scores` takes each network by itself."""
     pixels, rows = known().pixels, scorer.references
     pool = Pool.of(to_device(rows.pixels), torch.from_numpy(rows.labels.astype(np.int64)), 9)
     assert len(scorer.networks) == 3
@@ -152,7 +155,7 @@ def test_nearest_references_carry_the_label_and_look_most_alike(scorer: TrustSco
     found = scorer.nearest(scorer.references.pixels[own], 3, 4)
     assert found.shape == (10, 4) and np.isin(found, own).all()
     assert (found[:, 0] == own).mean() >= 0.7
-    assert scorer.nearest(strangers(), UNKNOWN_CLASS, 4).shape == (len(strangers()), 0)
+    assert scorer.nearest(unknown_class(), UNKNOWN_CLASS, 4).shape == (len(unknown_class()), 0)
 
 
 def test_pictures_of_another_shape_are_refused(scorer: TrustScorer) -> None:
@@ -160,16 +163,16 @@ def test_pictures_of_another_shape_are_refused(scorer: TrustScorer) -> None:
         scorer.class_scores(np.zeros((2, 28, 28, 1), np.uint8))
 
 
-def test_networks_trained_elsewhere_make_the_same_scorer(scorer: TrustScorer) -> None:
+def test_a_scorer_calibrated_from_trained_networks_is_the_same(scorer: TrustScorer) -> None:
     test = known()
     ordinary = scorer.class_scores(test.pixels)
     other = TrustScorer.calibrated(scorer.networks, references(range(9)), temperature=1.5, ordinary=ordinary)
     np.testing.assert_allclose(other.class_scores(test.pixels), ordinary, atol=1e-5)
     assert other.calibration is not None and other.calibration.temperature == 1.5
-    assert other.suggestion(strangers())[1].mean() < 0.6 < 0.85 < other.suggestion(test.pixels)[1].mean()
+    assert other.suggestion(unknown_class())[1].mean() < 0.6 < 0.85 < other.suggestion(test.pixels)[1].mean()
 
 
-def test_quarters_move_and_none_stays() -> None:
+def test_patch_shuffling_moves_every_quarter() -> None:
     picture = np.zeros((1, 5, 4, 1), np.uint8)
     picture[0, :2, :2], picture[0, :2, 2:], picture[0, 3:, :2], picture[0, 3:, 2:] = 1, 2, 3, 4
     versions = out_of_distribution.patch_shuffled(picture)

@@ -46,23 +46,20 @@ class InputPictures:
 
     def file_of(self, row: int) -> str:
         """The path of a row's file, relative to `root` where it is inside. Raises: IndexError."""
-        for split in self.splits:
-            if row < len(split):
-                path = split.path_of(row)
+        for first, split in _with_starts(self.splits):
+            if first <= row < first + len(split):
+                path = split.path_of(row - first)
                 inside = os.path.isdir(self.root) and path.startswith(os.path.join(self.root, ""))
                 return os.path.relpath(path, self.root) if inside else path
-            row -= len(split)
         raise IndexError(row)
 
     def decoded(self, rules: Rules, rows: Int[np.ndarray, " m"]) -> Iterator[Decoded]:
         """Decode those rows (ascending) in their order, in batches of bounded memory."""
-        first = 0
-        for split in self.splits:
+        for first, split in _with_starts(self.splits):
             inside = rows[(rows >= first) & (rows < first + len(split))] - first
             for part in decode_batches(split.read(inside), rules) if len(inside) else ():
                 rejected = [(row + first, reason) for row, reason in part.rejected]
                 yield Decoded(part.rows + first, part.pixels, rejected)
-            first += len(split)
 
 
 def open_pictures(name: str, class_names: tuple[str, ...]) -> InputPictures:
@@ -73,22 +70,33 @@ def open_pictures(name: str, class_names: tuple[str, ...]) -> InputPictures:
     folder = Path(name).expanduser()
     if folder.is_dir() and not find_shards(folder) and not _has_folders(folder):
         return _open_flat_folder(folder)
-    source = open_source(name, test_fraction=0.2, rng=np.random.default_rng(0))
+    source = open_source(name, test_fraction=0.2, rng=np.random.default_rng(0))  # all rows are scored, however divided
     splits = tuple(split for split in (source.train, source.test) if split is not None)
-    is_named = set(source.class_names) & set(class_names)  # then a folder called 2 is no class 2, but one of that name
-    known = np.array(
-        [NO_LABEL if is_named and word not in class_names else class_number(word, class_names)
-         for word in source.class_names]
-    )  # fmt: skip
-    given = np.concatenate([split.labels for split in splits])
-    labels = np.where(given >= 0, known[given], NO_LABEL)
-    faults = {int(row): f"no label: {source.class_names[given[row]]!r} is no class of the scorer"
-              for row in np.flatnonzero((given >= 0) & (labels < 0))}  # fmt: skip
-    first = 0
-    for split in splits:
+    own = np.concatenate([split.labels for split in splits])
+    labels = np.where(own >= 0, _numbers_among(class_names, source.class_names)[own], NO_LABEL)
+    faults = {}
+    for row in np.flatnonzero((own >= 0) & (labels == NO_LABEL)).tolist():
+        faults[row] = f"no label: {source.class_names[own[row]]!r} is no class of the scorer"
+    for first, split in _with_starts(splits):
         faults |= {row + first: f"no label: {fault}" for row, fault in split.faults.items()}
-        first += len(split)
     return InputPictures(splits, str(folder), labels, faults)
+
+
+def _with_starts(splits: tuple[Split, ...]) -> Iterator[tuple[int, Split]]:
+    """Each split with the number of its first row."""
+    starts = np.cumsum([0, *(len(split) for split in splits)]).tolist()
+    return zip(starts, splits, strict=False)
+
+
+def _numbers_among(class_names: tuple[str, ...], own: tuple[str, ...]) -> Int[np.ndarray, " own"]:
+    """The number that each of the source's own classes has among `class_names`; NO_LABEL for none.
+
+    Where the two share any name, names alone count: a folder called 2 is then no third class.
+    """
+    by_name = not set(own).isdisjoint(class_names)
+    return np.array(
+        [NO_LABEL if by_name and name not in class_names else class_number(name, class_names) for name in own]
+    )
 
 
 def _has_folders(folder: Path) -> bool:
