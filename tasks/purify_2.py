@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from decant.data.tables import iter_images, read_images, read_labels, sample_images, write_verdicts
 from decant.errors import TableError
-from decant.purify.decision import Decision, as_verdicts, decide, write_chosen
+from decant.purify.decision import PurifyDecision, as_verdicts, decide, write_chosen
 from decant.purify.methods.base import clean
 from decant.purify.settings import PurifySettings, SecondPurifyStageSettings
 from decant.purify.two_stage import Inference, Parts, PurifyStage, fit, untouched, write_parts
@@ -39,7 +39,7 @@ def run(
     go_on = Purify1Summary.read(first_dir).go_on
     parts = purified_parts(seed, purify, purify_2, first) if go_on else untouched(first)
     write_parts(parts, everything, out / "perturbations.parquet")
-    decision = decide(seed, purify, received, everything) if go_on else Decision.of_all(len(ids), purified=False)
+    decision = decide(seed, purify, received, everything) if go_on else PurifyDecision.of_all(len(ids), purified=False)
     changes = write_chosen(received, everything, decision.purified, out / "train.parquet")
     everything.unlink()
     write_verdicts(out / "verdicts.parquet", as_verdicts(ids, decision, changes))
@@ -82,7 +82,7 @@ def cleaned_parts(seed: int, method: str, path: Path) -> Parts:
         start += len(before)
 
 
-def note(method: str, go_on: bool, decision: Decision, rms: float) -> str:
+def note(method: str, go_on: bool, decision: PurifyDecision, rms: float) -> str:
     """What was done; `rms`: mean change of a row's pixels in grey levels."""
     if not go_on:
         return "as purify_1 decided: your pixels are untouched"

@@ -4,6 +4,9 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -221,6 +224,88 @@ def test_every_stage_file_is_in_the_pipeline() -> None:
 def test_only_measuring_modules_read_the_truth() -> None:
     readers = {str(p.relative_to(ROOT)) for p in MODULES if "read_truth" in p.read_text(encoding="utf-8")}
     assert readers <= TRUTH_READERS, readers - TRUTH_READERS
+
+
+def test_settings_and_front_doors_load_nothing_heavy() -> None:
+    """Every block of params.yaml and every room's front door, in an interpreter of their own."""
+    program = """
+import importlib, pkgutil, sys
+import decant
+from decant.settings import BLOCKS, block_class
+for name in BLOCKS:
+    block_class(name)
+for room in pkgutil.iter_modules(decant.__path__):
+    if room.ispkg:
+        importlib.import_module(f"decant.{room.name}")
+print(*sorted({name.split(".")[0] for name in sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"torch", "torchvision", "scipy", "sklearn", "pandas", "pyarrow", "PIL", "prefect", "dvc", "fastapi"}
+    assert {"decant", "pydantic"} <= set(done.stdout.split()) and not heavy & set(done.stdout.split())
+
+
+def nodes(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_random_streams_are_named() -> None:
+    """`seed + 1` is the next run's seed, and a list of numbers says nothing: decant.streams gives both a name."""
+    found = []
+    for path in MODULES:
+        for node in nodes(path):
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and ast.unparse(node.left).endswith("seed"):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("default_rng", "manual_seed")):
+                if any(isinstance(argument, ast.List | ast.Tuple) for argument in node.args):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not found, f"take a stream of decant.streams: {found}"
+
+
+def test_one_optimisation_step() -> None:
+    found = {str(path.relative_to(ROOT)) for path in MODULES if "zero_grad" in path.read_text(encoding="utf-8")}
+    assert found == {"decant/models/training.py"}
+
+
+def texts(path: Path) -> Iterator[str]:
+    """String constants of a file, docstrings excepted."""
+    every = list(nodes(path))
+    docstrings = {id(node.value) for node in every if isinstance(node, ast.Expr)}
+    for node in every:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_paths_of_data_stand_in_one_module() -> None:
+    """Beside dvc.yaml, which names them in the stages' commands."""
+    folders = tuple(f"data/{name}" for name in (*STAGES, "inputs", "runs"))
+    found = {str(path.relative_to(ROOT)) for path in MODULES if any(text.startswith(folders) for text in texts(path))}
+    assert found <= {"decant/paths.py"}
+
+
+def test_summaries_are_read_through_their_classes() -> None:
+    found = {str(path.relative_to(ROOT)) for path in MODULES if any("summary.json" in text for text in texts(path))}
+    assert found <= {"decant/summaries.py"}
+
+
+OWN_TO_EACH_METHOD = {
+    "Settings",  # a method's parameters, in its own file: decant.registry asks for that name
+    "Prepared",  # an attack's settings with what it has learnt of clean data
+}
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in nodes(path):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    twice = {name: where for name, where in places.items() if len(where) > 1 and name not in OWN_TO_EACH_METHOD}
+    assert not twice, twice
+
+
+def test_annotations_are_no_strings() -> None:
+    """jaxtyping's shapes are annotations that run."""
+    assert not [path for path in MODULES if "__future__.annotations" in imported_names(path)]
 
 
 def test_no_pickle_and_no_foreign_torch_load() -> None:

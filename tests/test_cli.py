@@ -370,7 +370,7 @@ def test_report_prints_its_path_or_says_how_to_get_one(
 
 
 def test_result_table_does_without_what_was_not_measured() -> None:
-    assert table.result_of({}, {}) == table.Result([], [], [])
+    assert table.result_of({}, {}) == table.ResultTable([], [], [])
     result = table.result_of(
         {"as_received": {"accuracy": 0.5}, "detect": {"flagged": 0}, "reviews": 0},
         {"train": {"seconds": 61.2, "peak_memory_mib": 2048, "device": "x86_64", "date": "2026"}},
@@ -382,7 +382,7 @@ def test_result_table_does_without_what_was_not_measured() -> None:
         "last runs of 1 stages: 61 s, at most 2.0 GiB of memory, on x86_64",
     ]
     assert table.result_of({}, {}, queued=100).notes[0].startswith("100 rows wait for your answer: ")
-    assert table.as_markdown(table.Result([], [], [])) == ""
+    assert table.as_markdown(table.ResultTable([], [], [])) == ""
 
 
 def test_result_table_fits_80_columns() -> None:

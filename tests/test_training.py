@@ -98,7 +98,7 @@ def test_weights_order_and_augmentation_are_drawn_from_streams_of_their_own() ->
     for kind in ("none", "shift_flip"):
         seen: list[int] = []
 
-        class Watched(training.Strategy):
+        class Watched(training.TrainingStrategy):
             def loss(self, model: torch.nn.Module, batch: training.Batch, seen: list[int] = seen) -> torch.Tensor:
                 if not seen:
                     first_weights.append(torch.cat([p.detach().clone().flatten() for p in model.parameters()]))

@@ -23,7 +23,7 @@ from decant.streams import child
 from decant.summaries import UnlearnSummary
 from decant.unlearning import auto
 from decant.unlearning._dampening import importances
-from decant.unlearning.auto import Findings, cheapest
+from decant.unlearning.auto import ModelFindings, cheapest
 from decant.unlearning.base import Unlearned, UnlearningTask, names, unlearn_with
 from decant.unlearning.settings import UnlearnSettings
 from tasks import unlearn
@@ -210,8 +210,8 @@ def test_auto_accepts_nothing_without_evidence(monkeypatch: pytest.MonkeyPatch) 
     [(0.0, 0.05, 0.99, True), (0.2, 0.0, 1.0, False), (0.0, 0.06, 1.0, False), (0.0, 0.0, 0.98, False)],
 )
 def test_every_condition_of_the_check_counts(affected: float, flagged: float, accuracy: float, passes: bool) -> None:
-    before = Findings(affected=1.0, flagged=1.0, accuracy=1.0)
-    found = Findings(affected=affected, flagged=flagged, accuracy=accuracy)
+    before = ModelFindings(affected=1.0, flagged=1.0, accuracy=1.0)
+    found = ModelFindings(affected=affected, flagged=flagged, accuracy=accuracy)
     assert found.passes(before, margin=0.011) is passes
 
 

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from decant.report.table import CLEANER_HEADS, STEP_HEADS, Result, Row
+from decant.report.table import CLEANER_HEADS, STEP_HEADS, ResultTable, Row
 from flows.stages import StageFailed
 from flows.watch import Event, StageState, watchers
 
@@ -96,7 +96,7 @@ def shown(stages: list[str], console: Console) -> Iterator[Board]:
         watchers.remove(board.on_event)
 
 
-def result_tables(result: Result) -> list[Table]:
+def result_tables(result: ResultTable) -> list[Table]:
     """The tables of a result: models and what they reach, stages and what they flagged; none without rows."""
     pairs = [(STEP_HEADS, result.steps), (CLEANER_HEADS, result.cleaners)]
     return [_table(heads, rows) for heads, rows in pairs if rows]

@@ -14,7 +14,7 @@ from typing import Literal
 import yaml
 
 import decant
-from decant import params
+from decant import params, paths
 from decant.files import write_text
 from decant.fingerprints import RECORD, fingerprints, source_files
 
@@ -23,7 +23,7 @@ LAID_AS_THEY_ARE = (
     ".gitignore", ".gitattributes", ".dvcignore", ".dvc/config",
 )  # fmt: skip
 """Files and folders of the repository."""
-INPUTS = {"data/inputs/decisions.csv": "id,label\n", "data/inputs/affected.csv": "image,predicted\n"}
+INPUTS = {str(paths.DECISIONS): "id,label\n", str(paths.AFFECTED): "image,predicted\n"}
 """What stages read of the user's, still without a line."""
 README = Path(__file__).with_name("workspace_readme.md")
 DVC_YAML_HEAD = """\

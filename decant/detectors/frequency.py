@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from decant.data.images import Images
 from decant.detectors.base import Detection, DetectionCase
 from decant.models.settings import TrainSettings
-from decant.models.training import EVAL_BATCH, Batch, Strategy, as_float, to_device, train_classifier
+from decant.models.training import EVAL_BATCH, Batch, TrainingStrategy, as_float, to_device, train_classifier
 from decant.streams import child, stream
 
 ROWS = 4096  # of the training set, drawn at random, that the network learns from
@@ -48,7 +48,7 @@ def judge(case: DetectionCase, points: Images) -> Detection:
     return case.flagging(scores >= 0.5, points, scores=scores, said=said, measure=MEASURE)
 
 
-class Spectra(Strategy):
+class Spectra(TrainingStrategy):
     """Training on the spectra of every batch, as it is (class 0) and manipulated (class 1)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -15,7 +15,7 @@ from decant.purify.settings import PurifySettings
 
 
 @dataclass(frozen=True)
-class Decision:
+class PurifyDecision:
     """Which rows get purified pixels, and why."""
 
     purified: Bool[np.ndarray, " n"]
@@ -27,26 +27,26 @@ class Decision:
     """None where `purify.when` or the method asks for no test."""
 
     @classmethod
-    def of_all(cls, rows: int, *, purified: bool) -> "Decision":
+    def of_all(cls, rows: int, *, purified: bool) -> "PurifyDecision":
         """All rows alike, none scored."""
         return cls(np.full(rows, purified), np.zeros(rows), np.zeros(rows, bool))
 
 
-def decide(seed: int, purify: PurifySettings, received: Path, everything: Path) -> Decision:
+def decide(seed: int, purify: PurifySettings, received: Path, everything: Path) -> PurifyDecision:
     """Tests for a shortcut, scores the rows, and chooses which of them get purified pixels.
 
     received, everything: tables of all rows as received, and purified. The tests are made for D-VAE's residual; any
     other method purifies all rows.
     """
     if purify.method != "dvae":
-        return Decision.of_all(count_rows(received), purified=True)
+        return PurifyDecision.of_all(count_rows(received), purified=True)
     x, x3 = (probe_sample(path, seed=seed) for path in (received, everything))
     test = reliance(x, x3, seed=seed) if purify.when == "auto" else None
     scorer = RowScorer.fit(x, x3, seed=seed)
     scores = np.concatenate([scorer(before, after) for before, after in pairs(received, everything)])
     found = test is None or test.found
     flagged = (scores >= row_threshold(scores)) & found
-    return Decision(flagged if purify.rows == "flagged" else np.full(len(scores), found), scores, flagged, test)
+    return PurifyDecision(flagged if purify.rows == "flagged" else np.full(len(scores), found), scores, flagged, test)
 
 
 def pairs(received: Path, everything: Path) -> Iterator[tuple[Images, Images]]:
@@ -72,7 +72,7 @@ def write_chosen(
     return np.concatenate(changes)
 
 
-def as_verdicts(ids: Int[np.ndarray, " n"], decision: Decision, changes: Float[np.ndarray, " n"]) -> pd.DataFrame:
+def as_verdicts(ids: Int[np.ndarray, " n"], decision: PurifyDecision, changes: Float[np.ndarray, " n"]) -> pd.DataFrame:
     """A Verdicts table that keeps every row; `changes` as `write_chosen` returns them."""
     carries = pd.Series(decision.flagged).map({True: "its residual tells its label; ", False: ""})
     pixels = pd.Series(changes).map(lambda rms: f"pixels purified by {rms:.1f} grey levels RMS" if rms else "untouched")

@@ -21,7 +21,7 @@ Row = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultTable:
     steps: list[Row]
     """Rows under STEP_HEADS."""
     cleaners: list[Row]
@@ -29,7 +29,7 @@ class Result:
     notes: list[str]
 
 
-def read_result() -> Result | None:
+def read_result() -> ResultTable | None:
     """None when nothing was measured yet."""
     if not METRICS.is_file():
         return None
@@ -37,7 +37,7 @@ def read_result() -> Result | None:
     return result_of(read_json(METRICS), read_runs(RUNS), queued)
 
 
-def result_of(metrics: Mapping[str, Any], runs: Mapping[str, Any], queued: int = 0) -> Result:
+def result_of(metrics: Mapping[str, Any], runs: Mapping[str, Any], queued: int = 0) -> ResultTable:
     """`queued`: rows that wait for a person's answer."""
     steps: list[Row] = [
         (step.name, percent(found.get("accuracy")), percent(found.get("poison_success")), whole(found.get("rows")))
@@ -59,7 +59,7 @@ def result_of(metrics: Mapping[str, Any], runs: Mapping[str, Any], queued: int =
         )
     if spent := spent_on(runs.values()):
         notes.append(spent)
-    return Result(steps, cleaners, notes)
+    return ResultTable(steps, cleaners, notes)
 
 
 def spent_on(runs: Any) -> str:
@@ -83,7 +83,7 @@ def whole(value: int | None) -> str:
     return DASH if value is None else f"{value:,}"
 
 
-def as_markdown(result: Result) -> str:
+def as_markdown(result: ResultTable) -> str:
     parts = [_markdown(STEP_HEADS, result.steps), _markdown(CLEANER_HEADS, result.cleaners)]
     return "\n\n".join([part for part in parts if part] + [f"* {note}" for note in result.notes])
 

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decant.data.images import Images
-from decant.models.training import Batch, Strategy, as_float, to_device
+from decant.models.training import Batch, TrainingStrategy, as_float, to_device
 
 
-class BesideFlagged(Strategy):
+class BesideFlagged(TrainingStrategy):
     """Training in which every step has as many flagged rows as kept ones.
 
     Both go through one forward pass, so that batch normalisation sees both.

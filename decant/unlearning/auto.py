@@ -35,7 +35,7 @@ CHEAP = ("potion", "ssd")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
+class ModelFindings:
     """What was measured of a model without the truth: shares in [0, 1]; None where there are no such rows."""
 
     affected: float | None
@@ -45,7 +45,7 @@ class Findings:
     accuracy: float | None
     """On kept rows: the held-out ones, or all of them where no method is chosen by it."""
 
-    def passes(self, before: "Findings", margin: float) -> bool:
+    def passes(self, before: "ModelFindings", margin: float) -> bool:
         """Whether all three conditions hold. False where an affected point or a held-out row is missing as evidence."""
         if self.affected is None or self.flagged is None or self.accuracy is None or before.accuracy is None:
             return False
@@ -63,7 +63,7 @@ class Attempt:
     method: str
     model: nn.Module
     seconds: float
-    found: Findings
+    found: ModelFindings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +78,12 @@ class Choice:
     """For people: what each attempt left, and what follows from it."""
 
 
-def measured(model: nn.Module, task: UnlearningTask, affected: Images, kept: Images) -> Findings:
+def measured(model: nn.Module, task: UnlearningTask, affected: Images, kept: Images) -> ModelFindings:
     """What can be measured of `model` without the truth; only affected points that the trained model predicts count."""
     if len(affected):
         affected = affected.select(predict(task.model, affected.pixels).argmax(1) == affected.labels)
     shares = [accuracy(model, images) for images in (affected, task.flagged, kept)]
-    return Findings(affected=shares[0], flagged=shares[1], accuracy=shares[2])
+    return ModelFindings(affected=shares[0], flagged=shares[1], accuracy=shares[2])
 
 
 def cheapest(task: UnlearningTask, affected: Images, *, margin: float) -> Choice:
@@ -109,7 +109,7 @@ def cheapest(task: UnlearningTask, affected: Images, *, margin: float) -> Choice
     )
 
 
-def _taken(tried: list[Attempt], before: Findings) -> Attempt:
+def _taken(tried: list[Attempt], before: ModelFindings) -> Attempt:
     """The last attempt, or the best repair where even that, retraining, left affected points as they were."""
     last = tried[-1]
     if not last.found.affected:
@@ -118,6 +118,6 @@ def _taken(tried: list[Attempt], before: Findings) -> Attempt:
     return max(repairs, key=lambda attempt: attempt.found.accuracy or 0.0, default=last)
 
 
-def remark(found: Findings) -> str:
+def remark(found: ModelFindings) -> str:
     """The end of a note: what follows where an attempt left affected points as they were; else empty."""
     return f"; {FOUND_IN_PART}" if found.affected else ""

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from decant.data.images import Images
 from decant.models.settings import TrainSettings
-from decant.models.training import Batch, Strategy, train_classifier
+from decant.models.training import Batch, TrainingStrategy, train_classifier
 from decant.settings import Block, Positive
 
 
@@ -45,7 +45,7 @@ def train(
     return train_classifier(images, train_settings, seed=seed, strategy=Adversarial(settings))
 
 
-class Adversarial(Strategy):
+class Adversarial(TrainingStrategy):
     def __init__(self, settings: Settings):
         self.settings = settings
 

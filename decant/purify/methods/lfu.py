@@ -32,7 +32,15 @@ from torch.nn import functional as F
 from decant.data.images import Images
 from decant.models.augment import Affine, random_affine
 from decant.models.settings import TrainSettings
-from decant.models.training import Batch, Strategy, as_float, labels_to_device, step, to_device, train_classifier
+from decant.models.training import (
+    Batch,
+    TrainingStrategy,
+    as_float,
+    labels_to_device,
+    step,
+    to_device,
+    train_classifier,
+)
 from decant.settings import Block, Fraction, Positive
 from decant.streams import torch_stream
 
@@ -98,7 +106,7 @@ def _flat(images: Images) -> UInt8[Tensor, "n d"]:
     return to_device(images.pixels).permute(0, 2, 3, 1).reshape(len(images), -1)
 
 
-class StrongAugmentation(Strategy):
+class StrongAugmentation(TrainingStrategy):
     def __init__(self, settings: Settings):
         self.settings = settings
 

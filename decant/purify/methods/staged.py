@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from decant.data.images import Images
 from decant.models.settings import TrainSettings
-from decant.models.training import Batch, Strategy, train_classifier
+from decant.models.training import Batch, TrainingStrategy, train_classifier
 from decant.settings import Block, Fraction, Positive
 
 
@@ -44,7 +44,7 @@ def train(
     return train_classifier(images, train_settings, seed=seed, strategy=Staged(settings))
 
 
-class Staged(Strategy):
+class Staged(TrainingStrategy):
     def __init__(self, settings: Settings):
         self.settings = settings
         self.layers: list[nn.Module] = []

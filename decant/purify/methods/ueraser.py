@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from decant.data.images import Images
 from decant.models.settings import TrainSettings
-from decant.models.training import Batch, Strategy, train_classifier
+from decant.models.training import Batch, TrainingStrategy, train_classifier
 from decant.registry import peer
 from decant.settings import Block, Fraction, Positive
 
@@ -44,7 +44,7 @@ def train(
     return train_classifier(images, train_settings, seed=seed, strategy=WorstAugmentation(settings))
 
 
-class WorstAugmentation(Strategy):
+class WorstAugmentation(TrainingStrategy):
     def __init__(self, settings: Settings):
         self.settings = settings
         self.augment = pipeline()
