@@ -31,6 +31,7 @@ from torch import nn
 from benchmarks._detect import FULL
 from benchmarks._rows import TRAIN, ingested
 from decant.attacks.base import Attack, load_attacks
+from decant.attacks.plant import plant, triggered_rows
 from decant.data.images import Images
 from decant.detectors.detect import detect
 from decant.detectors.settings import DetectSettings
@@ -40,7 +41,6 @@ from decant.streams import stream
 from decant.unlearning.auto import cheapest
 from decant.unlearning.base import Unlearned, UnlearningTask, names, unlearn_with
 from decant.unlearning.settings import UnlearnSettings
-from tasks.simulate import plant, triggered_rows
 
 DATASETS: dict[str, dict[str, int | None]] = {"small": {"digits": None, "mnist": 3_000}, "full": {"cifar10": None}}
 ATTACKS: dict[str, dict[str, dict[str, Any]]] = {

@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from decant.errors import StageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -50,6 +53,11 @@ def open_csv(path: Path) -> Iterator["csv.DictReader[str]"]:
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, frame: "pd.DataFrame", *, float_format: str | None = None) -> None:
+    """Without the frame's index; the same lines on every system."""
+    write_text(path, frame.to_csv(index=False, float_format=float_format, lineterminator="\n"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""detect: which training rows cause the affected points? Influence finds them, and they are dropped.
+"""detect: find the training rows that cause the affected points by their influence, and drop them.
 
 Affected points are images with the wrong label that a user saw predicted. They come from data/inputs/affected.csv
 (columns ``image``: a file's path relative to the CSV, ``predicted``: a class name) when it has rows, else from
@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from decant.data.decode import Rules, decode_batch
 from decant.data.images import Images
 from decant.data.tables import apply_verdicts, read_images, write_images, write_verdicts
+from decant.detectors.affected import read_affected
 from decant.detectors.base import Detection
 from decant.detectors.detect import detect as find_causes
 from decant.detectors.detect import passes
 from decant.detectors.settings import DetectSettings
-from decant.errors import SourceError
 from decant.influence.factor_cache import own_folder
 from decant.models import networks
 from decant.runtime import Progress, be_deterministic, device
@@ -74,32 +73,3 @@ def verdicts_of(rows: Images, found: Detection) -> pd.DataFrame:
             "reason": reasons if found.points else "no affected point to trace",
         }
     )
-
-
-def read_affected(path: Path, like: Images) -> Images | None:
-    """The user's affected points, made like the training rows; None where the file is missing or has no rows.
-
-    Raises: SourceError naming the line for an unknown class or an image that can't be read.
-    """
-    if not path.is_file():
-        return None
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: not a CSV file with the columns image,predicted ({error})") from error
-    for column in ("image", "predicted"):
-        if column not in table:
-            raise SourceError(f"{path}: column {column!r} expected, {', '.join(table.columns)} found")
-    if not len(table):
-        return None
-    known = {name: label for label, name in enumerate(like.info.class_names)}
-    for line, name in enumerate(table["predicted"], start=2):
-        if name not in known:
-            raise SourceError(f"{path}, line {line}: one of {', '.join(known)} expected, {name!r} found")
-    files = [str(path.parent / name) for name in table["image"]]
-    height, width, channels = like.shape
-    decoded = decode_batch((np.arange(len(files)), [*files]), Rules(height, width, 1 if channels == 1 else 3))
-    for row, reason in decoded.rejected:
-        raise SourceError(f"{path}, line {row + 2}: {files[row]}: {reason}")
-    labels = np.array([known[name] for name in table["predicted"]], np.int32)
-    return Images(np.arange(len(files)), decoded.pixels, labels, like.info)

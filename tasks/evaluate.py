@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from decant.data.tables import count_rows, read_images, read_labels, read_truth, read_verdicts
-from decant.files import write_json, write_text
+from decant.files import write_csv, write_json
 from decant.models import networks
 from decant.report.metrics import histogram, model_metrics, rows_to_flag, verdict_metrics
 from decant.report.settings import EvaluateSettings
@@ -57,7 +57,3 @@ def measured_checks(data: Path, verdicts: dict[str, pd.DataFrame]) -> dict[str, 
     ids, labels, _ = read_labels(data / "simulate/train.parquet")
     wanted = rows_to_flag(truth, pd.Series(labels, index=ids))
     return {check: verdict_metrics(frame, wanted[check]) for check, frame in verdicts.items()}
-
-
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))

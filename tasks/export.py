@@ -10,7 +10,7 @@ from pathlib import Path
 from decant.data.export import audit, write_huggingface, write_image_folder
 from decant.data.settings import ExportSettings
 from decant.data.tables import count_rows, read_verdicts
-from decant.files import write_text
+from decant.files import write_csv
 from decant.summaries import ExportSummary
 
 
@@ -29,7 +29,7 @@ def run(
 ) -> ExportSummary:
     verdicts = [read_verdicts(path) for path in (purify_verdicts, verify_verdicts, detect_verdicts)]
     lines = audit(verdicts, received, train, places)
-    write_text(out / "audit.csv", lines.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    write_csv(out / "audit.csv", lines, float_format="%.6g")
     shutil.copyfile(model, out / "model.safetensors")
     files = 0
     for split, table in (("train", train), ("test", test)):

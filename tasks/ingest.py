@@ -16,7 +16,7 @@ from decant.data.settings import IngestSettings
 from decant.data.sources import fingerprint, open_source
 from decant.data.tables import ImagesWriter, write_places, write_rejected
 from decant.errors import SourceError
-from decant.files import write_text
+from decant.files import write_csv, write_text
 from decant.paths import SOURCE_FINGERPRINT
 from decant.runtime import Progress
 from decant.streams import stream
@@ -59,7 +59,7 @@ def run(*, seed: int, ingest: IngestSettings, out: Path) -> IngestSummary:
     places = [pd.DataFrame({"id": part.ids, "path": part.paths}) for part in (train, test)]
     write_places(out / "places.parquet", pd.concat(places, ignore_index=True))
     duplicates = find_duplicates(train, test)
-    write_text(out / "duplicates.csv", duplicates.to_csv(index=False, lineterminator="\n"))
+    write_csv(out / "duplicates.csv", duplicates)
     write_text(SOURCE_FINGERPRINT, seen)  # no output: it holds times, and nothing that DVC hashes may
     in_train = int(np.isin(test.digests, train.digests).sum())
     kind = f"{rules.height} x {rules.width} {'gray' if rules.channels == 1 else 'RGB'}"

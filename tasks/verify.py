@@ -15,7 +15,7 @@ import pandas as pd
 
 from decant.data.images import Images
 from decant.data.tables import apply_verdicts, read_digests, read_images, read_truth, write_images, write_verdicts
-from decant.files import write_text
+from decant.files import write_csv
 from decant.label_checks.verification import steps_of
 from decant.label_checks.verification import verify as verify_labels
 from decant.labeltrust.experts import FileExpert, Oracle
@@ -131,7 +131,3 @@ def lowest_confirmed_rate(verify: VerifySettings, reviews: pd.DataFrame) -> floa
 
 def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))

@@ -10,11 +10,11 @@ from samples import digits
 from decant.attacks import lsp
 from decant.attacks.badnet import stamp
 from decant.attacks.base import Attack, kind_of, load_attacks, names
+from decant.attacks.plant import plant, triggered_rows
 from decant.data.images import Images
 from decant.errors import SettingsError
 from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, train_classifier
-from tasks.simulate import plant, triggered_rows
 
 TRAIN = TrainSettings(epochs=6)
 CHEAP: dict[str, dict[str, object]] = {

@@ -10,10 +10,10 @@ from samples import digits
 from decant.attacks import witches_brew
 from decant.attacks._surrogate import Surrogate
 from decant.attacks.base import Attack, load_attacks
+from decant.attacks.plant import plant
 from decant.attacks.smooth import stamp
 from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, as_float, to_device, train_classifier
-from tasks.simulate import plant
 
 
 def prepared(name: str, **settings: object) -> Attack:

@@ -13,13 +13,13 @@ from decant.attacks import badnet
 from decant.cli import main, suspects
 from decant.data.images import Images, concat_images
 from decant.data.tables import read_images, write_images
+from decant.detectors.affected import read_affected
 from decant.detectors.candidates import TAIL, rank, tail
 from decant.detectors.settings import DetectSettings
 from decant.labeltrust.scorer import Judged, TrustScorer
 from decant.models import networks
 from decant.models.settings import TrainSettings
 from decant.models.training import architecture_of
-from tasks.detect import read_affected
 
 
 @pytest.fixture(scope="module")

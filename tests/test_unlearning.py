@@ -13,6 +13,7 @@ from samples import ROOT, digits
 from torch import nn
 
 from decant.attacks.base import load_attacks
+from decant.attacks.plant import plant, triggered_rows
 from decant.data.images import Images, concat_images
 from decant.data.tables import write_images, write_verdicts
 from decant.errors import SettingsError
@@ -27,7 +28,6 @@ from decant.unlearning.auto import ModelFindings, cheapest
 from decant.unlearning.base import Unlearned, UnlearningTask, names, unlearn_with
 from decant.unlearning.settings import UnlearnSettings
 from tasks import unlearn
-from tasks.simulate import plant, triggered_rows
 
 TRAIN = TrainSettings(epochs=4)
 
