@@ -8,6 +8,7 @@ parameter needs a gradient of its own, which saves a third of the backward pass.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -137,7 +138,7 @@ def visit_rows(
             part = slice(start, min(start + size, count))
             rows = part if chosen is None else chosen[part]
             inputs = _as_input(x[rows], weights)
-            with _hooked(visited, rows, len(inputs), visit_and_record, low_precision) as roots:
+            with _visited(visited, rows, len(inputs), visit_and_record, low_precision) as roots:
                 with torch.autocast(weights.device.type, torch.bfloat16, enabled=low_precision):
                     logits = model(inputs)
                 # float64: where the model is sure, 1 - p is lost in float32, and with it the gradient's direction.
@@ -181,7 +182,23 @@ def _tf32(allowed: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(
+def _forward_hooks(
+    layers: dict[str, nn.Module], hook: Callable[[str, nn.Module, Tensor, Tensor], Any]
+) -> Iterator[None]:
+    """Inside, `hook(name, layer, input, output)` is called in the forward pass; what it returns replaces the output."""
+    handles = [
+        layer.register_forward_hook(lambda layer, inputs, output, name=name: hook(name, layer, inputs[0], output))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _visited(
     layers: dict[str, nn.Module], rows: Rows, count: int, visit: Visit, low_precision: bool
 ) -> Iterator[list[Tensor]]:
     """Inside, a forward and a backward pass of `rows`, `count` of them, call `visit` once for every layer.
@@ -207,39 +224,27 @@ def _hooked(
                 raise StageError(f"layer {name!r}: its input is changed in place later; use a copy there")
             visit(name, rows, LayerBatch(layer, rounded(x, dtype), rounded(gradient, dtype)))
 
-        needs_root = not output.requires_grad
-        if needs_root:
+        is_root = not output.requires_grad
+        if is_root:
             roots.append(output.requires_grad_())
         output.register_hook(backward)
-        return output.clone() if needs_root else output  # an in-place ReLU may follow, which a leaf does not allow
+        return output.clone() if is_root else output  # an in-place ReLU may follow, which a leaf does not allow
 
-    handles = [
-        layer.register_forward_hook(lambda layer, given, output, name=name: forward(name, layer, given[0], output))
-        for name, layer in layers.items()
-    ]
-    try:
+    with _forward_hooks(layers, forward):
         yield roots
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _rows_per_batch(model: nn.Module, layers: dict[str, nn.Module], one: Tensor, room: int) -> int:
     """Rows whose kept activations, and one layer's a, g and gradients (twice: rotated), fit into `room` bytes."""
     kept, busiest = 0, 0
 
-    def forward(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(name: str, layer: nn.Module, x: Tensor, output: Tensor) -> None:
         nonlocal kept, busiest
-        a, g = inputs_of(layer, given[0]), output_gradients_of(layer, output)
-        kept += 3 * (given[0].numel() + output.numel())  # 3: what the layers in between keep (normalisation, ReLU)
+        a, g = inputs_of(layer, x), output_gradients_of(layer, output)
+        kept += 3 * (x.numel() + output.numel())  # 3: what the layers in between keep (normalisation, ReLU)
         G = a.shape[-1] * g.numel() // g.shape[-2]
         busiest = max(busiest, 2 * (a.numel() + g.numel() + G))
 
-    handles = [layer.register_forward_hook(forward) for layer in layers.values()]
-    try:
-        with torch.no_grad():
-            model(one)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _forward_hooks(layers, count), torch.no_grad():
+        model(one)
     return max(1, room // ((kept + busiest) * one.element_size()))
