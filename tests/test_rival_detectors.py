@@ -32,27 +32,27 @@ def test_the_order_statistic_is_the_vote_made_continuous(tau: float) -> None:
 @pytest.mark.parametrize("varied", ["both", "labels", "images"])
 def test_the_ablations_vary_the_image_or_the_label_alone(varied: str, backdoored: Scene) -> None:
     one = backdoored.affected.select(np.arange(1))
-    x, labels = delta.asked(one, backdoored.train, 20, seed=0, varied=varied)
+    x, labels = delta.queries_of(one, backdoored.train, 20, seed=0, varied=varied)
     assert (labels[1:] == 5).all() if varied == "images" else (labels[1:] != 5).all()
     same = [torch.equal(copy, x[0]) for copy in x[1:]]
     assert all(same) if varied == "labels" else not any(same)
 
 
 def test_copies_carry_another_label_and_follow_their_point(backdoored: Scene) -> None:
-    x, labels = delta.asked(backdoored.affected, backdoored.train, 20, seed=0)
+    x, labels = delta.queries_of(backdoored.affected, backdoored.train, 20, seed=0)
     assert x.shape == (4 * 21, 1, 16, 16) and labels.shape == (84,)
     own = np.arange(84) % 21 == 0
     pixels = torch.from_numpy(backdoored.affected.pixels).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(x[torch.from_numpy(own)], pixels)
     assert (labels[own] == 5).all() and (labels[~own] != 5).all() and len(set(labels.tolist())) == 10
-    again, _ = delta.asked(backdoored.affected, backdoored.train, 20, seed=0)
-    other, _ = delta.asked(backdoored.affected, backdoored.train, 20, seed=1)
+    again, _ = delta.queries_of(backdoored.affected, backdoored.train, 20, seed=0)
+    other, _ = delta.queries_of(backdoored.affected, backdoored.train, 20, seed=1)
     assert torch.equal(x, again) and not torch.equal(x, other)
 
 
 def test_transformations_leave_the_global_random_state_alone(backdoored: Scene) -> None:
     before = torch.get_rng_state()
-    delta.asked(backdoored.affected, backdoored.train, 3, seed=0)
+    delta.queries_of(backdoored.affected, backdoored.train, 3, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -55,7 +55,7 @@ class Detection:
 class DetectionCase:
     """What a detector is given beside the affected points: a model and its n training rows. It never sees the truth.
 
-    The affected points of one case share a predicted label, for which its methods are asked.
+    All affected points that its methods are given share a predicted label.
     """
 
     model: nn.Module
@@ -63,7 +63,7 @@ class DetectionCase:
     settings: DetectSettings
     seed: int
     on_rows: Callable[[int], None]
-    """Is told how many training rows were passed through the model."""
+    """Is called with the number of training rows that were just passed through the model."""
     fitted: Mapping[str, ekfac.Factors] | None = None
     """The model's curvature, where the caller has it already."""
     cache: Path | None = None

@@ -47,7 +47,7 @@ MEASURE = "influence that is lost in the transformed copies, in spreads of the r
 def judge(case: DetectionCase, points: Images) -> Detection:
     settings, label = case.settings, int(points.labels[0])
     needed = settings.copies - min(settings.tolerance, settings.copies - 1)
-    queries = asked(points, case.train, settings.copies, varied=settings.varied, seed=case.seed)
+    queries = queries_of(points, case.train, settings.copies, varied=settings.varied, seed=case.seed)
     pairwise = case.influence_on(queries, self_influence=False).pairwise
     lost = order_statistic(pairwise.view(len(points), settings.copies + 1, -1), needed).min(0).values.cpu().numpy()
     passing, others = lost > -settings.tau, case.train.labels != label
@@ -64,7 +64,7 @@ def order_statistic(s: Float[Tensor, "p copies+1 rows"], needed: int) -> Float[T
     return -(s[:, 1:] - s[:, :1]).kthvalue(needed, dim=1).values
 
 
-def asked(
+def queries_of(
     points: Images, train: Images, copies: int, *, seed: int, varied: str = "both"
 ) -> tuple[Float[Tensor, "q c h w"], Int[Tensor, " q"]]:
     """The q = p (n + 1) queries: each point, followed by its copies, which vary in image, label or both.
@@ -78,9 +78,9 @@ def asked(
     mean, deviation = (torch.from_numpy(v).float()[:, None, None] for v in (mean, deviation))
     inputs, labels = [], []
     for image, label in zip(x, points.labels.tolist(), strict=True):
-        turned = transformed((image - mean) / deviation, copies, rng) * deviation + mean
+        changed = transformed((image - mean) / deviation, copies, rng) * deviation + mean
         others = (label + rng.integers(1, train.classes, copies)) % train.classes
-        inputs += [image[None], turned if varied != "labels" else image.expand_as(turned)]
+        inputs += [image[None], changed if varied != "labels" else image.expand_as(changed)]
         labels += [label, *(others if varied != "images" else np.full(copies, label))]
     return torch.cat(inputs), torch.tensor(labels)
 

@@ -83,7 +83,7 @@ def manipulated_probability(network: nn.Module, pixels: UInt8[np.ndarray, "n h w
 def dct(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """Orthonormal 2-D DCT-II of every channel, C_h x C_wᵀ.
 
-    In float32 also where the training rounds to bfloat16, which would drown the high frequencies.
+    In float32 also where the training rounds to bfloat16, in which the high frequencies would be lost.
     """
     height, width = x.shape[2:]
     with torch.autocast(x.device.type, enabled=False):

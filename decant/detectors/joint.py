@@ -6,10 +6,10 @@ Two views of the rows that carry the predicted label, neither of which needs the
     z_i = first 4 principal components of the features, that is, of the last layer's inputs (as in
           `activation_clustering`)
 
-By influence alone a weak cause can't be told from the rows that share features with the point anyway; two clusters of
-features exist in every class, poisoned or not. Together they decide sharply: two Gaussians of one covariance Σ are
-fitted to (r, z), starting from k-means of z. Rows that more likely belong to the group of higher influence are flagged,
-where
+By influence alone a weak cause can't be distinguished from the rows that share features with the point anyway; two
+clusters of features exist in every class, poisoned or not. Together they decide sharply: two Gaussians of one
+covariance Σ are fitted to (r, z), starting from k-means of z. Rows that more likely belong to the group of higher
+influence are flagged, where
 
     separation  √(δᵀ Σ⁻¹ δ) ≥ 5.3           two groups, rather than one
     height      (μ₁ - m) / s ≥ 5            the group's influence is far above the background's
@@ -136,7 +136,7 @@ def second_look(
     suspected = np.flatnonzero(own)[first.is_upper]
     asked = stream(case.seed, "joint", "second look").permutation(suspected)[:ASKED]
     cosines = case.cosines(concat_images([points, case.train.select(asked)]))
-    cosines[len(points) + np.arange(len(asked)), asked] = np.nan  # a row's influence on itself tells nothing
+    cosines[len(points) + np.arange(len(asked)), asked] = np.nan  # without a row's influence on itself
     second = groups_of(case, points, np.nanmean(cosines, axis=0), own)
     return second if second is not None and first.is_confirmed_by(second) else None
 

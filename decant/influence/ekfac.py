@@ -13,15 +13,16 @@ exact second moments of the gradients.
 Symbols:  a (b, t, d) inputs and g (b, t, o) output gradients of a layer: `decant.influence.layer_gradients`
           G, Ĝ (b, o, d) gradients by the weights, and the same in the eigenbasis
           A, Q_A (d, d) and S, Q_S (o, o)   second moments of a and g, and their eigenvectors
-          Λ (o, d) eigenvalues, H the curvature of one layer, λ = c · mean(Λ) its damping
+          Λ (o, d) eigenvalues, H the curvature of one layer, λ = damping · mean(Λ)
           c  dimension of blocks before (o, d), each with bases of its own, for a layer that has several
 
 What is ours: G_i is formed inside the backward pass (`hooks.visit_rows`); each side of Ĝ is rotated where that is
-cheaper, before the sum over t or after it; A of a convolution is computed without its patches (`input_moment`), and on
-a CPU G_i too; what the first pass computed is recorded for the second, as far as memory allows (`hooks.Recording`);
-memory is bounded by one budget, and the size of batches changes no result. Linear and Conv2d count, grouped ones too;
-the scale and shift of normalisation layers are held fixed, as in kronfluence, unless they are asked for: then each
-channel is a block. Any other layer with parameters is an error, not a silent omission.
+cheaper, before the sum over t or after it; A of a convolution of stride 1 is computed without its patches
+(`input_moment`), and on a CPU G_i of any convolution; what the first pass computed is recorded for the second, as far
+as memory allows (`hooks.Recording`); memory is bounded by one budget, and the size of batches changes no result. Linear
+and Conv2d count, grouped ones too; the scale and shift of normalisation layers are held fixed, as in kronfluence,
+unless `normalisation` is set: then each channel is a block. Any other layer with parameters is an error, not a silent
+omission.
 
 Cost: two forward and backward passes over the rows, one of which is spared for rows that were recorded, and two
 eigendecompositions per layer. Measured against kronfluence: `python -m benchmarks influence-speed`; agrees with its
@@ -42,7 +43,7 @@ from decant.influence.hooks import Losses, Recording, Rows, budget_of, layers_of
 from decant.influence.layer_gradients import LayerBatch, input_moment, second_moment
 from decant.streams import torch_stream
 
-OFFICIAL_DAMPING = 1e-8  # λ where c = 0: kronfluence's default, which the code of Δ-Influence uses
+OFFICIAL_DAMPING = 1e-8  # λ where damping is 0: kronfluence's default, which the code of Δ-Influence uses
 
 Bases = dict[str, tuple[Float[Tensor, "*c d d"], Float[Tensor, "*c o o"]]]
 """Layer name to (Q_A, Q_S)."""
@@ -146,7 +147,7 @@ def fit(
 
     losses: `sampled_cross_entropy` for the true Fisher, `cross_entropy` for the empirical one. `basis_rows`,
     `eigenvalue_rows`: so many rows, drawn at random, make Q_A and Q_S, and Λ (default: all). `bases`: those of an
-    earlier call, which spare the first pass; `on_bases` is told of them when they are new. `normalisation` as in
+    earlier call, which spare the first pass; `on_bases` is called with new ones. `normalisation` as in
     `hooks.layers_of`; `low_precision`, `memory`, `on_rows` as in `hooks.visit_rows`.
     Raises: StageError where influence can't be traced through a layer, or a gradient overflows.
     """

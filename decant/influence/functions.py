@@ -6,7 +6,7 @@ Positive s: training on row i lowers f(q), that is, it supports the label that t
 the number of rows; only comparisons within one model mean anything.
 
 Symbols:  q of the queries (q in number), i of the n training rows, p weights of all layers together
-          f  what is asked of a query, by default the negative margin       L  cross-entropy of a training row
+          f  functional of a query's logits, by default the negative margin       L  cross-entropy of a training row
           H  curvature, Ĝ gradients in its eigenbasis, Λ its eigenvalues, λ its damping: `decant.influence.ekfac`
 
 The functional f is not cross-entropy, because a poisoned model is sure of its wrong prediction, so that the gradient of
@@ -57,7 +57,7 @@ class Influence:
     query_self: Float[Tensor, " q"]
     """u_q"""
     train_self: Float[Tensor, " n"] | None
-    """u_i, where asked for"""
+    """u_i, with `self_influence`"""
 
     def cosine(self) -> Float[Tensor, "q n"]:
         """s_qi / (√u_q √u_i) in [-1, 1]: the cosine in the metric of H⁻¹; 0 where a gradient is 0.
@@ -91,7 +91,7 @@ def influence(
     the training rows (keep `ekfac.fit`'s result to ask more than once; `factor_cache.cached` keeps it on disk).
     `damping`: share of each layer's mean eigenvalue, or `absolute`. `self_influence=False` spares the rotation of the
     training rows' gradients, where u_i is not needed. `low_precision` as in `visit_rows`. `memory`: bytes that tensors
-    beside the model, the factors and the result may take. `on_rows` is told of the training rows done.
+    beside the model, the factors and the result may take. `on_rows` is called with the number of training rows done.
 
     Raises: StageError when influence can't be traced through a layer, or a gradient overflows.
     """

@@ -119,7 +119,7 @@ def visit_rows(
     `chosen`: indices of the rows to visit (default: all). `record`: where this pass is recorded; `replay`: the
     recording of an earlier pass, whose rows are not computed again. `low_precision`: the passes run in bfloat16, and
     products of what they yield in float32, of TF32 factors where the device has that. `memory` bounds the bytes of a
-    batch; `on_rows` is told how many rows are done.
+    batch; `on_rows` is called with the number of rows done.
     Raises: StageError where influence can't be traced through a layer.
     """
     visited = layers_of(model) if layers is None else layers

@@ -12,8 +12,9 @@ with a margin of REPAIR is taken instead, if there is one (rows of that poison a
 count as lost).
 
 Nothing here knows which rows are poison. Where flagged rows look like their label (Witches' Brew), the second condition
-fails even for exact retraining: a cheap method can't be told there from one that only hides the poison, and is refused.
-Held-out rows were training rows of the trained model, which counts against a method; retraining takes them back in.
+fails even for exact retraining: there a cheap method can't be distinguished from one that only hides the poison, and is
+refused. Held-out rows were training rows of the trained model, which counts against a method; retraining takes them
+back in.
 """
 
 from dataclasses import dataclass, replace
