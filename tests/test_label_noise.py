@@ -48,7 +48,7 @@ def test_temperature_of_logits_that_are_three_times_too_large() -> None:
 
 @pytest.mark.parametrize("overconfidence", [1.0, 2.5])
 def test_clean_labels_are_not_called_wrong(overconfidence: float) -> None:
-    """The network is wrong on a tenth of these rows; that must not count as label noise, however overconfident it is."""
+    """The network is wrong on a tenth of these rows; that is no label noise, however overconfident it is."""
     rng = np.random.default_rng(2)
     true, logits = pictures(rng, 3000, sharpness=8)
     assert 0.05 < (logits.argmax(1) != true).mean() < 0.2
@@ -95,7 +95,7 @@ def test_trust_is_calibrated() -> None:
 
 
 def test_a_classifier_gets_the_more_weight_the_less_the_logits_say() -> None:
-    """Guesses beside sharp logits, sharp log-probabilities beside blunt logits, and beside logits without information."""
+    """Guesses beside sharp logits; sharp log-probabilities beside blunt logits, and beside mere guesses."""
     rng = np.random.default_rng(4)
     true, logits = pictures(rng, 1500, sharpness=5)
     given = mislabel(true, 0.7 * np.eye(CLASSES) + 0.06, rng)

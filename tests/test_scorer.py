@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from samples import digits
@@ -14,6 +15,7 @@ from scorers import UNKNOWN_CLASS, references, scorer_of_nine
 from decant.data.images import Images
 from decant.errors import StageError, TableError
 from decant.labeltrust import out_of_distribution
+from decant.labeltrust.out_of_distribution import Calibration
 from decant.labeltrust.scorer import BATCH_ROWS, TrustScorer
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.siamese import Pool, class_scores
@@ -172,6 +174,24 @@ def test_a_scorer_calibrated_from_trained_networks_is_the_same(scorer: TrustScor
     assert other.suggestion(unknown_class())[1].mean() < 0.6 < 0.85 < other.suggestion(test.pixels)[1].mean()
 
 
+def test_the_out_of_distribution_share_is_bayes_rule() -> None:
+    """The posterior odds are those at equal shares times (1 - u) / u."""
+    calibration = Calibration(temperature=1.0, slope=0.7, intercept=-0.4)
+    scores = np.array([[-3.0, 1.0], [2.0, 0.5], [6.0, -1.0]])
+    even = calibration.in_distribution(scores, 0.5)
+    np.testing.assert_allclose(even, 1 / (1 + np.exp(0.4 - 0.7 * np.array([1.0, 2.0, 6.0]))))
+    for share in (0.1, 0.8):
+        weighted = (1 - share) * even / ((1 - share) * even + share * (1 - even))
+        np.testing.assert_allclose(calibration.in_distribution(scores, share), weighted)
+    assert (calibration.in_distribution(scores, 0) == 1).all()
+
+
+def test_scores_that_do_not_separate_leave_the_share_as_it_was() -> None:
+    scores = np.random.default_rng(0).normal(size=(50, 3))
+    calibration = out_of_distribution.fit(scores, scores + 1, temperature=2.0)  # shuffled ones score higher
+    np.testing.assert_allclose(calibration.in_distribution(scores, 0.3), 0.7)
+
+
 def test_patch_shuffling_moves_every_quarter() -> None:
     picture = np.zeros((1, 5, 4, 1), np.uint8)
     picture[0, :2, :2], picture[0, :2, 2:], picture[0, 3:, :2], picture[0, 3:, 2:] = 1, 2, 3, 4
@@ -206,9 +226,8 @@ def test_a_saved_scorer_says_the_same(kind: str, tmp_path: Path, request: pytest
 def changed(scorer: TrustScorer, path: Path, tensors: dict[str, torch.Tensor | None], **fields: object) -> Path:
     """The scorer's file with some header fields and tensors replaced; None takes them out."""
     scorer.save(path)
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    values = json.loads(header["__metadata__"]["decant"]) | fields
+    with safe_open(path, "pt") as file:
+        values = json.loads(file.metadata()["decant"]) | fields
     found = load_file(path) | tensors
     kept = {name: tensor for name, tensor in found.items() if tensor is not None}
     text = json.dumps({name: value for name, value in values.items() if value != "absent"})
