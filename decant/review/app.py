@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from decant.errors import DecantError, StageError
 from decant.labeltrust.decisions import UNCLEAR
 from decant.review.gate import Gate, SameOriginOnly
-from decant.review.pictures import As, ReviewPictures
+from decant.review.pictures import ReviewPictures, SeenAs
 from decant.review.queue import Question
 from decant.review.state import ReviewState
 from decant.review.store import Changed, Closed, NotAsked, Store
@@ -117,7 +117,7 @@ def create_app(
         return {**open_state(now, store.expert, for_run=for_run), "taken": taken, "row": row}
 
     @app.get("/api/rows/{row}/{seen_as}.png", dependencies=locked)
-    def picture(row: int, seen_as: As) -> Response:
+    def picture(row: int, seen_as: SeenAs) -> Response:
         found = shown.png(row, seen_as)
         if found is None:
             raise HTTPException(404, f"no row {row} here")

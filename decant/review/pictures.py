@@ -20,20 +20,20 @@ from decant.errors import StageError
 from decant.paths import PURIFIED, RECEIVED
 from decant.summaries import Purify2Summary
 
-As = Literal["verified", "received"]
-TABLES: dict[As, Path] = {
+SeenAs = Literal["verified", "received"]
+TABLES: dict[SeenAs, Path] = {
     "verified": PURIFIED,  # what `verify` sees
     "received": RECEIVED,
 }
 KEPT_BYTES = 256 * 2**20
-PictureKey = tuple[As, float, int]
+PictureKey = tuple[SeenAs, float, int]
 """(as what the row is seen, when its table was written, the row's id)"""
 
 
 class ReviewPictures:
     """The pictures of the rows that the page can ask for, which `wanted` tells; the least used are forgotten."""
 
-    def __init__(self, wanted: Callable[[], Collection[int]], tables: dict[As, Path] | None = None):
+    def __init__(self, wanted: Callable[[], Collection[int]], tables: dict[SeenAs, Path] | None = None):
         self._wanted, self._tables = wanted, tables or TABLES
         self._kept: LRUCache[PictureKey, np.ndarray] = LRUCache(KEPT_BYTES, getsizeof=lambda pixels: pixels.nbytes)
         self._lock = threading.Lock()
@@ -46,7 +46,7 @@ class ReviewPictures:
         except StageError:
             return True
 
-    def png(self, row: int, seen_as: As) -> bytes | None:
+    def png(self, row: int, seen_as: SeenAs) -> bytes | None:
         """None for a row that the page can't ask for, or that the table doesn't have.
 
         Raises: TableError when the table is missing.

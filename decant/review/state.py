@@ -7,7 +7,7 @@ from functools import cached_property
 from decant.labeltrust.decisions import Decisions, agreed, label_text, parse_label
 from decant.review.queue import Question
 
-Step = tuple[int, str | None, str | None]
+AnswerChange = tuple[int, str | None, str | None]
 """(row, an expert's answer before, their answer after); None: no answer."""
 
 
@@ -81,12 +81,12 @@ class ReviewState:
             disputed=len(self.disputes),
         )
 
-    def steps(self, expert: str) -> list[Step]:
+    def steps(self, expert: str) -> list[AnswerChange]:
         """What undo goes back over, the latest last.
 
         An answer that restores the one before was an undo itself: it removes the step that it undid and adds none.
         """
-        steps: list[Step] = []
+        steps: list[AnswerChange] = []
         for row, before, after in self._changes(expert):
             last = next((n for n in reversed(range(len(steps))) if steps[n][0] == row), None)
             if last is not None and steps[last][1] == after:
@@ -95,7 +95,7 @@ class ReviewState:
                 steps.append((row, before, after))
         return steps
 
-    def _changes(self, expert: str) -> Iterator[Step]:
+    def _changes(self, expert: str) -> Iterator[AnswerChange]:
         """Every line of the expert about a row of the queue that changed their answer."""
         standing: dict[int, str | None] = {}
         for line in self.decisions.lines:

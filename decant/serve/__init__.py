@@ -1,0 +1,1 @@
+"""`decant serve`: score labels over HTTP."""

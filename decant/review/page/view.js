@@ -116,7 +116,7 @@ function trust(row) {
   const words = takenFor(row) ? ["Decant would label it ", h("b.orange", {}, takenFor(row)), "."] : ["Decant finds this label likely", ...second, "."];
   return [
     h("p.hint", {}, ...words),
-    h("div.meter", {}, h(row.trust < 0.5 ? "div.track.low" : "div.track", {}, fill), `${percent(row.trust)} trust: how likely the label is right`),
+    h("div.meter", {}, h(row.trust < 0.5 ? "div.track.low" : "div.track", {}, fill), `${percent(row.trust)} trust that the label is right`),
   ];
 }
 
