@@ -9,6 +9,7 @@ What must not make a stage stale (device, workers) is no parameter; see `decant.
 """
 
 import importlib
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -74,13 +75,17 @@ def load_params(params: Mapping[str, Any], blocks: Iterable[str] = BLOCKS) -> di
     for key in params:
         if key != "seed" and key not in BLOCKS:
             known = ["seed", *BLOCKS]
-            raise SettingsError(
-                f"params.yaml: unknown block {key!r}; known: {', '.join(known)}{did_you_mean(str(key), known)}"
-            )
+            raise SettingsError(f"params.yaml: unknown block {key!r}; known: {', '.join(known)}{_block_hint(str(key))}")
     seed = params.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise SettingsError(f"seed: whole number (at least 0) expected, {seed!r} found")
     return {"seed": seed} | {name: load(block_class(name), params.get(name) or {}, name) for name in blocks}
+
+
+def _block_hint(key: str) -> str:
+    """What was meant by a block that nobody knows: the block of a parameter of that name, or a misspelt one."""
+    parameters = [f"{name}.{key}" for name in BLOCKS if key in inspect.signature(block_class(name)).parameters]
+    return f"; did you mean {' or '.join(parameters)}?" if parameters else did_you_mean(key, ["seed", *BLOCKS])
 
 
 def block_class(name: str) -> type:

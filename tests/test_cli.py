@@ -166,6 +166,7 @@ def test_set_takes_lists_and_their_entries(params_file: Path) -> None:
         ("train.epoch=3", "; did you mean 'epochs'?"),
         ("trian.epochs=3", "unknown block 'trian'"),
         ("trian.epochs=3", "; did you mean 'train'?"),
+        ("epochs=3", "; did you mean train.epochs or purify_1.epochs or purify_2.epochs?"),
         ("train.epochs=many", "train.epochs: whole number (at least 1) expected, 'many' found"),
         ("train.epochs", "block.key=value expected"),
         ("train=3", "train: a block of parameters expected"),

@@ -1,4 +1,4 @@
-"""Workspaces: what `decant init` lays, what an upgrade keeps, and which stages a changed library makes stale."""
+"""Workspaces: what `decant init` writes, what an upgrade keeps, and which stages a changed library makes stale."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ def of_repository(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace, just laid."""
+    """A workspace, just created."""
     folder = tmp_path_factory.mktemp("template") / "space"
     assert main.main(["init", str(folder), "--source", "digits"]) == 0
     return folder
@@ -78,7 +78,7 @@ def test_the_library_s_rooms_are_parameters_of_a_stage_and_all_else_is_the_repos
     }
 
 
-def test_links_of_the_laid_pages_lead_somewhere(space: Path) -> None:
+def test_links_of_the_pages_lead_somewhere(space: Path) -> None:
     pages = [space / "README.md", *(space / "docs").glob("*.md")]
     links = [page.parent / link for page in pages for link in re.findall(r"\]\(([^)#]+)", page.read_text())]
     assert len(links) > 2 and not [link for link in links if not link.exists()]
@@ -163,9 +163,9 @@ def test_an_upgrade_brings_what_is_newer_and_keeps_what_was_changed(
     assert main.main(["init", "--upgrade"]) == 0
     lines = dict(line.split(": ", 1) for line in told(capsys).splitlines() if ": " in line)
     assert lines["flows/gpu.py"] == "updated" and (space / "flows/gpu.py").read_text().endswith("# newer\n")
-    assert lines["tasks/extra.py"] == "laid" and (space / "tasks/extra.py").read_text() == "# new\n"
+    assert lines["tasks/extra.py"] == "added" and (space / "tasks/extra.py").read_text() == "# new\n"
     assert lines["flows/watch.py"].startswith("removed") and not (space / "flows/watch.py").exists()
-    assert lines["tasks/export.py"].startswith("kept") and "*.new" in lines["tasks/export.py"]
+    assert lines["tasks/export.py"].startswith("kept") and "suffix .new" in lines["tasks/export.py"]
     assert (space / "tasks/export.py.new").read_text() == newer["tasks/export.py"]
     assert lines["prefect.yaml"].startswith("kept") and not (space / "prefect.yaml.new").exists()
     assert "tasks/verify.py" not in lines
@@ -183,7 +183,7 @@ def test_a_second_upgrade_has_nothing_newer_to_tell(
     told(capsys)
     assert main.main(["init", "--upgrade"]) == 0
     lines = told(capsys).splitlines()
-    assert lines[:-1] == ["flows/gpu.py: laid", "tasks/export.py: kept: you changed it, and nothing in it is newer"]
+    assert lines[:-1] == ["flows/gpu.py: added", "tasks/export.py: kept: you changed it, and there is no newer version"]
     assert not (space / "tasks/export.py.new").exists()
 
 

@@ -1,4 +1,4 @@
-"""`decant init`: lays a workspace, the pipeline in a folder of one's own; with `--upgrade`, brings it up to date.
+"""`decant init` creates a workspace, the pipeline in a folder of one's own; `--upgrade` brings it up to date.
 
 Needs no clone of the repository. The folder becomes a git repository and a DVC project unless it lies in one already.
 """
@@ -12,20 +12,20 @@ import sys
 from pathlib import Path
 
 from decant.cli import workspace
-from decant.cli.workspace import Outcome
+from decant.cli.workspace import FileOutcome
 from decant.data.sources import check_name
 from decant.errors import DecantError
 from decant.files import write_text
 from decant.fingerprints import RECORD
 
-WORDS: dict[Outcome, str] = {
-    "new": "laid",
+WORDS: dict[FileOutcome, str] = {
+    "added": "added",
     "updated": "updated",
-    "yours": "kept: you changed it, and nothing in it is newer",
-    "kept": f"kept: you changed it; the newer version is beside it, as *{workspace.NEWER}",
+    "yours": "kept: you changed it, and there is no newer version",
+    "kept": f"kept: you changed it; the newer version is in the same folder, with the suffix {workspace.NEWER}",
     "removed": "removed: this version of decant no longer has it",
 }
-"""What is told of a file; of one that stays the `same`, nothing."""
+"""What is printed about a file; about one that stays the `same`, nothing."""
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def create(folder: Path, source: str | None) -> None:
-    """Makes the folder, if need be, and lays a workspace into it.
+    """Creates a workspace in a new or an empty folder.
 
     Raises: DecantError where the folder holds something already, or where git or DVC refuses it; SourceError where
     there is nothing behind `source`.
@@ -57,7 +57,7 @@ def create(folder: Path, source: str | None) -> None:
     start_dvc(folder, *start_git(folder))
     for path, text in workspace.own_files(source or "digits").items():
         write_text(folder / path, text)
-    workspace.lay(folder, workspace.pipeline_files())
+    workspace.write_files(folder, workspace.pipeline_files())
     print(f"{folder} is a workspace. Next:")
     print(f"  cd {shlex.quote(str(folder))}")
     print("  decant run" if source else "  decant run --set ingest.source=/path/to/images")
@@ -65,7 +65,7 @@ def create(folder: Path, source: str | None) -> None:
 
 
 def upgrade(folder: Path, source: str | None) -> None:
-    """Brings the installed decant's files into a workspace, keeps changed ones, and says what became of each.
+    """Replaces a workspace's files by the installed decant's, keeps changed ones, and prints what happened to each.
 
     Raises: DecantError where the folder is no workspace.
     """
@@ -73,7 +73,7 @@ def upgrade(folder: Path, source: str | None) -> None:
         raise DecantError(f"{folder}: no workspace that could be upgraded; decant init FOLDER makes one")
     if source:
         raise DecantError(f"{folder}: a workspace already; there: decant run --set ingest.source={shlex.quote(source)}")
-    outcomes = workspace.lay(folder, workspace.pipeline_files())
+    outcomes = workspace.write_files(folder, workspace.pipeline_files())
     for path, outcome in outcomes.items():
         if outcome != "same":
             print(f"{path}: {WORDS[outcome]}")
@@ -95,7 +95,7 @@ def start_git(folder: Path) -> list[str]:
 
 
 def start_dvc(folder: Path, *options: str) -> None:
-    """`dvc init`, of whose files ours take the place; what it says of this machine (`no_scm`) stays out of git."""
+    """Runs `dvc init` and makes room for our files; what it sets for this machine (`no_scm`) stays out of git."""
     _must(sys.executable, "-m", "dvc", "init", "--quiet", *options, folder=folder)
     (folder / ".dvc/config").rename(folder / ".dvc/config.local")
     (folder / ".dvcignore").unlink()

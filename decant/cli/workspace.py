@@ -1,8 +1,9 @@
-"""What a workspace holds, and how its files are laid and brought up to date.
+"""The files of a workspace: what `decant init` writes, and what an upgrade replaces or keeps.
 
 A workspace is the repository's pipeline without its library: the same ``tasks/`` and ``flows/``, ``dvc.yaml`` and
-``params.yaml``, in a folder of the user's. An upgrade replaces what the user left as it was laid and keeps the rest;
-workspace.yaml records what was laid, beside the fingerprints of the library's rooms (`decant.fingerprints`).
+``params.yaml``, in a folder of the user's. An upgrade replaces files that the user has not changed and keeps the
+others. To tell them apart, workspace.yaml records the SHA-256 of each file as it was written, beside the fingerprints
+of the library's rooms (`decant.fingerprints`).
 """
 
 import hashlib
@@ -18,13 +19,15 @@ from decant import params, paths
 from decant.files import write_text
 from decant.fingerprints import RECORD, fingerprints, source_files
 
-LAID_AS_THEY_ARE = (
+COPIED = (
     "tasks", "flows", "prefect.toml", "prefect.yaml", "docs/parameters.md", "docs/attacks.md",
     ".gitignore", ".gitattributes", ".dvcignore", ".dvc/config",
 )  # fmt: skip
-"""Files and folders of the repository."""
-INPUTS = {str(paths.DECISIONS): "id,label\n", str(paths.AFFECTED): "image,predicted\n"}
-"""What stages read of the user's, still without a line."""
+"""Files and folders of the repository that a workspace has unchanged."""
+INPUTS = {str(paths.DECISIONS): "id,label
+", str(paths.AFFECTED): "image,predicted
+"}
+"""Files that people fill in and stages read, with no row yet."""
 README = Path(__file__).with_name("workspace_readme.md")
 DVC_YAML_HEAD = """\
 # The one definition of the pipeline: `decant run` and `dvc repro` run it. Nothing else lists the stages.
@@ -34,10 +37,10 @@ DVC_YAML_HEAD = """\
 # meta: tags `gpu` take one slot per GPU; timeout in seconds, enforced by the flow.
 """
 NEWER = ".new"
-"""Ending of a newer version beside a file that the user changed."""
+"""Suffix of a newer version, written beside a file that the user changed."""
 
-Outcome = Literal["new", "same", "updated", "yours", "kept", "removed"]
-"""`yours`: changed by the user, and there is nothing newer. `kept`: there is, and it lies beside, ending in NEWER."""
+FileOutcome = Literal["added", "same", "updated", "yours", "kept", "removed"]
+"""`yours`: changed by the user, and there is no newer version. `kept`: there is one, now beside it, ending in NEWER."""
 
 
 def repository() -> Path:
@@ -47,9 +50,9 @@ def repository() -> Path:
 
 
 def pipeline_files() -> dict[str, str]:
-    """The files that an upgrade brings, by their paths in a workspace."""
+    """Path in a workspace to text, of the files that an upgrade replaces."""
     origin = repository()
-    files = [file for name in LAID_AS_THEY_ARE for file in source_files(origin / name)]
+    files = [file for name in COPIED for file in source_files(origin / name)]
     return {
         **{file.relative_to(origin).as_posix(): file.read_text(encoding="utf-8") for file in files},
         "dvc.yaml": workspace_pipeline((origin / "dvc.yaml").read_text(encoding="utf-8")),
@@ -58,14 +61,14 @@ def pipeline_files() -> dict[str, str]:
 
 
 def own_files(source: str) -> dict[str, str]:
-    """The files that are the user's from the start: laid once, never brought up to date."""
+    """Path in a workspace to text, of the files that are written once and belong to the user from then on."""
     text = (repository() / "params.yaml").read_text(encoding="utf-8")
     changes = {"ingest.source": source, "simulate.attacks": [], "verify.expert": "person"}
     return {"params.yaml": params.edited(text, changes), **INPUTS}
 
 
 def workspace_pipeline(text: str) -> str:
-    """The repository's dvc.yaml, where each stage's dependencies on ``decant/`` become parameters of workspace.yaml."""
+    """The repository's dvc.yaml, with fingerprints in workspace.yaml in place of dependencies on ``decant/``."""
     editor, output = params.yaml_editor(), io.StringIO()
     document = editor.load(text)
     for stage in document["stages"].values():
@@ -78,30 +81,30 @@ def workspace_pipeline(text: str) -> str:
     return f"{DVC_YAML_HEAD}\nstages:\n{body}"
 
 
-def lay(folder: Path, files: Mapping[str, str]) -> dict[str, Outcome]:
-    """Brings the files into the folder, writes workspace.yaml anew and tells what became of each file."""
+def write_files(folder: Path, files: Mapping[str, str]) -> dict[str, FileOutcome]:
+    """Writes the files into a new or an older workspace, and workspace.yaml. Returns what happened to each file."""
     recorded = read_record(folder)
-    outcomes = {path: _lay_file(folder / path, text, recorded.get(path)) for path, text in files.items()}
-    outcomes |= {path: _take_away(folder / path, recorded[path]) for path in recorded if path not in files}
+    outcomes = {path: _write_file(folder / path, text, recorded.get(path)) for path, text in files.items()}
+    outcomes |= {path: _remove_file(folder / path, recorded[path]) for path in recorded if path not in files}
     write_record(folder, files)
     return dict(sorted(outcomes.items()))
 
 
-def _lay_file(path: Path, text: str, recorded: str | None) -> Outcome:
+def _write_file(path: Path, text: str, recorded: str | None) -> FileOutcome:
     wanted, found = _sha256(text.encode()), _sha256(path.read_bytes()) if path.is_file() else None
     if found == wanted:
         return "same"
     if found in (None, recorded):
         write_text(path, text)
-        return "updated" if found else "new"
+        return "updated" if found else "added"
     if wanted == recorded:
         return "yours"
     write_text(path.with_name(path.name + NEWER), text)
     return "kept"
 
 
-def _take_away(path: Path, recorded: str) -> Outcome:
-    """A file that this version of decant no longer has goes, unless the user changed it."""
+def _remove_file(path: Path, recorded: str) -> FileOutcome:
+    """Removes a file that this version of decant no longer has, unless the user changed it."""
     if path.is_file() and _sha256(path.read_bytes()) != recorded:
         return "yours"
     path.unlink(missing_ok=True)
@@ -109,7 +112,7 @@ def _take_away(path: Path, recorded: str) -> Outcome:
 
 
 def read_record(folder: Path) -> dict[str, str]:
-    """Path to SHA-256 of each file as it was last laid; empty where the folder is no workspace yet."""
+    """Path to SHA-256 of each file as it was last written; empty where the folder is no workspace yet."""
     path = folder / RECORD
     return yaml.safe_load(path.read_text(encoding="utf-8"))["files"] if path.is_file() else {}
 
