@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from samples import digits
 
-from benchmarks._labels import SETTINGS
+from benchmarks._labels import LABELTRUST
 from decant.data.images import Images
 from decant.labeltrust.decisions import DECISION_COLUMNS
 from decant.labeltrust.experts import FileExpert, Oracle
@@ -76,7 +76,7 @@ def test_rounds_end_when_no_review_could_gain_more_than_is_asked_for() -> None:
 
 def test_the_label_benchmarks_show_their_expert_350_rows_in_all() -> None:
     """As the issue's bars say: ten references of each of ten classes, and five loops of five."""
-    for settings in SETTINGS.values():
+    for settings in (method.settings for method in LABELTRUST.values()):
         assert settings.budget == 350 == 10 * (settings.references + settings.rounds * settings.reviews)
 
 
