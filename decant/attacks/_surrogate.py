@@ -1,7 +1,8 @@
-"""What the attacks that optimise their noise share: a surrogate network, and signed steps within a ball of grey levels.
+"""What attacks that optimise a perturbation share: a surrogate network, and projected gradient descent (PGD).
 
-Rows stay on the device, batches are index gathers, nothing is read back inside a loop. Imported only from inside an
-attack's functions, because it loads torch.
+Perturbations delta are in [0, 1] units, (n, c, h, w) float32, within the l-inf ball of a radius. Rows stay on the
+device, batches are index gathers, nothing is read back inside a loop. Imported only from inside an attack's functions,
+because it loads torch.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,61 +18,63 @@ from decant.data.images import Images
 from decant.models.networks import Architecture, build
 from decant.models.training import as_float, labels_to_device, step, to_device
 from decant.runtime import device
+from decant.streams import child, torch_stream
 
 BATCH = 128
 PGD_BATCH = 512
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""(rows (m,), their noisy images (m, c, h, w)) to the summed loss that the noise is to make small."""
+"""(rows (m,), their perturbed images (m, c, h, w)) to the summed loss that the perturbation is to make small."""
 
 
 class Surrogate:
-    """A network of the attacker's own, trained by plain SGD, and the rows that it is trained on.
+    """The attacker's own network, trained by plain SGD, and the rows that it is trained on.
 
-    Its batch order and weights follow from `seed`. `eval` mode between calls of `learn`.
+    Its weights and batch order follow from `seed`. In eval mode between calls of `learn`.
     """
 
     def __init__(self, images: Images, network: str, *, seed: int, lr: float = 0.05):
         self.x, self.y, self.classes = to_device(images.pixels), labels_to_device(images.labels), images.classes
         architecture = Architecture(name=network, shape=images.shape, class_names=images.info.class_names)
-        model = build(architecture, seed=seed).to(device())
+        model = build(architecture, seed=child(seed, "surrogate")).to(device())
         self.model: nn.Module = model.to(memory_format=torch.channels_last).eval()
         self.optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch_stream(seed, "surrogate", "steps")
         self._waiting: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def blank(self) -> Tensor:
-        """No noise yet: (n, c, h, w) float32."""
+    def zeros(self) -> Float[Tensor, "n c h w"]:
+        """A perturbation of zero for every row."""
         return torch.zeros(self.x.shape, device=self.x.device)
 
-    def next_rows(self) -> Tensor:
-        """The next index batch of a shuffled pass; a batch of one row would break batch normalisation: skipped."""
+    def next_rows(self) -> Int[Tensor, " m"]:
+        """The next batch of row numbers of a shuffled pass; a batch of one row breaks batch normalisation: skipped."""
         while not self._waiting:
             batches = torch.randperm(len(self), generator=self.generator).split(BATCH)
             self._waiting = [batch.to(self.x.device) for batch in batches if len(batch) > 1 or len(self) == 1]
         return self._waiting.pop()
 
-    def logits(self, inputs: Tensor) -> Tensor:
+    def logits(self, inputs: Float[Tensor, "m c h w"]) -> Float[Tensor, "m k"]:
+        """The network's logits for images in [0, 1]."""
         return apply(self.model, inputs)
 
-    def learn_from(self, inputs: Tensor, labels: Tensor) -> None:
-        """One SGD step."""
+    def learn_from(self, inputs: Float[Tensor, "m c h w"], labels: Int[Tensor, " m"]) -> None:
+        """One SGD step on a batch."""
         self.model.train().requires_grad_(True)
         loss = F.cross_entropy(self.logits(inputs), labels)
         step(self.optimizer, loss, clip=5.0)
         self.model.eval().requires_grad_(False)
 
-    def learn(self, steps: int, delta: Tensor | None = None) -> None:
-        """SGD steps on the rows, with `delta` (n, c, h, w) on them."""
+    def learn(self, steps: int, delta: Float[Tensor, "n c h w"] | None = None) -> None:
+        """SGD steps on the rows, with the perturbations `delta` on them."""
         for _ in range(steps):
             rows = self.next_rows()
             inputs = as_float(self.x[rows])
             self.learn_from(inputs if delta is None else (inputs + delta[rows]).clamp_(0, 1), self.y[rows])
 
-    def learn_epochs(self, epochs: int, delta: Tensor | None = None) -> None:
-        """Passes over the rows at a learning rate that falls to zero along a cosine."""
+    def learn_epochs(self, epochs: int, delta: Float[Tensor, "n c h w"] | None = None) -> None:
+        """Passes over the rows, with `delta` on them, at a learning rate that falls to zero along a cosine."""
         steps = epochs * -(-len(self) // BATCH)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
         for _ in range(steps):
@@ -78,8 +82,8 @@ class Surrogate:
             schedule.step()
 
     @torch.no_grad()
-    def error(self, delta: Tensor) -> float:
-        """Share of rows, with `delta` on them, that the network gets wrong."""
+    def error(self, delta: Float[Tensor, "n c h w"]) -> float:
+        """Error rate of the network on the rows with `delta` on them."""
         wrong = torch.zeros((), device=self.x.device)
         for rows in torch.arange(len(self), device=self.x.device).split(PGD_BATCH):
             predicted = self.logits((as_float(self.x[rows]) + delta[rows]).clamp_(0, 1)).argmax(1)
@@ -87,42 +91,50 @@ class Surrogate:
         return float(wrong) / len(self)
 
 
-def apply(model: nn.Module, inputs: Tensor) -> Tensor:
+def apply(model: nn.Module, inputs: Float[Tensor, "m c h w"]) -> Float[Tensor, "m k"]:
     """The network's float32 output; bfloat16 inside on a GPU, as in `decant.models.training`."""
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type == "cuda"):
         return model(inputs).float()
 
 
-def descend(x: Tensor, delta: Tensor, loss: Loss, *, radius: float, step: float, steps: int) -> Tensor:
-    """The noise after `steps` signed gradient steps, on every row; both in [0, 1] units.
+def pgd(
+    x: UInt8[Tensor, "n c h w"], delta: Float[Tensor, "n c h w"], loss: Loss, *, radius: float, step: float, steps: int
+) -> Float[Tensor, "n c h w"]:
+    """The perturbation of every row after `steps` signed gradient steps that descend on the loss:
 
-    x (n, c, h, w) uint8 and delta float32:  delta <- clip(delta - step * sign(d loss / d delta), -radius, radius),
-    and x + delta stays in [0, 1].
+    delta <- clip(delta - step * sign(d loss / d delta), -radius, radius), and x + delta stays in [0, 1].
     """
     out = delta.clone()
     for rows in torch.arange(len(x), device=x.device).split(PGD_BATCH):
-        clean, noise = as_float(x[rows]), out[rows]
+        clean, found = as_float(x[rows]), out[rows]
         for _ in range(steps):
-            noise = signed_step(clean, noise, partial(loss, rows), radius=radius, step=step)
-        out[rows] = noise
+            found = pgd_step(clean, found, partial(loss, rows), radius=radius, step=step)
+        out[rows] = found
     return out
 
 
-def signed_step(
-    clean: Tensor, noise: Tensor, loss: Callable[[Tensor], Tensor], *, radius: float, step: float
-) -> Tensor:
-    """One step of `descend` on one batch."""
-    noise = noise.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(loss(clean + noise), noise)
+def pgd_step(
+    clean: Float[Tensor, "m c h w"],
+    delta: Float[Tensor, "m c h w"],
+    loss: Callable[[Tensor], Tensor],
+    *,
+    radius: float,
+    step: float,
+) -> Float[Tensor, "m c h w"]:
+    """One step of `pgd` on one batch of images in [0, 1]."""
+    delta = delta.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(loss(clean + delta), delta)
     with torch.no_grad():
-        return within(clean, noise - step * gradient.sign(), radius)
+        return projected(clean, delta - step * gradient.sign(), radius)
 
 
-def within(clean: Tensor, noise: Tensor, radius: float) -> Tensor:
-    """`noise` projected onto the ball of `radius` and onto images in [0, 1]."""
-    return (clean + noise.clamp(-radius, radius)).clamp_(0, 1).sub_(clean)
+def projected(
+    clean: Float[Tensor, "m c h w"], delta: Float[Tensor, "m c h w"], radius: float
+) -> Float[Tensor, "m c h w"]:
+    """`delta` projected onto the l-inf ball of `radius`, and so that clean + delta is in [0, 1]."""
+    return (clean + delta.clamp(-radius, radius)).clamp_(0, 1).sub_(clean)
 
 
-def grey_levels(delta: Tensor, strength: int) -> np.ndarray:
-    """(n, h, w, c) of whole grey levels, none beyond `strength`, of noise (n, c, h, w) in [0, 1] units."""
+def grey_levels(delta: Float[Tensor, "n c h w"], strength: int) -> Float[np.ndarray, "n h w c"]:
+    """The perturbations in whole grey levels, none beyond `strength`."""
     return (delta * 255).round_().clamp_(-strength, strength).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,17 +1,20 @@
-"""AR: autoregressive noise (Sandoval-Segura et al., "Autoregressive perturbations for data poisoning", NeurIPS 2022).
+"""AR: autoregressive perturbations (Sandoval-Segura et al., "Autoregressive perturbations for data poisoning", NeurIPS
+2022).
 
-Every class has its own autoregressive process per channel. Noise drawn from it makes one 3 x 3 filter answer with zero
-everywhere, which a convolutional network learns at once, without any model having been trained for it:
+Every class has its own autoregressive process per channel. A perturbation drawn from it makes one 3 x 3 filter answer
+with zero everywhere, which a convolutional network learns at once. No surrogate network is trained:
 
     x_ij = sum over the other eight pixels of the window that ends at (i, j) of b_kc * x,   sum b_kc = 1
     delta = x  cropped by the first 4 rows and columns, scaled to RMS = strength / 255 per pixel over all channels
 
-Each row starts from its own Gaussian noise. The coefficients b ~ N(0, 1), normalised to sum 1, are searched: a kernel
-whose process grows (norm above 50 in 3 trials of 32 x 32 pixels: 50 / 32 per pixel) is refused, and so is one whose
-noise an accepted kernel's filter nearly cancels too (summed positive response below 10 for at most 10 classes, else 3,
-to noise of norm 1). What we changed: both limits are stated per pixel, so that they hold for every size, and trials run
-at the size of the images; the bound is an RMS, 4.6 for the paper's l2 = 1.0 on 32 x 32 x 3; gray images have one kernel
-per class; after 4,096 refusals the response asked for is halved.
+Each row starts from its own Gaussian noise. The coefficients b ~ N(0, 1), normalised to sum 1, are found by rejection.
+A kernel is rejected when its process grows (norm above 50 in 3 trials of 32 x 32 pixels: 50 / 32 per pixel), or when an
+accepted kernel's filter nearly cancels its perturbations, too (summed positive response below 10 for at most 10
+classes, else 3, to a perturbation of norm 1).
+
+Changed: both limits are stated per pixel, so that they hold for every size, and trials run at the size of the images;
+the bound is an RMS, 4.6 for the paper's l2 = 1.0 on 32 x 32 x 3; gray images have one kernel per class; after 4,096
+rejections the required response is halved.
 
 Cost: 2-4 s for 5,000 CIFAR-10 rows, 1-2 s of it the search (2 CPU cores, shared).
 Expected: clean accuracy of small_cnn on 5,000 CIFAR-10 rows 0.62 -> 0.23 at strength 4.6, 0.13 at 8; on the digits of
@@ -22,19 +25,20 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
 from pydantic import Field
 
-from decant.attacks.base import Poisoned, add_noise, carriers
+from decant.attacks.base import Poisoned, add_perturbations, perturbed_rows
 from decant.data.images import Images
 from decant.settings import Block, Fraction
 
-KIND = "noise"
+KIND = "unlearnable"
 CROP = 4
 CHUNK = 2048  # rows that are drawn at once: 32 MiB at 32 x 32 x 3
 TRIALS = 3
 LARGEST_RMS = 50 / 32
 CANDIDATES = 64  # drawn at once in the search
-PATIENCE = 4096
+PATIENCE = 4096  # rejections after which the required response is halved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,31 +46,37 @@ class Settings(Block):
     strength: Annotated[float, Field(ge=0, le=255)] = 8
     """RMS of a row's perturbation in grey levels (4.6 in the paper)."""
     rate: Fraction = 1.0
-    """Share of the rows that carry noise."""
+    """Share of the rows that carry a perturbation."""
 
 
-def poison(images: Images, settings: Settings, rng: np.random.Generator, spared: np.ndarray) -> Poisoned:
-    rows = carriers(images, settings.rate, rng, key="ar.rate")
+def poison(images: Images, settings: Settings, rng: np.random.Generator, taken: Bool[np.ndarray, " n"]) -> Poisoned:
+    rows = perturbed_rows(images, settings.rate, rng, key="ar.rate")
     kernels = search(images.classes, images.shape, rng)
-    noise = perturbations(images.labels[rows], images.shape, kernels, settings.strength, rng)
-    return add_noise(images, rows, noise)
+    delta = perturbations(images.labels[rows], images.shape, kernels, settings.strength, rng)
+    return add_perturbations(images, rows, delta)
 
 
 def perturbations(
-    labels: np.ndarray, shape: tuple[int, int, int], kernels: np.ndarray, strength: float, rng: np.random.Generator
-) -> np.ndarray:
-    """(n, h, w, c) float32 in grey levels, one per label, each of RMS `strength`; kernels (classes, c, 3, 3)."""
-    noise = np.empty((len(labels), *shape), np.float32)
+    labels: Int[np.ndarray, " n"],
+    shape: tuple[int, int, int],
+    kernels: Float[np.ndarray, "k c 3 3"],
+    strength: float,
+    rng: np.random.Generator,
+) -> Float32[np.ndarray, "n h w c"]:
+    """One perturbation per label, in grey levels, each of RMS `strength`; kernels of the k classes."""
+    delta = np.empty((len(labels), *shape), np.float32)
     for start in range(0, len(labels), CHUNK):
         part = slice(start, start + CHUNK)
         signal = process(kernels[labels[part]].transpose(1, 2, 3, 0), shape[:2], rng)  # (h, w, c, n)
         signal *= strength / np.sqrt((signal**2).mean((0, 1, 2)))
-        noise[part] = signal.transpose(3, 0, 1, 2)
-    return noise
+        delta[part] = signal.transpose(3, 0, 1, 2)
+    return delta
 
 
-def process(kernels: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """The processes (h, w, c, n) float32 of kernels (c, 3, 3, n), each from its own Gaussian start."""
+def process(
+    kernels: Float[np.ndarray, "c 3 3 n"], size: tuple[int, int], rng: np.random.Generator
+) -> Float32[np.ndarray, "h w c n"]:
+    """The autoregressive processes of n kernels, each from its own Gaussian start."""
     channels, _, _, n = kernels.shape
     b = kernels.transpose(1, 2, 0, 3).astype(np.float32)  # (3, 3, c, n): rows in the last axis run in one instruction
     height, width = size[0] + CROP, size[1] + CROP
@@ -79,27 +89,29 @@ def process(kernels: np.ndarray, size: tuple[int, int], rng: np.random.Generator
     return x[CROP:, CROP:].copy()
 
 
-def search(classes: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
-    """Kernels (classes, c, 3, 3) whose last entry is 0 and whose sum is 1, found by rejection."""
+def search(classes: int, shape: tuple[int, int, int], rng: np.random.Generator) -> Float[np.ndarray, "k c 3 3"]:
+    """Kernels of the k classes whose last entry is 0 and whose sum is 1, found by rejection."""
     *size, channels = shape
     accepted: list[np.ndarray] = []
-    wanted_response = (10 if classes <= 10 else 3) * 32 / 30**2
-    refused = 0
+    required = (10 if classes <= 10 else 3) * 32 / 30**2
+    rejected = 0
     while len(accepted) < classes * channels:
         candidates, signals = _steady_candidates((size[0], size[1]), rng)
         for kernel, trials in zip(candidates, signals, strict=True):
-            if len(accepted) < classes * channels and responses(trials, accepted).min(initial=np.inf) > wanted_response:
+            if len(accepted) < classes * channels and responses(trials, accepted).min(initial=np.inf) > required:
                 accepted.append(kernel)
             else:
-                refused += 1
-        refused += CANDIDATES - len(candidates)
-        if refused >= PATIENCE:
-            wanted_response, refused = wanted_response / 2, 0
+                rejected += 1
+        rejected += CANDIDATES - len(candidates)
+        if rejected >= PATIENCE:
+            required, rejected = required / 2, 0
     return np.stack(accepted).reshape(classes, channels, 3, 3)
 
 
-def _steady_candidates(size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Of CANDIDATES random kernels (m, 3, 3) those that don't grow, and their trials (m, TRIALS, h, w) of RMS 1."""
+def _steady_candidates(
+    size: tuple[int, int], rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "m 3 3"], Float[np.ndarray, "m t h w"]]:
+    """Those of CANDIDATES random kernels whose process doesn't grow, and their t trials, scaled to RMS 1."""
     kernels = rng.standard_normal((CANDIDATES, 3, 3))
     kernels[:, 2, 2] = 0
     kernels /= kernels.sum((1, 2), keepdims=True)
@@ -111,8 +123,8 @@ def _steady_candidates(size: tuple[int, int], rng: np.random.Generator) -> tuple
     return kernels[steady], trials[steady] / rms[steady][..., None, None]
 
 
-def responses(signals: np.ndarray, kernels: list[np.ndarray]) -> np.ndarray:
-    """(m,): mean positive answer per position of each kernel's filter to `signals` (t, h, w)."""
+def responses(signals: Float[np.ndarray, "t h w"], kernels: list[np.ndarray]) -> Float[np.ndarray, " m"]:
+    """Mean positive response per position of the m kernels' filters to the signals."""
     if not kernels:
         return np.empty(0)
     windows = np.lib.stride_tricks.sliding_window_view(signals, (3, 3), (1, 2))  # (t, h - 2, w - 2, 3, 3)

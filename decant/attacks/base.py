@@ -1,4 +1,4 @@
-"""What an attack is: how one is loaded from params.yaml, and what its poisoning yields."""
+"""The interface of attacks: loading them from params.yaml, their result, and what they share."""
 
 import importlib
 from collections.abc import Iterable, Mapping
@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from decant.data.images import Images
 from decant.errors import SettingsError
@@ -18,47 +19,52 @@ FAMILY = Family("decant.attacks", ("poison",))
 
 @dataclass(frozen=True)
 class Poisoned:
-    """What an attack made of a dataset."""
+    """A dataset after an attack."""
 
     images: Images
-    rows: np.ndarray
-    """(n,) bool: which rows it changed."""
+    rows: Bool[np.ndarray, " n"]
+    """The rows that it changed."""
 
 
 @dataclass(frozen=True)
 class Attack:
+    """An entry of `simulate.attacks`."""
+
     name: str
     module: ModuleType
     settings: Any
 
-    def poison(self, images: Images, rng: np.random.Generator, spared: np.ndarray) -> Poisoned:
-        return self.module.poison(images, self.settings, rng, spared)
+    def poison(self, images: Images, rng: np.random.Generator, taken: Bool[np.ndarray, " n"]) -> Poisoned:
+        """The images with the attack on them; of an attack that takes rows, none on a `taken` one."""
+        return self.module.poison(images, self.settings, rng, taken)
 
     def trigger(self, images: Images, rng: np.random.Generator) -> Images | None:
-        """The triggered test rows, or None when this attack has no trigger."""
+        """The test rows that it is aimed at, triggered, with the label wanted; None for an attack without a trigger."""
         make = getattr(self.module, "trigger", None)
         return make(images, self.settings, rng) if make else None
 
     def prepared(self, train: Images, test: Images, rng: np.random.Generator) -> "Attack":
-        """The attack with what it needs to know of clean data; itself (and no random draw) where that is nothing."""
+        """The attack with what it needs to know of clean data; itself, and no random draw, where it needs nothing."""
         prepare = getattr(self.module, "prepare", None)
         return replace(self, settings=prepare(train, test, self.settings, rng)) if prepare else self
 
     def on_all_classes(self) -> "Attack":
-        """The same trigger, with every class but the target as its victims: to measure how far it reaches."""
+        """The same trigger with every class but the target as victims, to measure poison success on all of them."""
         return replace(self, settings=replace(self.settings, victim=None))
 
     @property
     def takes_rows(self) -> bool:
-        return kind_of(self.name) != "noise"
+        """Whether no other attack that takes rows may have its rows, too."""
+        return kind_of(self.name) != "unlearnable"
 
 
 def names() -> list[str]:
+    """Every attack's name."""
     return FAMILY.names()
 
 
 def kind_of(name: str) -> str:
-    """`noise`, `label` or `backdoor`."""
+    """`unlearnable`, `label` or `backdoor`."""
     return importlib.import_module(f"decant.attacks.{name}").KIND
 
 
@@ -74,8 +80,13 @@ def load_attacks(entries: Iterable[Mapping[str, Any]]) -> list[Attack]:
     return attacks
 
 
-def draw_rows(pool: np.ndarray, wanted: int, rng: np.random.Generator, *, key: str) -> np.ndarray:
-    """`wanted` of the rows where `pool` (n,) bool is true, as a mask. Raises SettingsError when there are too few."""
+def draw_rows(
+    pool: Bool[np.ndarray, " n"], wanted: int, rng: np.random.Generator, *, key: str
+) -> Bool[np.ndarray, " n"]:
+    """`wanted` rows of the pool, drawn at random, as a mask.
+
+    Raises: SettingsError, which names the parameter `key`, when there are too few.
+    """
     candidates = np.flatnonzero(pool)
     if wanted > len(candidates):
         raise SettingsError(f"{key}: asks for {wanted} rows where {len(candidates)} can be taken; lower it")
@@ -84,23 +95,25 @@ def draw_rows(pool: np.ndarray, wanted: int, rng: np.random.Generator, *, key: s
     return mask
 
 
-def carriers(images: Images, rate: float, rng: np.random.Generator, *, key: str) -> np.ndarray:
-    """The rows, (n,) bool, that carry a noise attack: a share `rate` of all, whatever else was done to them."""
+def perturbed_rows(images: Images, rate: float, rng: np.random.Generator, *, key: str) -> Bool[np.ndarray, " n"]:
+    """The rows that an unlearnable perturbation lies on: a share `rate` of all, drawn at random."""
     return draw_rows(np.ones(len(images), bool), round(rate * len(images)), rng, key=key)
 
 
-def add_noise(images: Images, rows: np.ndarray, noise: np.ndarray) -> Poisoned:
-    """`noise` (rows.sum(), h, w, c) in grey levels on top of `rows`, rounded and clipped to [0, 255].
+def add_perturbations(
+    images: Images, rows: Bool[np.ndarray, " n"], perturbations: Float[np.ndarray, "m h w c"]
+) -> Poisoned:
+    """The images with one perturbation, in grey levels, on each of the m `rows`; rounded and clipped to [0, 255].
 
-    Noise of whole grey levels within a bound stays within it: rounding then changes nothing, and clipping only shrinks.
+    Perturbations of whole grey levels within a bound stay within it: rounding changes nothing, clipping only shrinks.
     """
     pixels = images.pixels.copy()
-    pixels[rows] = np.clip(np.rint(pixels[rows] + noise), 0, 255).astype(np.uint8)
+    pixels[rows] = np.clip(np.rint(pixels[rows] + perturbations), 0, 255).astype(np.uint8)
     return Poisoned(images.with_pixels(pixels), rows)
 
 
 def class_index(images: Images, label: int, *, key: str) -> int:
-    """`label`, checked to be a class of the images."""
+    """`label`, checked to be a class of the images. Raises: SettingsError, which names the parameter `key`."""
     if not 0 <= label < images.classes:
         raise SettingsError(f"{key}: a class from 0 to {images.classes - 1} expected, {label} found")
     return label

@@ -1,9 +1,11 @@
-"""Wrong labels: a share of the rows gets another class.
+"""Label noise: a share of the rows gets the label of another class.
 
-The accident that every crowd-labelled set has, and the weakest poisoning that LabelTrust is measured on. Drawn
-uniformly from the other classes by default. People confuse some classes more than others, though (4 and 9, a shirt and
-a T-shirt): with `pairs` a class's wrong label is always the same other class, as in the "pair flips" of the noisy-label
-literature, which is harder: at a rate near one half a class's wrong rows are as many as its right ones.
+What every crowd-labelled set has by accident, and the weakest poisoning that LabelTrust is measured on. By default
+uniform (symmetric) noise over the other classes. People confuse some classes more than others, though (4 and 9, a shirt
+and a T-shirt): `pairs` gives each class one wrong label, the "pair flips" of the noisy-label literature. These are
+harder: at a rate near one half, a class's wrong rows are as many as its right ones.
+
+Cost: milliseconds. Expected: see docs/methods/labeltrust.md.
 """
 
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from decant.attacks.base import Poisoned, draw_rows
 from decant.data.images import Images
@@ -26,12 +29,12 @@ class Settings(Block):
     """Share of all rows that are mislabelled."""
     pairs: Literal["circular"] | Mapping[str, Any] | None = None
     """null: any other class; `circular`: every class becomes the next one, the last the first; or a mapping of class
-    numbers, right to wrong, such as {4: 9, 9: 4}: then only rows of the classes on its left are taken."""
+    numbers, right to wrong, such as {4: 9, 9: 4}: then only rows of the classes on its left are mislabelled."""
 
 
-def poison(images: Images, settings: Settings, rng: np.random.Generator, spared: np.ndarray) -> Poisoned:
+def poison(images: Images, settings: Settings, rng: np.random.Generator, taken: Bool[np.ndarray, " n"]) -> Poisoned:
     wrong = _wrong_labels(images, settings.pairs)
-    pool = ~spared if wrong is None else ~spared & (wrong[images.labels] >= 0)
+    pool = ~taken if wrong is None else ~taken & (wrong[images.labels] >= 0)
     rows = draw_rows(pool, round(settings.rate * len(images)), rng, key="label_noise.rate")
     labels = images.labels.copy()
     if wrong is None:
@@ -42,16 +45,17 @@ def poison(images: Images, settings: Settings, rng: np.random.Generator, spared:
     return Poisoned(images.with_labels(labels), rows)
 
 
-def _wrong_labels(images: Images, pairs: Mapping[Any, Any] | str | None) -> np.ndarray | None:
-    """(classes,) the class that each is taken for, -1 where it is never mistaken; None: any other."""
+def _wrong_labels(images: Images, pairs: Mapping[str, Any] | str | None) -> Int[np.ndarray, " k"] | None:
+    """The wrong label of each class, -1 for a class that keeps its own; None: any other class."""
     if pairs is None:
         return None
     if isinstance(pairs, str):  # circular
         return (np.arange(images.classes) + 1) % images.classes
     wrong, known = np.full(images.classes, -1), range(images.classes)
-    for right, other in pairs.items():
-        if right not in known or other not in known or right == other or isinstance(right, bool):
+    for key, other in pairs.items():
+        right = int(key) if key.isdecimal() else -1  # settings are read as JSON, whose keys are texts
+        if right not in known or other not in known or right == other:
             wanted = f"class numbers from 0 to {images.classes - 1}, right to another one"
-            raise SettingsError(f"label_noise.pairs: {wanted} expected, {right!r}: {other!r} found")
+            raise SettingsError(f"label_noise.pairs: {wanted} expected, {key}: {other!r} found")
         wrong[right] = other
     return wrong

@@ -1,10 +1,11 @@
-"""A published perturbation from a file, for attacks whose own code made it elsewhere.
+"""A published perturbation from a file, for unlearnable examples that other code made.
 
-The way in for noise that costs GPU days or another framework: NTGA (Yuan & Wu, "Neural tangent generalization attacks",
-ICML 2021) needs JAX and infinite-width kernels, and its authors publish the noise; the same holds for the originals of
-REM, TAP and SEP. What is added to a row is
+For perturbations that cost GPU days or need another framework: NTGA (Yuan & Wu, "Neural tangent generalization
+attacks", ICML 2021) needs JAX and infinite-width kernels, and its authors publish the perturbations; the same holds for
+the originals of REM, TAP and SEP. What is added to a row is
 
-    x + scale * file[i]      i = the row's id (its place in the source) for noise per row, its label for noise per class
+    x + scale * file[i]      i = the row's id (its place in the source) where the file has one per row,
+                             the row's label where it has one per class
 
 ``path`` is a `.npy` (numbers only: no pickle) or a `.safetensors` with one tensor, of shape (n, h, w, c) or
 (n, c, h, w), n at least the largest id + 1, or (classes, ...). Put it into data/inputs, so that it travels with the
@@ -17,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Int, Num
 
-from decant.attacks.base import Poisoned, add_noise, carriers
+from decant.attacks.base import Poisoned, add_perturbations, perturbed_rows
 from decant.data.images import Images
 from decant.errors import SettingsError
 from decant.settings import Block, Fraction
 
-KIND = "noise"
+KIND = "unlearnable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +35,21 @@ class Settings(Block):
     scale: float | None = None
     """Grey levels per unit of the file; null: 255 for floats (images in [0, 1]), 1 for whole numbers."""
     rate: Fraction = 1.0
-    """Share of the rows that carry noise."""
+    """Share of the rows that carry a perturbation."""
 
 
-def poison(images: Images, settings: Settings, rng: np.random.Generator, spared: np.ndarray) -> Poisoned:
-    noise = read(Path(settings.path))
-    noise = channels_last(noise, images.shape, settings.path)
-    scale = settings.scale if settings.scale is not None else 255.0 if noise.dtype.kind == "f" else 1.0
-    rows = carriers(images, settings.rate, rng, key="perturbation.rate")
-    chosen = noise[index_of(images, len(noise), settings.path)[rows]]
+def poison(images: Images, settings: Settings, rng: np.random.Generator, taken: Bool[np.ndarray, " n"]) -> Poisoned:
+    delta = channels_last(read(Path(settings.path)), images.shape, settings.path)
+    scale = settings.scale if settings.scale is not None else 255.0 if delta.dtype.kind == "f" else 1.0
+    rows = perturbed_rows(images, settings.rate, rng, key="perturbation.rate")
+    chosen = delta[index_of(images, len(delta), settings.path)[rows]]
     if not np.isfinite(chosen).all():
         raise SettingsError(f"perturbation.path: {settings.path} holds values that are no numbers")
-    return add_noise(images, rows, chosen.astype(np.float32) * scale)
+    return add_perturbations(images, rows, chosen.astype(np.float32) * scale)
 
 
 def read(path: Path) -> np.ndarray:
-    """The array in the file. Raises SettingsError where there is none that can be read safely."""
+    """The array in the file. Raises: SettingsError where there is none that can be read safely."""
     if not path.is_file():
         raise SettingsError(f"perturbation.path: a .npy or .safetensors file expected, none at '{path}'")
     if path.suffix == ".npy":
@@ -78,21 +79,23 @@ def _only_tensor(path: Path) -> np.ndarray:
     return next(iter(tensors.values()))
 
 
-def channels_last(noise: np.ndarray, shape: tuple[int, int, int], path: str) -> np.ndarray:
-    """`noise` (m, h, w, c) or (m, c, h, w) as (m, h, w, c), a view."""
+def channels_last(
+    delta: Num[np.ndarray, "m _ _ _"], shape: tuple[int, int, int], path: str
+) -> Num[np.ndarray, "m h w c"]:
+    """A view of (m, h, w, c) or (m, c, h, w) with the channels last. Raises: SettingsError for any other shape."""
     height, width, channels = shape
-    if noise.ndim == 4 and noise.shape[1:] == shape:
-        return noise
-    if noise.ndim == 4 and noise.shape[1:] == (channels, height, width):
-        return noise.transpose(0, 2, 3, 1)
+    if delta.ndim == 4 and delta.shape[1:] == shape:
+        return delta
+    if delta.ndim == 4 and delta.shape[1:] == (channels, height, width):
+        return delta.transpose(0, 2, 3, 1)
     raise SettingsError(
         f"perturbation.path: {path}: shape (rows or classes, {height}, {width}, {channels}) or "
-        f"(rows or classes, {channels}, {height}, {width}) expected, {noise.shape} found"
+        f"(rows or classes, {channels}, {height}, {width}) expected, {delta.shape} found"
     )
 
 
-def index_of(images: Images, count: int, path: str) -> np.ndarray:
-    """(n,): which of the file's `count` perturbations each row gets."""
+def index_of(images: Images, count: int, path: str) -> Int[np.ndarray, " n"]:
+    """Which of the file's `count` perturbations each row gets. Raises: SettingsError where there are too few."""
     if count == images.classes:
         return images.labels
     if len(images) and count <= images.ids.max():

@@ -1,4 +1,4 @@
-"""Parameters of the stage `simulate`. Each attack's own stand in its file."""
+"""Parameters of the stage `simulate`. Each attack's own parameters are in its file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -33,7 +33,7 @@ def rows_to_flag(truth: pd.DataFrame, given: "pd.Series[int]") -> dict[str, Int[
     kinds = truth["attack"].map({name: kind_of(name) for name in truth["attack"].unique()})
     mislabelled = truth["original_label"].to_numpy() != given.loc[truth["id"]].to_numpy()
     return {
-        "purify": truth.loc[kinds == "noise", "id"].unique(),
+        "purify": truth.loc[kinds == "unlearnable", "id"].unique(),
         "verify": truth.loc[mislabelled, "id"].unique(),
         "detect": truth.loc[kinds == "backdoor", "id"].unique(),
     }

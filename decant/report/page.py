@@ -151,7 +151,7 @@ def _planted(stage: str, verdicts: pd.DataFrame, run: FinishedRun) -> Bool[np.nd
     if stage == "verify":
         ids = verdicts["id"]
         return run.given.loc[ids].to_numpy() != run.original_labels.loc[ids].to_numpy()
-    return verdicts["id"].isin(list(run.carrying("noise" if stage == "purify_2" else "backdoor"))).to_numpy()
+    return verdicts["id"].isin(list(run.carrying("unlearnable" if stage == "purify_2" else "backdoor"))).to_numpy()
 
 
 def _threshold(stage: str, run: FinishedRun) -> float | None:

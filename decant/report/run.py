@@ -113,7 +113,7 @@ class FinishedRun:
         """id to the attacks on it, but for perturbations of the pixels, which mostly lie on every row."""
         attacks: dict[int, list[str]] = {}
         for row_id, name in zip(self.truth["id"], self.truth["attack"], strict=True):
-            if kind_of(name) != "noise":
+            if kind_of(name) != "unlearnable":
                 attacks.setdefault(int(row_id), []).append(name)
         return attacks
 
