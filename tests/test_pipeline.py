@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shutil
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -99,6 +100,21 @@ def test_metrics_are_fractions_with_the_promised_keys(poisoned: Path) -> None:
     for stage in ("purify", "verify", "detect"):
         assert 0 <= found[stage]["recall"] <= 1 and found[stage]["flagged"] >= 0
     assert found["reviews"] == len(pd.read_csv(poisoned / "data/verify/reviews.csv"))
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "report"])
+def test_a_stage_that_is_given_the_whole_folder_reads_only_what_it_declares(
+    stage: str, poisoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = [name for name in STAGES[stage]["deps"] if not name.startswith(("decant/", "tasks/"))]
+    for source in (poisoned / name for name in {*declared, "params.yaml"}):
+        target = tmp_path / source.relative_to(poisoned)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+    monkeypatch.chdir(tmp_path)
+    assert main(STAGES[stage]["cmd"].split()[3:]) == 0
+    made = [path for path in (tmp_path / "data" / stage).iterdir() if path.is_file()]
+    assert made and all(path.read_bytes() == (poisoned / "data" / stage / path.name).read_bytes() for path in made)
 
 
 def test_a_second_run_writes_the_same_bytes(poisoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

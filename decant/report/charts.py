@@ -42,7 +42,7 @@ class Plot:
         return self.base - (self.base - self.top) * value
 
 
-STEPS_PLOT = Plot(top=28, base=254, height=272)
+STEPS_PLOT = Plot(top=28, base=240, height=272)
 BARS, HANGING = Plot(top=24, base=170, height=196), 48  # kept and flagged rows; depth of the bars below the axis
 LABEL_ABOVE, LABEL_BELOW = -11, 21  # a value beside its point
 MARK = 5  # half a marker's size
