@@ -24,9 +24,7 @@ COPIED = (
     ".gitignore", ".gitattributes", ".dvcignore", ".dvc/config",
 )  # fmt: skip
 """Files and folders of the repository that a workspace has unchanged."""
-INPUTS = {str(paths.DECISIONS): "id,label
-", str(paths.AFFECTED): "image,predicted
-"}
+INPUTS = {str(paths.DECISIONS): "id,label\n", str(paths.AFFECTED): "image,predicted\n"}
 """Files that people fill in and stages read, with no row yet."""
 README = Path(__file__).with_name("workspace_readme.md")
 DVC_YAML_HEAD = """\
