@@ -248,16 +248,22 @@ def nodes(path: Path) -> Iterator[ast.AST]:
     return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
 
 
+def derives_a_seed(node: ast.BinOp | ast.Call) -> bool:
+    """Whether it is `seed + 1`, or a generator of a list that a seed is part of."""
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.Add) and ast.unparse(node.left).endswith("seed")
+    seeds = ast.unparse(node.func).endswith(("default_rng", "manual_seed", "SeedSequence"))
+    return seeds and any(isinstance(argument, ast.List | ast.Tuple) for argument in node.args)
+
+
 def test_random_streams_are_named() -> None:
     """`seed + 1` is the next run's seed, and a list of numbers says nothing: decant.streams gives both a name."""
-    found = []
-    for path in MODULES:
-        for node in nodes(path):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and ast.unparse(node.left).endswith("seed"):
-                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
-            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("default_rng", "manual_seed")):
-                if any(isinstance(argument, ast.List | ast.Tuple) for argument in node.args):
-                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in MODULES
+        for node in nodes(path)
+        if isinstance(node, ast.BinOp | ast.Call) and derives_a_seed(node)
+    ]
     assert not found, f"take a stream of decant.streams: {found}"
 
 
@@ -339,6 +345,14 @@ def test_docs_name_every_countermeasure_and_its_parameters() -> None:
     for name, row in rows.items():
         for field in dataclasses.fields(importlib.import_module(f"decant.purify.methods.{name}").Settings):
             assert f"`{field.name}` (" in row, f"{name}.{field.name}"
+
+
+def test_pages_name_every_room() -> None:
+    rooms = {room_of(path) for path in MODULES} - {"ground", "params"}
+    for page in ("README.md", "docs/adding-a-method.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        unnamed = {room for room in rooms - ({"web"} if page == "README.md" else set()) if f"{room}/" not in text}
+        assert not unnamed, f"{page}: {unnamed}"
 
 
 def test_files_stay_in_their_rooms() -> None:

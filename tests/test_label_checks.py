@@ -2,8 +2,12 @@
 
 import dataclasses
 import importlib
+import importlib.util
+import re
+import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,6 +166,21 @@ def test_imports_of_the_docs_examples_exist(page: str) -> None:
 
 
 # What checks are made of ----------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_how_to_add_a_check_is_one_and_finds_wrong_labels(tmp_path: Path) -> None:
+    page = (ROOT / "docs/adding-a-method.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def judge" in block)
+    (tmp_path / "class_mean.py").write_text(code, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("class_mean", tmp_path / "class_mean.py")
+    assert spec is not None and spec.loader is not None
+    sys.modules["class_mean"] = module = importlib.util.module_from_spec(spec)  # where dataclasses look
+    spec.loader.exec_module(module)
+    case, wrong = mislabelled()
+    check = module.judge(case, module.Settings())
+    assert auroc(check, case, wrong) > 0.8 and check.flagged.sum() == ROWS // 10
+    assert (check.suggested == digits()[0].labels[:ROWS]).mean() > 0.7
+    del sys.modules["class_mean"]
 
 
 def test_features_and_last_layer_give_the_logits() -> None:
