@@ -1,4 +1,4 @@
-"""What each poison does alone, and what is missing when one cleaning stage is switched off (digits).
+"""Effect of each poison alone, and of switching off one cleaning stage (digits).
 
 `alone.NAME`: accuracy and poison success of a model trained on data with that one poison, as received.
 `without.STAGE`: the finished pipeline with all three poisons and that stage off.

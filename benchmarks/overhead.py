@@ -1,4 +1,4 @@
-"""What Prefect costs: `decant run` beside plain `dvc repro`, cold and with nothing to do, in fresh clones.
+"""Overhead of Prefect: `decant run` beside plain `dvc repro`, cold and with nothing to do, in fresh clones.
 
 * `demo`: the pipeline of this repository with its default parameters. `demo.cold_seconds` is what `make demo` takes the
   first time, installation apart (`server_start_seconds` included); `demo.again_seconds` the second time.

@@ -1,4 +1,4 @@
-"""Whether `purify.when: auto` tells data with unlearnable noise from data without: hits and false alarms.
+"""Hits and false alarms of `purify.when: auto`: data with unlearnable noise, and data without.
 
 `DATASET.ATTACK.RATIO`: reliance (decant.purify.gate) on 5,000 rows (2,874 for digits), that share of which carries
 noise; from 4.0 on the data is purified. `DATASET.clean`, `.label_noise`, `.badnet`: the same without such noise: never

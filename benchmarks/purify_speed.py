@@ -1,4 +1,4 @@
-"""What purification costs: seconds, rows per second beside the official recipe's loop, peak memory.
+"""Cost of purification: seconds, rows per second beside the official recipe's loop, peak memory.
 
 `official.rows_per_second`: training steps as the official code takes them: preset `paper`, batches of 128, float32, and
 each step also what that code computes for its logs alone (the rest of the ResNet-18 whose stem the encoder is, and four

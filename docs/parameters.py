@@ -6,6 +6,7 @@ from decant import settings
 
 
 def page() -> str:
+    """The whole page, in Markdown."""
     lines = [
         "# Parameters",
         "",
