@@ -59,11 +59,11 @@ def test_every_attack_keeps_the_contract(name: str, tmp_path: Path) -> None:
 def test_lsp_is_within_its_bound_and_linearly_separable() -> None:
     train, _ = digits()
     settings = lsp.Settings(strength=6, patch=4)
-    noise = lsp.perturbations(train.labels, train.shape, train.classes, settings, np.random.default_rng(0))
-    assert np.sqrt((noise**2).mean((1, 2, 3))) == pytest.approx(6, rel=1e-5)
-    blocks = noise.reshape(-1, 4, 4, 4, 4, 1)  # (n, grid, in patch, grid, in patch, channel)
+    delta = lsp.perturbations(train.labels, train.shape, train.classes, settings, np.random.default_rng(0))
+    assert np.sqrt((delta**2).mean((1, 2, 3))) == pytest.approx(6, rel=1e-5)
+    blocks = delta.reshape(-1, 4, 4, 4, 4, 1)  # (n, grid, in patch, grid, in patch, channel)
     assert (blocks == blocks[:, :, :1, :, :1]).all()  # constant within each patch
-    flat = np.c_[noise.reshape(len(noise), -1), np.ones(len(noise))]
+    flat = np.c_[delta.reshape(len(delta), -1), np.ones(len(delta))]
     weights = np.linalg.lstsq(flat, np.eye(10)[train.labels], rcond=None)[0]
     assert ((flat @ weights).argmax(1) == train.labels).mean() > 0.99  # one linear map tells the classes apart
 
@@ -136,7 +136,7 @@ def test_badnet_turns_victims_and_only_when_triggered(mode: str) -> None:
     assert accuracy(backdoored, test) > 0.95  # type: ignore[operator]
 
 
-def test_attacks_that_take_rows_share_none_and_noise_lies_on_top() -> None:
+def test_attacks_that_take_rows_share_none_and_perturbations_lie_on_top() -> None:
     train, _ = digits()
     attacks = [attack("badnet", mode="consistent"), attack("label_noise"), attack("lsp")]
     _, truth = plant(train, attacks, np.random.default_rng(0))

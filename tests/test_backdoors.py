@@ -61,13 +61,13 @@ def test_poison_success_can_be_asked_of_all_classes(smooth: Attack) -> None:
     assert len(victims) == (test.labels == 8).sum() and len(everyone) == (test.labels != 5).sum()
 
 
-def test_witches_brew_adds_faint_noise_to_rows_of_the_target_and_nothing_else() -> None:
+def test_witches_brew_faintly_perturbs_rows_of_the_target_and_nothing_else() -> None:
     train, test = digits()
     brew = prepared("witches_brew", rate=0.02, strength=12, epochs=1, steps=3, restarts=2, augment="shift_flip")
     found = brew.poison(train, np.random.default_rng(0), np.zeros(len(train), bool))
-    noise = np.abs(found.images.pixels.astype(int) - train.pixels)
+    delta = np.abs(found.images.pixels.astype(int) - train.pixels)
     assert found.rows.sum() == round(0.02 * len(train)) and set(train.labels[found.rows]) == {5}
-    assert (noise[found.rows].max((1, 2, 3)) == 12).all() and not noise[~found.rows].any()
+    assert (delta[found.rows].max((1, 2, 3)) == 12).all() and not delta[~found.rows].any()
     assert np.array_equal(found.images.labels, train.labels)
     chosen = brew.trigger(test, np.random.default_rng(0))
     assert chosen is not None and chosen.labels.tolist() == [5]
@@ -76,7 +76,7 @@ def test_witches_brew_adds_faint_noise_to_rows_of_the_target_and_nothing_else() 
 
 @pytest.mark.parametrize("augment", ["none", "shift_flip"])
 def test_witches_brew_brings_the_rows_gradient_nearer_to_the_wanted_one(augment: str) -> None:
-    """B of the noise after no step, and after 30."""
+    """B of the perturbations after no step, and after 30."""
     train, _ = digits()
     settings = prepared("witches_brew", strength=32, steps=30, augment=augment).settings
     surrogate = Surrogate(train, "small_cnn", seed=0)

@@ -1,4 +1,4 @@
-"""Evidence of shortcuts: found where one was planted, not on clean, mislabelled or backdoored digits."""
+"""Signs of shortcuts: found where one was planted, not on clean, mislabelled or backdoored digits."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def poisoned(images: Images, entry: dict[str, object]) -> tuple[Images, np.ndarr
 
 
 def smoothed(images: Images, clean: Images) -> Images:
-    """What a good purification would leave: the clean picture, a little blurred and noisy."""
+    """What a good purification would leave: the clean image, a little blurred, with Gaussian noise."""
     noise = np.random.default_rng(1).normal(0, 12, clean.pixels.shape)
     soft = (clean.pixels + np.roll(clean.pixels, 1, 1).astype(float) + np.roll(clean.pixels, 1, 2)) / 3 + noise
     return images.with_pixels(np.clip(np.rint(soft), 0, 255).astype(np.uint8))
@@ -46,11 +46,11 @@ def smoothed(images: Images, clean: Images) -> Images:
         ({"name": "badnet", "mode": "dirty", "rate": 0.05}, False),
     ],
 )
-def test_reliance_tells_unlearnable_noise_from_everything_else(entry: dict[str, object] | None, found: bool) -> None:
+def test_reliance_tells_unlearnable_examples_from_the_rest(entry: dict[str, object] | None, found: bool) -> None:
     train, _ = digits()
     received = poisoned(train, entry)[0] if entry else train
-    evidence = reliance(received, smoothed(received, train), seed=0)
-    assert evidence.found is found, str(evidence)
+    test = reliance(received, smoothed(received, train), seed=0)
+    assert test.found is found, str(test)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_reliance_tells_unlearnable_noise_from_everything_else(entry: dict[str, 
 def test_probe_gap_compares_with_clean_rows(entry: dict[str, object] | None, found: bool) -> None:
     train, test = digits()
     received = poisoned(train, entry)[0] if entry else train
-    evidence = probe_gap(received, test.select(np.arange(150)), seed=0)
-    assert evidence.found is found, str(evidence)
+    test = probe_gap(received, test.select(np.arange(150)), seed=0)
+    assert test.found is found, str(test)
 
 
 def test_rows_that_carry_a_perturbation_score_higher() -> None:
@@ -72,8 +72,8 @@ def test_rows_that_carry_a_perturbation_score_higher() -> None:
     assert (again == scores).all()
 
 
-def test_a_row_is_judged_by_a_model_that_never_saw_it() -> None:
-    """With labels drawn at random nothing can be read: a model that judged its own training rows would say it could."""
+def test_a_row_is_scored_by_a_model_that_was_not_trained_on_it() -> None:
+    """With labels drawn at random nothing can be predicted: a model that scored its own training rows would seem to."""
     train, _ = digits()
     random = train.with_labels(np.random.default_rng(0).integers(0, 10, len(train)))
     scores = RowScorer.fit(random, x3 := smoothed(random, train), seed=0)(random, x3)
@@ -94,10 +94,10 @@ def test_features_hold_the_difference_and_its_autocorrelation() -> None:
     few = train.select(np.arange(3))
     darker = few.with_pixels(few.pixels // 2)
     found = features(few, darker)
-    taken_off = (few.pixels.astype(np.float32) - darker.pixels) / 255
-    np.testing.assert_allclose(found[:, : taken_off[0].size], taken_off.reshape(3, -1), rtol=1e-6)
-    right = (taken_off * np.roll(taken_off, 1, 2)).mean((1, 2, 3)) / (taken_off**2).mean((1, 2, 3))
-    column = taken_off[0].size  # the first lag is one pixel to the right
+    residual = (few.pixels.astype(np.float32) - darker.pixels) / 255
+    np.testing.assert_allclose(found[:, : residual[0].size], residual.reshape(3, -1), rtol=1e-6)
+    right = (residual * np.roll(residual, 1, 2)).mean((1, 2, 3)) / (residual**2).mean((1, 2, 3))
+    column = residual[0].size  # the first lag is one pixel to the right
     np.testing.assert_allclose(found[:, column], right, rtol=1e-3)
 
 
@@ -122,12 +122,12 @@ def test_amplified_rows_carry_the_perturbation_rounded_and_clipped() -> None:
 
 
 def test_a_network_that_knows_patterns_alone_finds_the_rows_that_carry_one() -> None:
-    """Handed the planted noise itself as p^, the paper's rule must find who carries it."""
+    """Given the planted perturbation itself as p^, the paper's rule must find who carries it."""
     train, _ = digits()
-    noisy, _ = poisoned(train, {**LSP, "strength": 48})
+    perturbed, _ = poisoned(train, {**LSP, "strength": 48})
     received, rows = poisoned(train, {**LSP, "strength": 48, "rate": 0.5})
-    planted = (noisy.pixels.astype(np.float32) - train.pixels) / 255
-    # A carrier's p^ would double its noise; the net is shown each pattern once, on the clean picture.
+    planted = (perturbed.pixels.astype(np.float32) - train.pixels) / 255
+    # A carrier's p^ would double its perturbation; the network sees each pattern once, on the clean image.
     likely, hit = pattern_scores(received, np.where(rows[:, None, None, None], 0, planted), networks=1, seed=0)
     assert roc_auc_score(rows, likely) > 0.8
     assert hit[rows].mean() > 0.95 > hit[~rows].mean()

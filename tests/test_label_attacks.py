@@ -65,7 +65,7 @@ def test_blend_takes_a_picture_of_any_size_and_mode(tmp_path: Path) -> None:
     found = blend.pattern((16, 16, 1), blend.Settings(pattern=str(path)))
     assert found.shape == (16, 16, 1)
     assert (found[:, :6] == 255).all() and (found[:, 10:] == 0).all()
-    with pytest.raises(SettingsError, match=r"^blend.pattern: 'noise' or a picture expected, '.*missing.png': "):
+    with pytest.raises(SettingsError, match=r"^blend.pattern: 'noise' or an image expected, '.*missing.png': "):
         blend.pattern((16, 16, 1), blend.Settings(pattern=str(tmp_path / "missing.png")))
 
 

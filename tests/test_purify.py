@@ -1,4 +1,4 @@
-"""Purification on real digits: it takes unlearnable noise off, streams, and is the same twice."""
+"""Purification on real digits: it removes an unlearnable perturbation, streams, and is the same twice."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,17 +29,17 @@ def test_stored_pixels_are_rounded_not_truncated() -> None:
 
 
 @pytest.mark.slow
-def test_two_stages_take_unlearnable_noise_off() -> None:
-    """x3 holds less of the class-wise pattern than the received rows; p^ points along the planted noise."""
+def test_two_stages_remove_an_unlearnable_perturbation() -> None:
+    """x3 holds less of the class-wise pattern than the received rows; p^ correlates with the planted perturbation."""
     train = digits()[0].select(np.arange(800))
     received = with_lsp(train, 24)
     x1, p1 = Inference(fit(received, FIRST, seed=0), 0).first_stage(received)
     x3, _ = Inference(fit(x1, SECOND, seed=1), 1).second_stage(x1)
-    noise = received.pixels.astype(np.float64) - train.pixels
+    planted = received.pixels.astype(np.float64) - train.pixels
     left = x3.pixels.astype(np.float64) - train.pixels
-    assert (noise * p1.astype(np.float64)).sum() > 0
-    class_noise = np.stack([noise[train.labels == k].mean(0) for k in range(10)])[train.labels]
-    share_left = (left * class_noise).sum() / (noise * class_noise).sum()
+    assert (planted * p1.astype(np.float64)).sum() > 0
+    class_pattern = np.stack([planted[train.labels == k].mean(0) for k in range(10)])[train.labels]
+    share_left = (left * class_pattern).sum() / (planted * class_pattern).sum()
     assert share_left < 0.6  # of the class-wise pattern that made the set unlearnable
 
 

@@ -36,8 +36,8 @@ def few() -> Images:
 
 
 @cache
-def noisy() -> Images:
-    """Digits under strong LSP noise: a linear model tells its classes apart by the noise alone."""
+def perturbed() -> Images:
+    """Digits under a strong LSP: a linear model separates the classes by the perturbation alone."""
     train, _ = digits()
     rng = np.random.default_rng(0)
     return lsp.poison(train, lsp.Settings(strength=48), rng, np.zeros(len(train), bool)).images
@@ -45,7 +45,7 @@ def noisy() -> Images:
 
 @cache
 def coloured(height: int = 12, width: int = 16) -> Images:
-    """Smooth colour pictures that are not square."""
+    """Smooth colour images that are not square."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 255, (40, 3, 3, 4)).astype(np.float32))
     smooth = F.interpolate(coarse, (height, width), mode="bilinear").round().to(torch.uint8)
@@ -196,15 +196,15 @@ def linear_probe_accuracy(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def test_lfu_projects_out_what_a_linear_model_sees() -> None:
-    x, y = batch_of(noisy()).inputs.flatten(1), training.labels_to_device(noisy().labels)
-    q = lfu.linear_directions(noisy(), lfu.Settings(), seed=0)
+    x, y = batch_of(perturbed()).inputs.flatten(1), training.labels_to_device(perturbed().labels)
+    q = lfu.linear_directions(perturbed(), lfu.Settings(), seed=0)
     assert torch.allclose(q.T @ q, torch.eye(10), atol=1e-5)
     projected = lfu.project(x, q)
     assert (projected @ q).abs().max() < 1e-4 < 0.1 < (x @ q).abs().mean()
     assert torch.allclose(lfu.project(projected, q), projected, atol=1e-5)
     assert linear_probe_accuracy(x, y) > 0.95
     assert linear_probe_accuracy(projected, y) < 0.3
-    stored = batch_of(methods.clean("lfu", noisy(), seed=0)).inputs.flatten(1)
+    stored = batch_of(methods.clean("lfu", perturbed(), seed=0)).inputs.flatten(1)
     assert (stored - projected.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
 
 

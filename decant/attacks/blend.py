@@ -70,8 +70,8 @@ def pattern(shape: tuple[int, int, int], settings: Settings) -> Float[np.ndarray
 
     height, width, channels = shape
     try:
-        with Image.open(Path(settings.pattern)) as picture:
-            read = picture.convert("L" if channels == 1 else "RGB").resize((width, height))
+        with Image.open(Path(settings.pattern)) as opened:
+            read = opened.convert("L" if channels == 1 else "RGB").resize((width, height))
     except (OSError, UnidentifiedImageError) as error:
-        raise SettingsError(f"blend.pattern: 'noise' or a picture expected, {settings.pattern!r}: {error}") from error
+        raise SettingsError(f"blend.pattern: 'noise' or an image expected, {settings.pattern!r}: {error}") from error
     return np.asarray(read, np.float64).reshape(shape)

@@ -26,7 +26,7 @@ from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, predict, train_classifier
 
 TRAIN = TrainSettings(epochs=6)
-NOISE_WITHIN_A_BALL = {"pil": {"strength": 12}, "em": {"strength": 12, "rounds": 1, "steps": 10}}
+WITHIN_A_BALL = {"pil": {"strength": 12}, "em": {"strength": 12, "rounds": 1, "steps": 10}}
 ADVERSARIAL: dict[str, dict[str, object]] = {
     "tap": {"strength": 48, "epochs": 8, "steps": 12},  # 0.57, 0.59
     "sep": {"strength": 48, "epochs": 4, "checkpoints": 2, "steps": 12},  # 0.58, 0.56
@@ -79,14 +79,14 @@ def test_private_modules_are_no_attacks() -> None:
     assert not [name for name in names() if name.startswith("_")]
 
 
-@pytest.mark.parametrize("name", NOISE_WITHIN_A_BALL)
-def test_noise_stays_within_its_ball_and_reaches_it(name: str) -> None:
-    spoilt = poisoned(name, **NOISE_WITHIN_A_BALL[name])
+@pytest.mark.parametrize("name", WITHIN_A_BALL)
+def test_perturbations_stay_within_their_ball_and_reach_it(name: str) -> None:
+    spoilt = poisoned(name, **WITHIN_A_BALL[name])
     assert np.abs(difference(spoilt)).max() == 12
 
 
 @pytest.mark.parametrize("name", ["ops", "ar", "pil", "em"])
-def test_only_a_share_of_the_rows_carries_noise(name: str) -> None:
+def test_only_a_share_of_the_rows_carries_a_perturbation(name: str) -> None:
     cheap = {"em": {"rounds": 1, "steps": 1}}.get(name, {})
     changed = difference(poisoned(name, rate=0.25, **cheap)).any((1, 2, 3))
     assert changed.sum() == round(0.25 * len(digits()[0]))
@@ -134,15 +134,15 @@ def test_ops_asked_for_more_pixels_than_there_are_is_an_error() -> None:
         poisoned("ops", sparsity=26)
 
 
-def test_ar_noise_is_cancelled_by_the_filter_of_its_class_and_by_no_other() -> None:
+def test_an_ar_perturbation_is_cancelled_by_the_filter_of_its_class_and_by_no_other() -> None:
     labels, shape = np.repeat(np.arange(10), 5), (32, 32, 3)
     kernels = ar.search(10, shape, np.random.default_rng(0))
     assert kernels.sum((2, 3)) == pytest.approx(1) and (kernels[..., 2, 2] == 0).all()
-    noise = ar.perturbations(labels, shape, kernels, 4.6, np.random.default_rng(1))
-    assert np.sqrt((noise**2).mean((1, 2, 3))) == pytest.approx(4.6, rel=1e-5)
+    delta = ar.perturbations(labels, shape, kernels, 4.6, np.random.default_rng(1))
+    assert np.sqrt((delta**2).mean((1, 2, 3))) == pytest.approx(4.6, rel=1e-5)
     filters = kernels.copy()
     filters[..., 2, 2] = -1
-    windows = np.lib.stride_tricks.sliding_window_view(noise, (3, 3), (1, 2))  # (n, 30, 30, c, 3, 3)
+    windows = np.lib.stride_tricks.sliding_window_view(delta, (3, 3), (1, 2))  # (n, 30, 30, c, 3, 3)
     answers = np.abs(np.einsum("nijcrs,kcrs->nkijc", windows, filters)).mean((2, 3, 4))  # (n, class of the filter)
     own = labels[:, None] == np.arange(10)
     assert answers[own].max() < 1e-4
@@ -156,7 +156,7 @@ def test_ar_scales_to_larger_images_without_growing() -> None:
     assert np.sqrt((signals**2).mean((0, 1, 2))).max() < 2 * ar.LARGEST_RMS
 
 
-def test_pil_noise_alone_tells_the_class_and_fools_a_linear_model() -> None:
+def test_a_pil_perturbation_alone_tells_the_class_and_fools_a_linear_model() -> None:
     train, test = digits()
     spoilt = poisoned("pil", strength=40)
     names_it = pil.linear_classifier(train, 0)
@@ -176,8 +176,8 @@ def test_em_rows_have_a_lower_loss_than_clean_ones_for_a_fresh_network(mode: str
               for x in (spoilt, train)]  # fmt: skip
     assert losses[0] < 0.7 * losses[1]
     if mode == "class":
-        noise = em.perturbations(train, load_attacks([{"name": "em", "mode": mode}])[0].settings, seed=0)
-        assert all(len(np.unique(noise[train.labels == label], axis=0)) == 1 for label in range(10))
+        delta = em.perturbations(train, load_attacks([{"name": "em", "mode": mode}])[0].settings, seed=0)
+        assert all(len(np.unique(delta[train.labels == label], axis=0)) == 1 for label in range(10))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_network_trained_on_unlearnable_digits_fails_on_clean_ones(name: str, 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name == "rem" else name for name in ADVERSARIAL]
 )
-def test_adversarial_noise_stays_within_its_ball_and_a_network_trained_on_it_fails(name: str) -> None:
+def test_adversarial_perturbations_stay_within_their_ball_and_a_network_trained_on_it_fails(name: str) -> None:
     spoilt = adversarial(name)
     assert np.abs(difference(spoilt)).max() == ADVERSARIAL[name]["strength"]
     assert victim_accuracy(spoilt) < clean_accuracy() - 0.15
@@ -207,8 +207,8 @@ def test_tap_rows_look_like_the_next_class_to_the_clean_surrogate() -> None:
     train = digits()[0].select(np.arange(400))
     settings = tap.Settings(strength=48, epochs=20, steps=12, augment="none")  # 1.0; 0.7 under shifts
     surrogate = tap.clean_surrogate(train, settings, 0)
-    noise = tap.perturbations(train, surrogate, settings, 0)
-    moved = train.with_pixels((train.pixels + noise).clip(0, 255).round().astype(np.uint8))
+    delta = tap.perturbations(train, surrogate, settings, 0)
+    moved = train.with_pixels((train.pixels + delta).clip(0, 255).round().astype(np.uint8))
     assert (predict(surrogate, moved.pixels).argmax(1) == (train.labels + 1) % 10).mean() > 0.9
 
 
@@ -216,20 +216,20 @@ def test_tap_rows_look_like_the_next_class_to_the_clean_surrogate() -> None:
 def test_sep_moves_features_towards_the_other_class_under_every_checkpoint(svre: bool) -> None:
     train = digits()[0].select(np.arange(300))
     settings = sep.Settings(strength=48, epochs=8, checkpoints=2, steps=8, svre=svre)
-    noise = torch.from_numpy(sep.perturbations(train, settings, 0)).permute(0, 3, 1, 2) / 255
+    delta = torch.from_numpy(sep.perturbations(train, settings, 0)).permute(0, 3, 1, 2) / 255
     surrogate = Surrogate(train, "small_cnn", seed=0)
     others = (train.labels + 5) % 10
     for checkpoint in sep.trained(surrogate, settings):
         with torch.no_grad():
             before = checkpoint.features(surrogate.x / 255)
-            after = checkpoint.features((surrogate.x / 255 + noise).clamp(0, 1))
+            after = checkpoint.features((surrogate.x / 255 + delta).clamp(0, 1))
         means = torch.stack([before[train.labels == label].mean(0) for label in range(10)])
         distances = [(features - means[others]).square().mean() for features in (before, after)]
         assert distances[1] < 0.5 * distances[0]
 
 
 @pytest.mark.slow
-def test_rem_noise_keeps_its_effect_under_shifts() -> None:
+def test_rem_perturbations_keep_their_effect_under_shifts() -> None:
     train, spoilt = digits()[0], adversarial("rem")
     fresh = train_classifier(spoilt, TrainSettings(epochs=3, augment="shift"), seed=5)
     shifted = [np.roll(images.pixels, (1, -1), (1, 2)) for images in (spoilt, train)]
@@ -261,11 +261,11 @@ def test_blur_with_a_kernel_that_does_not_fit_is_an_error(size: int) -> None:
 @pytest.mark.parametrize("layout", ["channels last", "channels first", "per class"])
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
 def test_perturbation_adds_what_the_file_says(tmp_path: Path, layout: str, suffix: str) -> None:
-    train = digits()[0].select(np.arange(5, 25))  # ids 5 to 24: rows find their noise by id
+    train = digits()[0].select(np.arange(5, 25))  # ids 5 to 24: rows find their perturbation by id
     train = train.with_pixels(np.full((20, 16, 16, 3), 100, np.uint8))
-    noise = np.random.default_rng(0).integers(-8, 9, (10 if layout == "per class" else 30, 16, 16, 3))
-    expected = noise[train.labels if layout == "per class" else train.ids]
-    stored = (noise.transpose(0, 3, 1, 2) if layout == "channels first" else noise).copy()
+    delta = np.random.default_rng(0).integers(-8, 9, (10 if layout == "per class" else 30, 16, 16, 3))
+    expected = delta[train.labels if layout == "per class" else train.ids]
+    stored = (delta.transpose(0, 3, 1, 2) if layout == "channels first" else delta).copy()
     for content in (stored.astype(np.int8), (stored / 255).astype(np.float32)):
         path = tmp_path / f"noise{suffix}"
         np.save(path, content) if suffix == ".npy" else save_file({"delta": content}, path)
