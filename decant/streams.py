@@ -30,7 +30,7 @@ def torch_stream(seed: int, *name: str | int, device: "torch.device | str" = "cp
 
 
 def child(seed: int, *name: str | int) -> int:
-    """A seed of its own for what `name` says, for a function that takes a seed: 0 to 2^32 - 1, as scikit-learn wants."""
+    """A seed of its own for what `name` says: 0 to 2^32 - 1, which scikit-learn accepts, too."""
     return int(_sequence(seed, name).generate_state(1, np.uint32)[0])
 
 

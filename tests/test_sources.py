@@ -374,7 +374,10 @@ def test_fingerprint_changes_with_the_files_and_only_with_them(tmp_path: Path) -
 
 def test_fingerprint_needs_no_heavy_library() -> None:
     heavy = ("torch", "torchvision", "scipy", "sklearn", "pyarrow", "pandas", "PIL")
-    program = f"import sys, decant.data.sources as s; s.fingerprint('digits'); sys.exit(any(m in sys.modules for m in {heavy}))"
+    program = (
+        "import sys, decant.data.sources as s; s.fingerprint('digits'); "
+        f"sys.exit(any(m in sys.modules for m in {heavy}))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

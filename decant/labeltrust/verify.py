@@ -198,6 +198,14 @@ def _show(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def switched_off(images: Images) -> VerifyOutcome:
+    """The outcome without verification (`verify.enabled: false`): every row is kept, and nobody is asked."""
+    reviews = Reviews(images)
+    nobody = reviews.table(reviews.reviewed)
+    table = verdicts(reviews, nothing_found(len(images), "switched off"), VerifySettings())
+    return VerifyOutcome(verdicts=table, reviews=nobody, queue=nobody)
+
+
 def _outcome(schedule: Schedule, judgement: Judgement | None) -> VerifyOutcome:
     reviews, settings = schedule.reviews, schedule.settings
     reviewed, queue = reviews.table(reviews.reviewed), queue_of(reviews, judgement)
