@@ -66,8 +66,8 @@ def check(stage: str | None = None) -> None:
     rooms = sorted({room for name in found if stage in (None, name) for room in found[name]})
     if rooms:
         raise SettingsError(
-            f"the installed decant differs from the one that this workspace was brought up to date with (in "
-            f"{', '.join(rooms)}): decant init --upgrade"
+            f"the installed decant is not the one that this workspace was made for ({', '.join(rooms)} changed): "
+            "decant init --upgrade"
         )
 
 

@@ -77,7 +77,7 @@ def test_the_command_offers_rows_that_detect_can_read(
     folder, images = place
     monkeypatch.chdir(folder)
     assert main.main(["suspects", "--count", "4"]) == 0
-    assert "65 images looked at" in " ".join(capsys.readouterr().out.split())
+    assert "65 images examined" in " ".join(capsys.readouterr().out.split())
     with open("data/inputs/suspects.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 and {row["predicted"] for row in rows[:3]} == {"5"}

@@ -49,8 +49,8 @@ def test_each_command_has_a_help_text_with_examples(name: str, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["rnu"], "invalid choice: 'rnu'; did you mean 'run'?"),
-        (["frobnicate"], "invalid choice: 'frobnicate'; commands: init, run, "),
+        (["rnu"], "no command 'rnu'; did you mean 'run'?"),
+        (["frobnicate"], "no command 'frobnicate'; known: init, run, "),
         (["run", "--fast"], "unrecognized arguments: --fast"),
         (["explain"], "the following arguments are required: ID"),
         (["explain", "seven"], "invalid int value: 'seven'"),
@@ -109,7 +109,10 @@ def test_a_bug_s_missing_module_is_a_traceback(in_toy: Toy, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("/photos", "data found; to clean it: decant run --set ingest.source=/photos --set 'simulate.attacks=[]'"),
+        (
+            "/photos",
+            "not a stage; to clean this data: decant run --set ingest.source=/photos --set 'simulate.attacks=[]'",
+        ),
         ("torchvision:MNIST", "decant run --set ingest.source=torchvision:MNIST"),
         ("evalute", "did you mean 'evaluate'?"),
     ],
@@ -338,13 +341,13 @@ def test_explain_tells_a_dropped_row_s_way(cleaned: None, capsys: pytest.Capture
     (line,) = (line for line in shown.splitlines() if line.split()[:1] == ["verify"])
     assert all(word in line for word in ("0.93 (trust 0.07)", "flagged, drop"))
     assert "label_noise (its true label: cat)" in shown
-    assert "in the end: dropped; it is in data/{ingest,simulate,purify_1,purify_2}/train.parquet" in shown
+    assert "outcome: dropped; the row is in data/{ingest,simulate,purify_1,purify_2}/train.parquet" in shown
     assert "  @@" in shown  # the picture: dark left, bright right
 
 
 def test_explain_of_a_kept_and_of_an_unknown_row(cleaned: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["explain", "10"]) == 0
-    assert "in the end: kept" in capsys.readouterr().out
+    assert "outcome: kept" in capsys.readouterr().out
     assert main.main(["explain", "99"]) == 2
     assert "no row 99 in data/ingest/train.parquet" in capsys.readouterr().err
 

@@ -199,7 +199,7 @@ def test_no_answer_is_taken_before_dvc_has_recorded_what_the_stage_read(
 def test_without_a_server_and_a_terminal_the_run_works_with_what_is_on_file(asking: Toy) -> None:
     done = asking.decant("run", "--no-server")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 rows wait for an answer; going on with those on file (decant review)" in done.stdout
+    assert "2 rows wait for an answer (decant review); the run goes on without them" in done.stdout
     assert (asking.root / "data/train").is_file()
 
 

@@ -300,7 +300,7 @@ def test_the_command_says_why_there_is_nothing_to_review(
     assert "no row waits for an answer" in capsys.readouterr().out
     queue.unlink()
     assert main.main(["review"]) == 2
-    assert "no rows to review yet; let the stage `verify` ask: decant run verify" in capsys.readouterr().err
+    assert "no rows to review yet; `verify` asks for them: decant run verify" in capsys.readouterr().err
 
 
 def test_a_page_for_the_stage_at_work_waits_for_its_questions(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

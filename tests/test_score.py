@@ -167,7 +167,7 @@ def test_wrong_predictions_get_one_line_and_exit_code_2(
         (["score", "pictures", "--prior", "2"], "--prior: batch, uniform or the share of right labels"),
         (["score", "pictures", "--threshold", "7"], "--threshold: a trust from 0 to 1 expected, 7 found"),
         (["score", "pictures", "--scorer", "table.parquet"], "table.parquet: not a safetensors file"),
-        (["serve", "--host", "0.0.0.0"], "others could reach it; set a token first"),
+        (["serve", "--host", "0.0.0.0"], "other machines could reach it; set a token first"),
         (["serve", "--prior", "batch"], "requests are judged one by one"),
     ],
 )

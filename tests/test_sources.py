@@ -344,7 +344,7 @@ def test_what_can_not_be_a_source_gets_one_line_that_says_what_to_do(tmp_path: P
         str(tmp_path / "flat"): "no class folders",
         str(tmp_path / "no_images"): "no image files",
         str(tmp_path / "empty_class"): "b: a class folder without images; fill it or remove it",
-        str(tmp_path / "set.zip"): "a file that is no Parquet; name a .parquet file or a folder of images",
+        str(tmp_path / "set.zip"): "not a Parquet file; name a .parquet file or a folder of images",
     }
     for source, message in expected.items():
         with pytest.raises(SourceError, match=re.escape(message)) as error:

@@ -98,12 +98,12 @@ def test_a_relative_source_is_found_from_the_workspace_too(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["init"], "decant init FOLDER expected"),
-        (["init", "full"], "holds mine.txt already"),
+        (["init"], "decant init FOLDER; or, in a workspace: decant init --upgrade"),
+        (["init", "full"], "not empty (it holds mine.txt)"),
         (["init", "full/mine.txt"], "can't be a folder"),
         (["init", "new", "--source", "/no/such/folder"], "/no/such/folder: no such file or folder"),
-        (["init", "--upgrade"], "no workspace that could be upgraded; decant init FOLDER makes one"),
-        (["init", "full", "--upgrade"], "no workspace that could be upgraded"),
+        (["init", "--upgrade"], "not a workspace, so there is nothing to upgrade; decant init FOLDER makes one"),
+        (["init", "full", "--upgrade"], "not a workspace, so there is nothing to upgrade"),
     ],
 )
 def test_init_refuses_in_one_line_and_makes_nothing(

@@ -25,7 +25,7 @@ STAGES = ("ingest", "simulate", "purify_1", "purify_2", "verify", "detect")
 """The stages that pass rows on, as train.parquet in their folder."""
 STEP_NAMES = {step.rows: step.name for step in STEPS}
 SCORE_TEXTS = {
-    "purify_2": "{score:.2f} (the residual predicts the label)",
+    "purify_2": "{score:.2f} (label predicted from the residual)",
     "verify": "{score:.2f} (trust {trust:.2f})",
     "detect": "{score:.2f} (influence)",
 }
@@ -70,7 +70,7 @@ def _row(stage: str, row_id: int) -> Images | None:
 def _unknown(row_id: int) -> str:
     path = DATA / "ingest" / "train.parquet"
     if not path.is_file():
-        return "nothing was ingested yet; `decant run` first"
+        return "no data yet; `decant run` reads it"
     return f"no row {row_id} in {path}; audit.csv in {EXPORT} lists the ids"
 
 
@@ -120,13 +120,13 @@ def _truth(row_id: int, received: Images) -> list[str]:
     names = received.info.class_names
     pairs = zip(mine["attack"], mine["original_label"], strict=True)
     planted = [f"{attack} (its true label: {names[int(label)]})" for attack, label in pairs]
-    return [f"truth of the experiment: {'; '.join(planted) if planted else 'nothing was planted in this row'}"]
+    return [f"truth of the simulation: {'; '.join(planted) if planted else 'nothing was planted in this row'}"]
 
 
 def _end(rows: dict[str, Images]) -> str:
     last = [stage for stage in STAGES if (DATA / stage / "train.parquet").is_file()][-1]
     files = f"{{{','.join(rows)}}}" if len(rows) > 1 else next(iter(rows))
-    return f"in the end: {'kept' if last in rows else 'dropped'}; it is in {DATA}/{files}/train.parquet"
+    return f"outcome: {'kept' if last in rows else 'dropped'}; the row is in {DATA}/{files}/train.parquet"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

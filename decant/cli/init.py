@@ -30,7 +30,7 @@ WORDS: dict[FileOutcome, str] = {
 
 def main(arguments: argparse.Namespace) -> int:
     if arguments.folder is None and not arguments.upgrade:
-        raise DecantError("decant init FOLDER expected; or, in a workspace: decant init --upgrade")
+        raise DecantError("name the workspace's folder: decant init FOLDER; or, in a workspace: decant init --upgrade")
     folder: Path = arguments.folder or Path.cwd()
     if arguments.upgrade or (folder / RECORD).is_file():
         upgrade(folder, arguments.source)
@@ -42,8 +42,8 @@ def main(arguments: argparse.Namespace) -> int:
 def create(folder: Path, source: str | None) -> None:
     """Creates a workspace in a new or an empty folder.
 
-    Raises: DecantError where the folder holds something already, or where git or DVC refuses it; SourceError where
-    there is nothing behind `source`.
+    Raises: DecantError where the folder is not empty, or where git or DVC fails; SourceError where `source` does not
+    exist.
     """
     importlib.import_module("dvc")  # where it is missing, `decant.cli.main` says how to get it
     check_name(source or "digits")
@@ -53,7 +53,7 @@ def create(folder: Path, source: str | None) -> None:
     except OSError as error:
         raise DecantError(f"{folder}: can't be a folder for a workspace ({error.strerror}); name another") from error
     if held:
-        raise DecantError(f"{folder}: holds {held[0]} already; a workspace needs a new or an empty folder")
+        raise DecantError(f"{folder}: not empty (it holds {held[0]}); a workspace needs a new or an empty folder")
     start_dvc(folder, *start_git(folder))
     for path, text in workspace.own_files(source or "digits").items():
         write_text(folder / path, text)
@@ -70,20 +70,24 @@ def upgrade(folder: Path, source: str | None) -> None:
     Raises: DecantError where the folder is no workspace.
     """
     if not (folder / RECORD).is_file():
-        raise DecantError(f"{folder}: no workspace that could be upgraded; decant init FOLDER makes one")
+        raise DecantError(f"{folder}: not a workspace, so there is nothing to upgrade; decant init FOLDER makes one")
     if source:
-        raise DecantError(f"{folder}: a workspace already; there: decant run --set ingest.source={shlex.quote(source)}")
+        raise DecantError(
+            f"{folder}: already a workspace; to clean that data: decant run --set ingest.source={shlex.quote(source)}"
+        )
     outcomes = workspace.write_files(folder, workspace.pipeline_files())
     for path, outcome in outcomes.items():
         if outcome != "same":
             print(f"{path}: {WORDS[outcome]}")
-    print(f"{folder} is up to date with decant {workspace.decant.__version__}; what is stale now: decant status")
+    print(
+        f"{folder} is up to date with decant {workspace.decant.__version__}; decant status lists what is stale"
+    )
 
 
 def start_git(folder: Path) -> list[str]:
-    """Makes the folder a git repository unless it lies in one. Returns the options that `dvc init` then needs."""
+    """Makes the folder a git repository unless it lies in one. Returns the options for `dvc init`."""
     if shutil.which("git") is None:
-        print("git is not installed: without it this workspace has no history, no `dvc exp` and no `dvc diff`")
+        print("git is not installed: in this workspace `dvc exp` and `dvc diff` don't work")
         return ["--no-scm"]
     above = subprocess.run(
         ["git", "rev-parse", "--show-toplevel"], cwd=folder, capture_output=True, text=True, check=False

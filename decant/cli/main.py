@@ -38,13 +38,13 @@ class Command:
 
 
 def _init(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="?", type=_file, metavar="FOLDER", help="of the workspace; new or empty")
+    parser.add_argument("folder", nargs="?", type=_file, metavar="FOLDER", help="the workspace's folder; new or empty")
     parser.add_argument(
         "--source", type=_source, metavar="PATH-OR-NAME",
         help="the data to clean: a folder of images, Parquet, digits, torchvision:CIFAR10 (default: digits)",
     )  # fmt: skip
     parser.add_argument(
-        "--upgrade", action="store_true", help="bring the files of the installed decant into a workspace that is there"
+        "--upgrade", action="store_true", help="bring the files of a workspace up to date with the installed decant"
     )
 
 
@@ -56,11 +56,13 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="BLOCK.KEY=VALUE",
         help="change a parameter in params.yaml first; may be repeated (docs/parameters.md lists them)",
     )  # fmt: skip
-    parser.add_argument("--no-server", action="store_true", help="without Prefect: only the terminal shows the run")
+    parser.add_argument(
+        "--no-server", action="store_true", help="run without Prefect; only the terminal shows progress"
+    )
 
 
 def _status(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for scripts")
+    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
@@ -72,32 +74,38 @@ def _report(parser: argparse.ArgumentParser) -> None:
 
 
 def _review(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--expert", default="", metavar="NAME", help="who answers, when there are several of you")
-    parser.add_argument("--port", type=_port, default=0, help="of the page on 127.0.0.1 (default: a free one)")
+    parser.add_argument(
+        "--expert", default="", metavar="NAME", help="name of the expert who answers, where there are several"
+    )
+    parser.add_argument("--port", type=_port, default=0, help="port of the page on 127.0.0.1 (default: a free one)")
     parser.add_argument("--open", action="store_true", help="show the page in the browser")
     parser.add_argument("--until-answered", action="store_true", help="end when no row waits for an answer any more")
     parser.add_argument("--for-run", action="store_true", help=argparse.SUPPRESS)  # `decant run` has brought it up
     studio = parser.add_mutually_exclusive_group()
     studio.add_argument(
-        "--export-label-studio", type=_file, metavar="FILE.json", help="write the rows as Label Studio tasks"
+        "--export-label-studio", type=_file, metavar="FILE.json", help="write the open rows as Label Studio tasks"
     )
     studio.add_argument(
-        "--import-label-studio", type=_file, metavar="FILE.json", help="take in the answers of its JSON export"
+        "--import-label-studio", type=_file, metavar="FILE.json", help="add the answers of a Label Studio JSON export"
     )
 
 
 def _score(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", type=_source, metavar="IMAGES", help="what ingest reads, or a folder of images")
+    parser.add_argument(
+        "images", type=_source, metavar="IMAGES", help="whatever ingest.source takes, or a folder of images"
+    )
     parser.add_argument(
         "--labels", type=_file, metavar="CSV",
         help="predictions: columns id,label or file,label (default: the labels that the images have)",
     )  # fmt: skip
     _scorer(parser)
     parser.add_argument("--out", type=_file, default=_file("scores.csv"), metavar="CSV", help="default: scores.csv")
-    parser.add_argument("--threshold", type=float, default=0.5, help="trust below it is doubtful (default: 0.5)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="a label with less trust is doubtful (default: 0.5)"
+    )
     parser.add_argument(
         "--prior", default="batch",
-        help="what is known of the labels: batch (estimated from them; default), uniform, or the share that is right",
+        help="prior probability that a label is right: batch (default: estimated from the labels), uniform or a number",
     )  # fmt: skip
 
 
@@ -105,8 +113,12 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     _scorer(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=_port, default=8421, help="default: 8421; 0 takes a free one")
-    parser.add_argument("--token", default="", help="that requests must carry; better: the variable DECANT_TOKEN")
-    parser.add_argument("--prior", default="uniform", help="uniform (the default) or the share of labels that is right")
+    parser.add_argument(
+        "--token", default="", help="token that requests must carry; better set as the variable DECANT_TOKEN"
+    )
+    parser.add_argument(
+        "--prior", default="uniform", help="prior probability that a label is right: uniform (default) or a number"
+    )
 
 
 def _scorer(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +131,7 @@ def _scorer(parser: argparse.ArgumentParser) -> None:
 def _suspects(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", nargs="?", type=_source, default=str(TEST), metavar="IMAGES",
-        help=f"what ingest reads, or a folder of images (default: {TEST})",
+        help=f"whatever ingest.source takes, or a folder of images (default: {TEST})",
     )  # fmt: skip
     parser.add_argument("--count", type=int, default=20, help="images to show and write (default: 20)")
     parser.add_argument("--limit", type=int, default=1000, help="images to examine, drawn at random (default: 1000)")
@@ -131,7 +143,7 @@ def _suspects(parser: argparse.ArgumentParser) -> None:
 
 
 def _file(text: str) -> Path:
-    """From where the caller stands, before we go to the workspace."""
+    """An absolute path, resolved before `go_to_workspace` changes the folder."""
     return Path(text).expanduser().absolute()
 
 
@@ -146,7 +158,7 @@ def _source(text: str) -> str:
 
 
 def _deploy(_parser: argparse.ArgumentParser) -> None:
-    """No arguments: prefect.yaml says it all."""
+    """It has no arguments: prefect.yaml holds the schedule."""
 
 
 COMMANDS = {
@@ -154,7 +166,7 @@ COMMANDS = {
         "decant.cli.init",
         "make a workspace: a folder with the pipeline and its parameters, for your data",
         """  decant init cleaning --source ~/photos           then: cd cleaning && decant run
-  decant init try --source digits                  the embedded dataset
+  decant init try --source digits                  scikit-learn's digits, to try it out
   decant init --upgrade                            after an upgrade of decant, in the workspace""",
         _init,
         anywhere=True,
@@ -162,11 +174,11 @@ COMMANDS = {
     "run": Command(
         "decant.cli.run",
         "bring every stage up to date: clean the data, retrain, measure, write the report",
-        """  decant run                                       the embedded example, poisoned and cleaned
+        """  decant run                                       every stage that is not up to date
   decant run --set ingest.source=~/photos --set 'simulate.attacks=[]' --set verify.expert=person
   decant run --set train.epochs=20 --set verify.threshold=0.9
   decant run verify                                up to the stage `verify`
-  decant run --no-server                           without Prefect (also: dvc repro)""",
+  decant run --no-server                           without Prefect (as plain dvc repro)""",
         _run,
     ),
     "status": Command(
@@ -196,20 +208,20 @@ COMMANDS = {
         "decant.cli.suspects",
         "list test images whose prediction may be due to poison; you choose which are wrong",
         """  decant suspects                                  the 20 most suspicious test images
-  decant suspects photos/ --count 50               among images that the model has classified since
+  decant suspects photos/ --count 50               the 50 most suspicious of a folder
   decant suspects --limit 5000                     examine more of them""",
         _suspects,
     ),
     "report": Command(
         "decant.cli.report",
-        "print where the report is, or open it",
+        "print the path of the report, or open it in the browser",
         """  decant report                                    prints the path
   decant report --open                             shows it in the browser""",
         _report,
     ),
     "score": Command(
         "decant.cli.score",
-        "score how far the labels that a model gave to images can be trusted, as a CSV",
+        "score how far the labels that a model predicted can be trusted; write a CSV",
         """  decant score photos/ --labels predictions.csv       columns file,label
   decant score data/ingest/test.parquet               the labels in the table itself
   decant score digits --threshold 0.9 --out doubts.csv
@@ -239,7 +251,8 @@ COMMANDS = {
 def parser() -> Parser:
     whole = Parser(
         prog="decant",
-        description="Decant pours the clean data off the poison: purify, verify and trace a labelled image dataset.",
+        description="Clean a labelled image dataset: purify poisoned pixels, verify labels, trace wrong predictions to "
+        "the training rows that cause them, and retrain without those rows.",
         epilog="decant COMMAND --help has examples. Exit codes: 0 done, 1 a stage failed, 2 the input is at fault.",
     )
     whole.add_argument("--version", action="version", version=f"decant {__version__}")
@@ -273,7 +286,7 @@ def what_to_install(missing: ModuleNotFoundError) -> DecantError:
     package = (missing.name or "").split(".")[0]
     if package in ("flows", "tasks"):
         return DecantError(
-            f"{Path.cwd()}: its dvc.yaml is no workspace's (no {package}/ here); decant init FOLDER makes one"
+            f"{Path.cwd()}: not a workspace: dvc.yaml, but no {package}/ here; decant init FOLDER makes one"
         )
     if package in ("prefect", "dvc", "networkx", "httpx"):
         return DecantError(f"this command needs {package}: pip install 'decant[pipeline]'")
@@ -284,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     whole = parser()
     if words and words[0] not in COMMANDS and not words[0].startswith("-"):
-        whole.error(f"invalid choice: {words[0]!r}{did_you_mean(words[0], COMMANDS)}; commands: {', '.join(COMMANDS)}")
+        whole.error(f"no command {words[0]!r}{did_you_mean(words[0], COMMANDS)}; known: {', '.join(COMMANDS)}")
     arguments = whole.parse_args(words or ["--help"])
     try:
         go_to_workspace(required=not COMMANDS[arguments.command].anywhere)

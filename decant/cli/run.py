@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
         params.check_file()
     if planted := params.planted_in_own_data():
         console.print(
-            f"an experiment: {', '.join(planted)} will be planted into this data, to measure what is found again; "
+            f"an experiment: {', '.join(planted)} will be planted into this data, to measure what Decant finds; "
             "to clean the data as it is: decant run --set 'simulate.attacks=[]'",
             style="yellow",
             soft_wrap=True,
@@ -64,7 +64,7 @@ def asked_for(words: list[str]) -> list[Stage]:
             command = f"decant run --set ingest.source={quote(word)}"
             if params.settings()["simulate"].attacks:
                 command += " --set 'simulate.attacks=[]'"
-            raise DecantError(f"{word}: a stage expected, data found; to clean it: {command}") from None
+            raise DecantError(f"{word}: not a stage; to clean this data: {command}") from None
         raise
 
 
@@ -128,7 +128,7 @@ def done(stage: Stage, page: ReviewPage, console: Console) -> bool:
             return False
         waiting = open_questions() if stage.name == STAGE and not goes_on else 0
         if waiting and not console.is_terminal:
-            console.print(f"{waiting} rows wait for an answer; going on with those on file (decant review)")
+            console.print(f"{waiting} rows wait for an answer (decant review); the run goes on without them")
         if not (waiting and console.is_terminal):
             return True
         goes_on = not page.wait()

@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
         table.add_row(status.stage, state, "\n".join(status.why), seconds, str(status.memory_mib or ""))
     console = Console(highlight=False)
     if fingerprints.outdated():
-        differs = "the installed decant differs from the one that this workspace knows: decant init --upgrade"
+        differs = "the installed decant is not the one that this workspace was made for: decant init --upgrade"
         console.print(differs, soft_wrap=True)
     console.print(table)
     stale = sum(status.state != "fresh" for status in found)

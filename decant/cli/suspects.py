@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
     write_text(arguments.out, as_csv(pictures, found, shown, [place_of(folder / file) for file in files]))
     console.print(as_table(pictures, found, shown, files))
     console.print(
-        f"{len(pictures):,} images looked at. The {len(shown)} most suspicious are in {escape(str(folder))}. Copy the "
+        f"{len(pictures):,} images examined. The {len(shown)} most suspicious are in {escape(str(folder))}. Copy the "
         f"lines of those that are predicted wrongly from {escape(str(arguments.out))} to {AFFECTED}, then `decant run`"
     )
     return 0

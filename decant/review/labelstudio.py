@@ -56,7 +56,7 @@ def export(path: Path) -> str:
     try:
         state = store.read()
     except Closed as closed:
-        raise DecantError("no rows to review yet; let the stage `verify` ask: decant run verify") from closed
+        raise DecantError("no rows to review yet; `verify` asks for them: decant run verify") from closed
     pictures = ReviewPictures(lambda: state.questions)
     tasks = [task(question, pictures) for row, question in state.questions.items() if row not in state.settled]
     write_text(path, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")

@@ -64,7 +64,7 @@ def why_nothing(store: Store) -> str:
     except Closed as closed:
         if is_being_written(store.queue_path.parent):
             return ""
-        raise DecantError("no rows to review yet; let the stage `verify` ask: decant run verify") from closed
+        raise DecantError("no rows to review yet; `verify` asks for them: decant run verify") from closed
     if verify_settings().expert == "oracle":
         return (
             "no row waits: the simulated expert answers all; to answer yourself: decant run --set verify.expert=person"

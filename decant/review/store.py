@@ -11,6 +11,7 @@ from pathlib import Path
 from types import EllipsisType
 
 from decant.data.tables import read_info
+from decant.errors import StageError
 from decant.labeltrust.decisions import UNNAMED, Decision, read_decisions
 from decant.paths import DECISIONS, PURIFIED, QUEUE, REVIEWS
 from decant.review.answers import append, now
@@ -89,7 +90,9 @@ class Store:
 
 
 def open_store(expert: str = UNNAMED) -> Store:
-    """The review of the workspace that we stand in. Raises TableError when there are no images yet."""
+    """The review of the current workspace. Raises StageError when there are no images yet."""
+    if not PURIFIED.is_file():
+        raise StageError("no rows to review yet; `verify` asks for them: decant run verify")
     return Store(read_info(PURIFIED).class_names, expert)
 
 

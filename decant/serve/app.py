@@ -92,7 +92,9 @@ class ScoreAnswer(BaseModel):
 def main(arguments: argparse.Namespace) -> int:
     token = arguments.token or os.environ.get(TOKEN_VARIABLE, "")
     if not token and arguments.host not in ("127.0.0.1", "localhost", "::1"):
-        raise DecantError(f"--host {arguments.host}: others could reach it; set a token first ({TOKEN_VARIABLE}=...)")
+        raise DecantError(
+            f"--host {arguments.host}: other machines could reach it; set a token first ({TOKEN_VARIABLE}=...)"
+        )
     warnings.filterwarnings("ignore", module="PIL")  # in the whole process: threads decode, and share the filters
     prior = parse_prior(arguments.prior)
     if prior == "batch":

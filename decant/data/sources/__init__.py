@@ -17,16 +17,16 @@ from decant.data.sources import image_folder
 from decant.data.sources.base import Source
 from decant.errors import SourceError
 
-KNOWN = (
-    "digits, torchvision:MNIST|FashionMNIST|CIFAR10|CIFAR100, a Parquet file or a folder of them, or a folder of images"
-)
+TORCHVISION_SETS = ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")
+KNOWN = f"digits, torchvision:{'|'.join(TORCHVISION_SETS)}, a Parquet file or a folder of them, or a folder of images"
 
 
 def open_source(source: str, *, test_fraction: float, rng: np.random.Generator) -> Source:
-    """The rows behind `ingest.source`. `test_fraction` and `rng` serve only sources that are made up (digits).
+    """The rows behind `ingest.source`. `test_fraction` and `rng` divide the digits; other sources don't use them.
 
-    Raises: SourceError, one line that says what to do, when the source is unknown, missing, empty or no dataset.
+    Raises: SourceError, one line that says what to do, when the source is unknown, missing, empty or not a dataset.
     """
+    check_name(source)
     if source == "digits":
         from decant.data.sources import digits
 
@@ -35,9 +35,9 @@ def open_source(source: str, *, test_fraction: float, rng: np.random.Generator) 
         from decant.data.sources import torchvision
 
         return torchvision.open_torchvision(source.removeprefix("torchvision:"))
-    path = _existing_path(source)
+    path = Path(source).expanduser()
     if path.is_file() and path.suffix != ".parquet":
-        raise SourceError(f"{source}: a file that is no Parquet; name a .parquet file or a folder of images")
+        raise SourceError(f"{source}: not a Parquet file; name a .parquet file or a folder of images")
     if not (shards := find_shards(path)):
         return image_folder.open_image_folder(path)
     from decant.data.sources import decant_parquet, huggingface
@@ -47,9 +47,14 @@ def open_source(source: str, *, test_fraction: float, rng: np.random.Generator) 
 
 
 def check_name(source: str) -> None:
-    """Raises SourceError when there is nothing behind that name. What lies there is not looked at."""
-    if source != "digits" and not source.startswith("torchvision:"):
-        _existing_path(source)
+    """Raises SourceError where no source has that name, or nothing exists at that path. Contents are not read."""
+    if source.startswith("torchvision:"):
+        name = source.removeprefix("torchvision:")
+        if name not in TORCHVISION_SETS:
+            known = ", ".join(TORCHVISION_SETS)
+            raise SourceError(f"ingest.source={source}: one of {known} expected after the colon")
+    elif source != "digits":
+        _require_path(source)
 
 
 def find_shards(path: Path) -> list[Path]:
@@ -78,14 +83,13 @@ def fingerprint(source: str) -> str:
     return digest.hexdigest()
 
 
-def _existing_path(source: str) -> Path:
-    path = Path(source).expanduser()
+def _require_path(source: str) -> None:
     try:
-        exists = path.exists()
+        exists = Path(source).expanduser().exists()
     except OSError as error:
-        raise SourceError(f"{source}: can't be looked at ({error.strerror}); mend that or choose another") from error
+        raise SourceError(f"{source}: can't be read ({error.strerror}); mend that or choose another") from error
     if exists:
-        return path
+        return
     if "/" in source or "." in source or "\\" in source:
         raise SourceError(f"{source}: no such file or folder; ingest.source takes {KNOWN}")
     raise SourceError(f"ingest.source={source}: unknown source and no such folder; known: {KNOWN}")
