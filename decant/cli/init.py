@@ -79,9 +79,7 @@ def upgrade(folder: Path, source: str | None) -> None:
     for path, outcome in outcomes.items():
         if outcome != "same":
             print(f"{path}: {WORDS[outcome]}")
-    print(
-        f"{folder} is up to date with decant {workspace.decant.__version__}; decant status lists what is stale"
-    )
+    print(f"{folder} is up to date with decant {workspace.decant.__version__}; decant status lists what is stale")
 
 
 def start_git(folder: Path) -> list[str]:
