@@ -116,7 +116,7 @@ def judge(name: str, case: CheckCase, **settings: Any) -> CheckResult:
 
 
 def require_references(case: CheckCase, name: str) -> None:
-    """Raises: TooFewReferences where there are fewer than two references of each of two classes."""
+    """Checks that there are two references of each of two classes. Raises: TooFewReferences."""
     counts = np.bincount(case.answers, minlength=case.images.classes)
     if (counts >= 2).sum() < 2:
         raise TooFewReferences(

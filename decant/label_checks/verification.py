@@ -1,8 +1,8 @@
 """Label verification by any label check: what the stage `verify` does where `verify.method` is not LabelTrust.
 
 The expert is shown the same first rows as in LabelTrust: random rows of every given label until `verify.references` of
-them are confirmed. The check then judges every row, with the answers as its references, and the expert's word stands
-about the rows that they saw. There are no rounds of review: these show what helps LabelTrust's networks.
+them are confirmed. The check then judges every row, with the answers as its references, and the expert's answers
+overrule it on the rows that they saw. There are no rounds of review: these choose rows by LabelTrust's networks.
 
 Suspicion is scaled to 0-1 over the rows (it is no probability): 0 for the least suspicious row, 1 for the most. A
 check gives no probability for its suggestion either, so with `verify.action: relabel` only the expert's answers relabel

@@ -1,12 +1,12 @@
-"""From class scores to the trust in every label: what fitted networks make of all rows.
+"""From class scores to the trust in every label.
 
     paper   trust(x, l) = score(x, l), the mean pair sigmoid, which is no probability
     plus    trust(x, l) = P(l is right | picture, given label), by a label-noise model that is fitted without the truth
             (`decant.labeltrust.label_noise`)
 
 In `plus` a classifier may add its out-of-fold log-probabilities to the scores (`verify.classifier`). A classifier
-learns a trigger like everything else and then shares the attacker's labels. So its weight is 0 where it shares most of
-the labels that the expert refuted in the first draw.
+learns a trigger like any other feature and then repeats the attacker's labels. So its weight is 0 where it repeats most
+of the labels that the expert refuted in the first draw.
 """
 
 from collections.abc import Sequence
@@ -40,12 +40,12 @@ class Fit:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What fitted networks make of every row. Columns of classes that are not judged are 0."""
+    """Confidence in every class of every row. Columns of classes that are not judged are 0."""
 
     q: Float[np.ndarray, "n classes"]
     """Confidence by the picture alone."""
     belief: Float[np.ndarray, "n classes"]
-    """By picture and given label; `paper`: the same as q."""
+    """Confidence by picture and given label; `paper`: the same as q."""
     judged: Int[np.ndarray, " judged"]
     """Classes that have references enough, ascending."""
     scorer: TrustScorer | None
@@ -65,7 +65,10 @@ class Judgement:
 
 
 def by_score(fit: Fit, reviews: Reviews, *, pixels: bool) -> Judgement:
-    """`paper`: the score itself is the trust. pixels: whether the networks compared pixels, not embeddings."""
+    """The judgement of mode `paper`: the score itself is the trust.
+
+    pixels: whether the networks compared pixels, not embeddings.
+    """
     q = np.zeros((len(reviews.images), reviews.images.classes))
     q[:, fit.judged] = fit.scores
     scorer = TrustScorer.uncalibrated(fit.networks, _reference_images(fit, reviews)) if pixels else None
@@ -75,7 +78,7 @@ def by_score(fit: Fit, reviews: Reviews, *, pixels: bool) -> Judgement:
 def by_posterior(
     fit: Fit, reviews: Reviews, classifier: Float[np.ndarray, "n classes"] | None, *, pixels: bool
 ) -> Judgement:
-    """`plus`: the trust is the posterior of a label-noise model, fitted to the rows that nobody reviewed.
+    """The judgement of mode `plus`: the trust is the posterior of a label-noise model, fitted to the unreviewed rows.
 
     classifier: out-of-fold log-probabilities; pixels: whether the networks compared pixels, not embeddings.
     """
@@ -89,7 +92,7 @@ def by_posterior(
     if classifier is not None:
         log_p = classifier[:, judged]
         weight = label_noise.best_classifier_weight(fit.scores[unseen], log_p[unseen], given[unseen])
-        if shares_refuted_labels(classifier, reviews):
+        if repeats_refuted_labels(classifier, reviews):
             weight = 0.0
         logits = (1 - weight) * fit.scores + weight * log_p
         model = label_noise.fit(logits[unseen], given[unseen], counts)
@@ -101,9 +104,11 @@ def by_posterior(
     return Judgement(q, belief, judged, scorer, weight)
 
 
-def shares_refuted_labels(log_p: Float[np.ndarray, "n classes"], reviews: Reviews) -> bool:
-    """Whether a classifier prefers the given label to the expert's in most rows that the first draw refuted. Then it
-    has learnt what came with the wrong labels: a trigger, say."""
+def repeats_refuted_labels(log_p: Float[np.ndarray, "n classes"], reviews: Reviews) -> bool:
+    """Whether a classifier prefers the given label to the expert's in most rows of the first draw that were refuted.
+
+    Then it has learnt what came with the wrong labels, such as a trigger.
+    """
     rows = reviews.first_draw[reviews.refuted[reviews.first_draw]]
     given, right = log_p[rows, reviews.images.labels[rows]], log_p[rows, reviews.answers[rows]]
     return bool((given > right).sum() > len(rows) / 2)

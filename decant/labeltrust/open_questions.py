@@ -1,5 +1,7 @@
-"""The queue of rows that wait for the expert's answer, with what helps to answer: the class that a row looks like, the
-trust in its label, and the references most like it."""
+"""The queue of rows that wait for the expert's answer, with what helps to answer.
+
+That is the class that a row looks like, the trust in its label, and the references most like it.
+"""
 
 import numpy as np
 import pandas as pd
@@ -14,8 +16,11 @@ LOOKALIKES = 4  # references of a class shown beside a row
 
 
 def queue_of(reviews: Reviews, judgement: Judgement | None) -> pd.DataFrame:
-    """The rows that wait, as in `Reviews.table`, with `rows` (that their round asked about in all) and, where a
-    judgement is given, `suggested`, `trust`, `like_given` and `like_suggested` (ids of references)."""
+    """The rows that wait for an answer, as in `Reviews.table`, with further columns.
+
+    `rows`: how many their round asked about in all; where a judgement is given, `suggested`, `trust`, `like_given` and
+    `like_suggested` (ids of references).
+    """
     queue = reviews.table(reviews.waiting)
     queue["rows"] = queue["round"].map(reviews.sizes).astype("Int64")
     return queue if judgement is None else _explained(queue, reviews.images, judgement)

@@ -4,9 +4,9 @@ The first draw shows random rows of every given label until enough labels are co
 and as a random sample they tell without bias how many labels are wrong. The rounds of the refeed loop then show rows
 chosen by the networks' judgement, balanced over the classes that it suggests:
 
-* `REFUSED`: rows whose label the network shares, but with the least confidence. Once confirmed they are the references
-  that save most rows from false refusal (measured on MNIST: twice as good as rows drawn at random);
-* `DISPUTED`: rows whose label it disputes and whose trust is nearest to 0.5;
+* `REFUSED`: rows whose label agrees with the network, but with the least confidence. Once confirmed they are the
+  references that save most rows from false refusal (measured on MNIST: twice as good as rows drawn at random);
+* `DISPUTED`: rows whose label disagrees with it, those whose trust is nearest to 0.5;
 * `RANDOM`: random rows, to find errors of a kind that neither of these would show.
 
 A budget counts every row that is shown, answered or not. A person answers between two runs, and not always everything:
@@ -96,8 +96,11 @@ class Reviews:
 
     @property
     def references(self) -> Int[np.ndarray, " r"]:
-        """Row numbers with a known class: confirmed rows, and refuted ones under the expert's label. The latter teach
-        the network that whatever came with the wrong label (a trigger, a class-wise perturbation) says nothing."""
+        """Row numbers with a known class: confirmed rows, and refuted ones under the expert's label.
+
+        The latter teach the network that whatever came with the wrong label (a trigger, a class-wise perturbation)
+        says nothing.
+        """
         return np.flatnonzero(self.answers >= 0)
 
     @property
@@ -112,15 +115,17 @@ class Reviews:
         return counts
 
     def missing(self, number: int, per_round: int) -> int:
-        """Rows that round `number` has yet to ask about. Of a round that asked nothing yet: as many as all rounds up to
-        it should have asked about together."""
+        """Rows that round `number` has yet to ask about.
+
+        Of a round that has asked nothing yet: what all rounds up to it should have shown, minus what they have shown.
+        """
         if number in self.sizes:
             return self.sizes[number] - int((self.rounds == number).sum())
         return number * per_round - int((self.rounds > 0).sum())
 
     def table(self, rows: Bool[np.ndarray, " n"]) -> pd.DataFrame:
         """id, given, answer, round, why of the rows that `rows` marks, in the order of the rounds."""
-        names = np.array([*self.images.info.class_names, "", "unclear"], object)  # -2: not answered, -1: unclear
+        names = np.array([*self.images.info.class_names, "", "unclear"], object)  # [UNASKED] and [UNCLEAR] are last
         frame = pd.DataFrame(
             {
                 "id": self.images.ids[rows],
@@ -147,7 +152,7 @@ def draw_references(
     order = rng.permutation(len(reviews.images))
     while len(rows := _next_references(reviews, per_class, order)):
         if budget is not None:
-            reserved = int((on_file & (reviews.rounds < 0)).sum())
+            reserved = int((on_file & (reviews.rounds < 0)).sum())  # answers that are read after the draw
             rows = rows[np.cumsum(~on_file[rows]) <= budget - reviews.shown - reserved]
         if not len(rows):
             break

@@ -1,9 +1,9 @@
 """The rounds of review after the first draw: which is next, how many rows it may show, when and why they end.
 
 Rounds 1 to `verify.rounds` show `verify.reviews` rows for every class that has references enough. They end early when
-`verify.budget` can't pay for one more row of every class, or when fewer than `verify.stop_below` of the other rows are
-expected to be judged wrongly. A person answers between two runs, so a run may find answers of rounds that an earlier
-run asked about ("on file"): such a round is learnt from even where no further row would be shown.
+`verify.budget` leaves less than one more row of every class, or when less than the share `verify.stop_below` of the
+unreviewed rows is expected to be judged wrongly. A person answers between two runs, so a run may find answers of rounds
+that an earlier run asked about ("on file"): such a round is learnt from even where no further row would be shown.
 """
 
 from dataclasses import dataclass
@@ -43,8 +43,11 @@ class Schedule:
 
     @property
     def can_judge(self) -> bool:
-        """Whether two classes at least can be compared; and every class of the data while the expert may still answer
-        about references, as a network that doesn't know a class takes its rows for others."""
+        """Whether networks can be trained: at least two classes have references enough.
+
+        While the expert may still answer about references, every class of the data must have enough: a network that
+        doesn't know a class takes its rows for those of another.
+        """
         judged, references_wait = self.judged, (self.reviews.waiting & (self.reviews.rounds == 0)).any()
         unknown = np.setdiff1d(self.reviews.images.labels, judged)
         return len(judged) >= 2 and not (references_wait and len(unknown) > 0)
@@ -78,8 +81,11 @@ class Schedule:
         return None
 
     def _missing(self, number: int, suggested: Int[np.ndarray, " n"]) -> int:
-        """Rows that the round has yet to ask about. Answers that somebody gave before they were asked for stand for
-        earlier rounds, and these can't have shown more rows of a class than there are."""
+        """Rows that the round has yet to ask about.
+
+        Answers that were given before they were asked for count as rows of the rounds so far. These may have shown
+        all rows of a small class, which then has fewer left than the settings ask for.
+        """
         per_class = self.settings.reviews
         missing = self.reviews.missing(number, per_class * len(self.judged))
         if not (self.reviews.why == EARLIER).any():

@@ -136,7 +136,7 @@ class TrustScorer:
         calibration = out_of_distribution.fit(ordinary, scores, temperature)
         return cls(mode="plus", networks=tuple(networks), references=references, calibration=calibration)
 
-    # What it knows ---------------------------------------------------------------------------------------------------
+    # Properties ------------------------------------------------------------------------------------------------------
 
     @cached_property
     def judged(self) -> Int[np.ndarray, " judged"]:

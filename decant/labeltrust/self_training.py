@@ -2,11 +2,11 @@
 
     Paper        `mode: paper`               one network on the references; its scores are the trust
     References   `mode: plus`, `passes: 0`   one network on the references; trust by a label-noise model
-    TwoHalves    `mode: plus` (default)      self-training: also on rows whose label the last judgement shares
+    TwoHalves    `mode: plus` (default)      self-training: also on rows whose label agrees with the last judgement
 
 `TwoHalves` divides the rows into two random halves and trains one network for each: on all references, and on those
-rows of its half whose label the last judgement shares. A row is scored by the network of the other half, so that no row
-confirms its own label, and a row whose label is disputed is never trained on.
+rows of its half whose label agrees with the last judgement. A row is scored by the network of the other half, so that
+no row confirms its own label, and a row whose label disagrees is not trained on.
 
 From class scores to trust: `decant.labeltrust.judgement`. What the expert is asked in between:
 `decant.labeltrust.verify`.
@@ -29,8 +29,8 @@ from decant.labeltrust.siamese import Pool, Siamese, class_scores, train
 from decant.streams import child, stream
 
 REFERENCE_ROWS = 8  # of a class in an episode of the first network
-MIXED_ROWS = (2, 8)  # of a class in a self-training episode: references, and references or shared rows
-MIN_CONFIDENCE = 0.5  # of a row to join self-training; surer rows alone are too easy to learn much from
+MIXED_ROWS = (2, 8)  # of a class in a self-training episode: references, and references or agreeing rows
+MIN_CONFIDENCE = 0.5  # that a row needs to join self-training; surer rows alone are too easy to learn much from
 MOST_TIMES_STEPS, ROWS_PER_TIMES_STEPS = 3, 4_000
 """A self-training network takes up to 3 times `steps`, from 12,000 rows on. On MNIST's 60,000, before any review, at
 99.9 % of the wrong labels refused: 6.7 % of the right ones refused with 200 steps, 2.7 % with 600."""
@@ -75,9 +75,11 @@ class TrainingRows:
         return Pool.of(self.at(rows), columns, len(self.judged))
 
     def at(self, rows: Int[np.ndarray, " r"]) -> Num[Tensor, "r ..."]:
+        """The inputs of those rows."""
         return self.x[torch.from_numpy(rows).to(self.x.device)]
 
     def train(self, pools: list[tuple[Pool, int]], steps: int, seed: int) -> Siamese:
+        """A network trained on the pools (`decant.labeltrust.siamese.train`)."""
         mode = self.settings.mode
         return train(pools, self.shape, mode=mode, steps=steps, seed=seed, start=self.start, on_step=self.on_step)
 
@@ -91,26 +93,28 @@ def fit_references(rows: TrainingRows, seed: int) -> Fit:
 
 
 def fit_halves(rows: TrainingRows, last: Judgement, seed: int) -> Fit:
-    """Two networks, each trained on the references and on the rows of its half whose label `last` shares; each scores
-    the other half."""
+    """Two networks, each trained on the references and on one half of the rows, score the other half each.
+
+    Of its half a network trains on the rows whose label agrees with `last`, the last judgement.
+    """
     labels, judged = rows.reviews.images.labels, rows.judged
-    shared = (last.q.argmax(1) == labels) & (last.q.max(1) >= MIN_CONFIDENCE)
-    shared &= ~rows.reviews.reviewed & np.isin(labels, judged)
+    agreeing = (last.q.argmax(1) == labels) & (last.q.max(1) >= MIN_CONFIDENCE)
+    agreeing &= ~rows.reviews.reviewed & np.isin(labels, judged)
     half = stream(seed, "halves").permutation(len(labels)) % 2
     references = rows.references()
     pool = rows.pool(references)
     scores, networks = np.empty((len(labels), len(judged)), np.float32), []
     for side in (0, 1):
-        own, others = np.flatnonzero(shared & (half == side)), np.flatnonzero(half != side)
+        own, others = np.flatnonzero(agreeing & (half == side)), np.flatnonzero(half != side)
         pools = [(pool, MIXED_ROWS[0]), (rows.pool(np.concatenate([references, own])), MIXED_ROWS[1])]
-        network = rows.train(pools, _longer(rows.settings, len(labels)), child(seed, "half", side))
+        network = rows.train(pools, _self_training_steps(rows.settings, len(labels)), child(seed, "half", side))
         scores[others] = class_scores(network, rows.at(others), pool).cpu().numpy()
         networks.append(network)
     return Fit(networks, judged, references, scores)
 
 
-def _longer(settings: VerifySettings, rows: int) -> int:
-    """Training steps of a network that also learns from shared rows: the more of these, the longer it pays."""
+def _self_training_steps(settings: VerifySettings, rows: int) -> int:
+    """Training steps of one network of a self-training pass: more where there are many rows to learn from."""
     return settings.steps * min(MOST_TIMES_STEPS, max(1, rows // ROWS_PER_TIMES_STEPS))
 
 
@@ -129,7 +133,7 @@ class Strategy(Protocol):
         """The judgement by new networks after a round of review. last: the judgement that the round was chosen by."""
 
     def steps(self, rows: int, rounds: int) -> int:
-        """Training steps of `first` and of so many `after_round`s."""
+        """Training steps of `first` and of `rounds` calls of `after_round`, on so many rows."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class Paper(References):
 
 @dataclass(frozen=True)
 class TwoHalves:
-    """Self-training: `References` first, then two networks that also learn from rows with a shared label."""
+    """Self-training: `References` first, then two networks that also learn from rows whose label agrees."""
 
     settings: VerifySettings
 
@@ -171,11 +175,11 @@ class TwoHalves:
         return by_posterior(fit_halves(rows, last, seed), rows.reviews, rows.classifier, pixels=rows.pixels)
 
     def steps(self, rows: int, rounds: int) -> int:
-        return self.settings.steps + 2 * _longer(self.settings, rows) * (self.settings.passes + rounds)
+        return self.settings.steps + 2 * _self_training_steps(self.settings, rows) * (self.settings.passes + rounds)
 
 
 def strategy_for(settings: VerifySettings) -> Strategy:
-    """By `verify.mode` and `verify.passes`."""
+    """The strategy that `verify.mode` and `verify.passes` ask for."""
     if settings.mode == "paper":
         return Paper(settings)
     return TwoHalves(settings) if settings.passes else References(settings)

@@ -43,8 +43,8 @@ class VerifySettings(Block):
     was measured with 1,000."""
     passes: Count = 1
     """`plus`: self-training passes before the first round. In a pass two networks are trained, each on the references
-    and on the rows of one half whose label the last network shares; each judges the other half. Every round ends with
-    a further pass. 0: no self-training at all."""
+    and on the rows of one half whose label agrees with the last network; each judges the other half. Every round ends
+    with a further pass. 0: no self-training at all."""
     classifier: bool = False
     """`plus`: also use the out-of-fold predictions of a small classifier trained on the given labels, in five folds:
     for photographs, and where people confuse classes. Not for data with triggers, as the classifier learns them

@@ -1,4 +1,4 @@
-"""Thresholds on trust: operating points, target rates, and the confidence bounds of an expert's random looks.
+"""Thresholds on trust: operating points, target rates, and confidence bounds from rows that an expert saw at random.
 
 An operating point is a threshold with its false-acceptance rate (FAR: wrong labels that are accepted) and its
 false-rejection rate (FRR: right labels that are refused). Where trust w is the probability that a label is right

@@ -1,4 +1,4 @@
-"""LabelTrust: how far can a row's label be trusted?
+"""LabelTrust: verify every row's label, with an expert who confirms the labels of a few rows.
 
 "LabelTrust: Filtering Poisoned Data and Model Predictions via Confidence Scores", USENIX Security 2024. A Siamese
 network learns from a few rows that an expert confirmed whether two pictures show the same class; a row's label is
@@ -8,15 +8,16 @@ from all answers so far.
 ``paper``: score(x, l) = mean over references r of class l of sigmoid(L(x, r)); accepted iff score >= threshold.
 ``plus`` (default): class scores m_c from a network trained on episodes (`decant.labeltrust.siamese`); trust is the
 probability that the given label is right under a label-noise model fitted without the truth
-(`decant.labeltrust.label_noise`); and self-training on rows whose label the network shares, in two halves, so that no
-row confirms its own label (`decant.labeltrust.self_training`).
+(`decant.labeltrust.label_noise`); and self-training on rows whose label agrees with the network, in two halves, so that
+no row confirms its own label (`decant.labeltrust.self_training`).
 
-The expert decides about the rows that they saw. A label-consistent backdoor row has the right label and must pass.
+The expert's answers overrule the method on the rows that they saw. A label-consistent backdoor row has the right label
+and must pass.
 
-Cost: `pretrain` + `steps` + 2 x (`passes` + `rounds`) x `steps` training steps, the last of these up to three times as
-long on many rows, and with `classifier` five trainings of one (`decant.models.cross_validation`); 2,874 digits of
-16 x 16 took 23 s on one CPU core. Expected there, with 8 % wrong labels and after purification: precision .99, recall
-.95-.97; of 6,000 clean MNIST rows at most 6 are dropped.
+Cost in training steps: `pretrain`, `steps` for the first network, and for self-training 2 x (`passes` + `rounds`) x
+`steps` (up to three times as many with many rows); with `classifier` also five trainings of a classifier
+(`decant.models.cross_validation`). 2,874 digits of 16 x 16 took 23 s on one CPU core. Expected there, with 8 % wrong
+labels and after purification: precision .99, recall .95-.97; of 6,000 clean MNIST rows at most 6 are dropped.
 """
 
 from collections.abc import Callable, Iterator
@@ -73,14 +74,15 @@ class VerifyOutcome:
     scorer: TrustScorer | None = None
     """Judges other pictures as these were judged."""
     reliability: dict[str, float] | None = None
-    """`rows`, `brier` and `ece` of the trust, before the answers, in rows that a round drew at random."""
+    """Of rows that a round drew at random: their number, and `brier` and `ece` of their trust before they were
+    answered."""
     classifier_weight: float | None = None
-    """Weight of the classifier's out-of-fold predictions beside the pairs' scores (`verify.classifier`); 0: it shares
-    labels that the expert refuted, or adds nothing. None: there is no classifier."""
+    """Weight of the classifier's out-of-fold predictions beside the pairs' scores (`verify.classifier`). 0 where it
+    repeats labels that the expert refuted, or adds nothing; None where there is no classifier."""
     rule: str | None = None
-    """What another method than LabelTrust says of its own rule (`verify.method`)."""
+    """The rule by which another method than LabelTrust flagged rows (`verify.method`)."""
     stopped: str | None = None
-    """Why the rounds that are left are left out; None: none is."""
+    """Why the remaining rounds were left out; None where none was."""
 
 
 def steps_of(settings: VerifySettings, images: Images) -> int:
@@ -123,8 +125,8 @@ def by_round(
 ) -> Iterator[VerifyOutcome]:
     """The outcome of `verify` without any round, after the first, and so on.
 
-    withheld: rows that the expert is never shown. Figures on these are about what was learnt; on all rows that nobody
-    reviewed they are also about which ones were left.
+    withheld: rows that the expert is never shown, to measure what was learnt. The other rows without an answer are a
+    biased sample, as the rounds choose which rows are shown.
     """
     reviews = Reviews(images, withheld)
     draw = stream(seed, "verify", "references")
