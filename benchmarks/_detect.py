@@ -208,7 +208,7 @@ def both_ways(given: Scene, case: DetectionCase, name: str) -> tuple[dict[str, f
     The switch only masks what a detector flags; two detectors fit groups to the candidates and run twice.
     """
     one = given.affected.select(np.arange(1))
-    settings = replace(PAPER if name == "delta" else DetectSettings(), detector=name, same_label=False)  # type: ignore[arg-type]
+    settings = replace(PAPER if name == "delta" else DetectSettings(), detector=name, same_label=False)
     anywhere, seconds = judged(given, case, settings, one)
     same = replace(anywhere, flagged=anywhere.flagged & (given.train.labels == one.labels[0]), false_alarms=None)
     if name in ("joint", "renormalised"):

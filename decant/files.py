@@ -51,19 +51,21 @@ def open_csv(path: Path) -> Iterator["csv.DictReader[str]"]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a text in UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_csv(path: Path, frame: "pd.DataFrame", *, float_format: str | None = None) -> None:
-    """Without the frame's index; the same lines on every system."""
+    """Writes a CSV without the frame's index; the same bytes on every system."""
     write_text(path, frame.to_csv(index=False, float_format=float_format, lineterminator="\n"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Stable JSON: sorted keys, so that the same value gives the same bytes. NaN is refused."""
+    """Writes JSON with sorted keys, so that the same value gives the same bytes. NaN is refused."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """The value of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

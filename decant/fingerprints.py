@@ -61,7 +61,7 @@ def outdated() -> dict[str, list[str]]:
 
 
 def check(stage: str | None = None) -> None:
-    """Raises SettingsError where the stage (None: any stage) would run with other code than workspace.yaml records."""
+    """Checks that the stage (None: every one) runs the code that workspace.yaml records. Raises SettingsError."""
     found = outdated()
     rooms = sorted({room for name in found if stage in (None, name) for room in found[name]})
     if rooms:

@@ -1,4 +1,4 @@
-"""`--set block.key=value`: checks the new parameters as a stage would read them, then edits params.yaml in place.
+"""params.yaml: reads and checks it, and edits it for `--set block.key=value`.
 
 Comments and layout stay, as `dvc exp run -S` leaves them. Nothing is written unless everything is valid.
 """
@@ -24,7 +24,7 @@ def settings() -> dict[str, Any]:
 
 
 def check(text: str) -> None:
-    """Raises SettingsError when a stage could not work with this params.yaml."""
+    """Checks the text of a params.yaml as the stages would read it. Raises SettingsError."""
     attacks = _settings(text)["simulate"].attacks
     if attacks:
         from decant.attacks.base import load_attacks  # costs pyarrow and pandas
@@ -33,6 +33,7 @@ def check(text: str) -> None:
 
 
 def check_file() -> None:
+    """Checks params.yaml. Raises SettingsError."""
     check(_read())
 
 

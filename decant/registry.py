@@ -23,16 +23,14 @@ class Family:
     """A file that defines one of these is a method."""
 
     def names(self) -> list[str]:
-        """Of the methods; nothing is imported but the package itself."""
+        """The methods' names; nothing is imported but the package itself."""
         defined = re.compile(rf"^def ({'|'.join(self.functions)})\(", re.MULTILINE)
         folder = Path(str(importlib.import_module(self.package).__file__)).parent
-        files = (
-            path for path in folder.glob("*.py") if path.stem != "base"
-        )  # base.py: what its methods have in common
+        files = (path for path in folder.glob("*.py") if path.stem != "base")  # base.py is the interface
         return sorted(path.stem for path in files if defined.search(path.read_text(encoding="utf-8")))
 
     def require(self, name: str, asked_by: str) -> None:
-        """Raises: SettingsError, which lists the methods, for an unknown name.
+        """Checks that there is a method of that name. Raises: SettingsError, which lists the methods.
 
         asked_by: how the error calls the parameter or the caller that named it.
         """
@@ -41,7 +39,7 @@ class Family:
             raise SettingsError(f"{asked_by}: one of {', '.join(known)} expected, {name!r} found")
 
     def member(self, name: str, asked_by: str) -> ModuleType:
-        """The method's module; as `require`."""
+        """Imports the method's module. Raises: as `require`."""
         self.require(name, asked_by)
         return importlib.import_module(f"{self.package}.{name}")
 

@@ -1,4 +1,4 @@
-"""The machine underneath: which device, how many workers, how far a stage is, what a run cost.
+"""The machine and the run: device, number of workers, progress of a stage, time and memory of a run.
 
 None of this is a parameter, because none of it may make a stage stale:
 
@@ -42,6 +42,7 @@ def device() -> "torch.device":
 
 
 def cache_folder() -> Path:
+    """The folder that DECANT_CACHE names."""
     return Path(os.environ.get("DECANT_CACHE", "~/.cache/decant")).expanduser()
 
 
@@ -55,11 +56,15 @@ def writable(folder: Path) -> Path | None:
 
 
 def workers() -> int:
+    """The number of processes that decode images."""
     return int(os.environ.get("DECANT_WORKERS", os.cpu_count() or 1))
 
 
 def be_deterministic() -> None:
-    """Same input, parameters, seed and machine kind: same bytes. Call before the first CUDA call."""
+    """Makes torch deterministic: the same input, parameters, seed and kind of machine give the same bytes.
+
+    Call it before the first CUDA call.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
@@ -81,6 +86,7 @@ class Progress:
         self.started = self._last = time.monotonic()
 
     def step(self, steps: int = 1) -> None:
+        """Counts steps that are done, and shows the progress from time to time."""
         self.done = min(self.total, self.done + steps)
         now = time.monotonic()
         if self.done < self.total and now - self._last < self.MIN_SECONDS:

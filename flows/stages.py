@@ -63,13 +63,13 @@ class StageFailed(RuntimeError):
 
 
 class StageTimedOut(StageFailed):
-    """It ran past the timeout of its `meta`, and was stopped."""
+    """A stage ran past the timeout of its `meta`, and was stopped."""
 
     state = "TimedOut"
 
 
 class StageBusy(StageFailed):
-    """Another DVC process works on its files."""
+    """Another DVC process works on the stage's files."""
 
     state = "Busy"
 

@@ -12,6 +12,8 @@ StageState = Literal["Waiting", "Running", "Asking", "Unchanged", "Restored", "D
 
 @dataclass(frozen=True)
 class Event:
+    """What happened to a stage."""
+
     stage: str
     state: StageState
     percent: float | None = None

@@ -45,7 +45,9 @@ def plant(
     name: str,
     trigger: Callable[[Pixels], Pixels],
 ) -> Poisoned:
-    """`dirty`: rows of the victims get the trigger and the target label. `consistent`: rows of the target class are
+    """Plants the trigger on a share of the rows.
+
+    `dirty`: rows of the victims get the trigger and the target label. `consistent`: rows of the target class are
     blended with a victim's image and get the trigger; their label is right.
 
     name: the attack's, for error messages; trigger: puts the trigger on pixels.

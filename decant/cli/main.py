@@ -21,7 +21,7 @@ from decant.paths import SCORER, SUSPECTS, TEST
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in one line, and says where help is."""
+    """An argument parser that reports an error in one line and says where help is."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} ({self.prog} --help)\n")
@@ -314,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Raises: DecantError also where a library or a folder is missing that the command needs."""
+    """Runs a command. Raises: DecantError also where a library or a folder is missing that it needs."""
     try:
         command = importlib.import_module(COMMANDS[arguments.command].module)
         return int(command.main(arguments))

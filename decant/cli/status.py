@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def statuses() -> list[StageStatus]:
-    """One per stage, in the order in which they run."""
+    """The status of every stage, in the order in which they run."""
     runs, locked = read_runs(RUNS), _yaml(Path("dvc.lock")).get("stages", {})
     outdated = fingerprints.outdated()
     found: dict[str, StageStatus] = {}

@@ -30,7 +30,8 @@ BYTES_BESIDE_PIXELS = 12  # id and label
 class Part:
     """The rows of a source that become one table."""
 
-    name: str  # train or test
+    name: str
+    """train or test"""
     split: Split
     rows: Int64[np.ndarray, " n"]
     """Ascending row numbers with a usable label."""
@@ -205,10 +206,12 @@ def _cut(decoded: Decoded, start: int, stop: int) -> Decoded:
 def check_written(
     parts: tuple[Part, Part], written: tuple[WrittenPart, WrittenPart], source: Source, limit: float
 ) -> None:
-    """Raises: SourceError, with the counts, when a class vanished, no test row is left, or too many rows are bad.
+    """Checks that every class and the test split still have rows, and that few rows are bad.
 
     The share that `limit` (ingest.max_rejected) bounds is that of bad labels among all rows of the source plus that of
     bad images among the rows that were decoded: with `ingest.limit` these are different numbers of rows.
+
+    Raises: SourceError, with the counts.
     """
     reasons = pd.concat([part.rejected["reason"] for part in written])
     faulty = sum(len(part.faulty) for part in parts)

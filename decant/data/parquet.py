@@ -27,7 +27,7 @@ def required(name: str, kind: pa.DataType) -> pa.Field:
 
 
 class TableWriter:
-    """Writes batches to Parquet one row group after the other, and shows the file only when all of it is there.
+    """Writes batches to Parquet one row group after the other, and renames the file into place at the end.
 
     Use it as a context manager; an exception inside leaves no file behind, neither whole nor partial.
     """
@@ -42,12 +42,13 @@ class TableWriter:
         return self
 
     def write(self, *columns: pa.Array) -> None:
+        """Appends rows, given as the schema's columns."""
         table = pa.Table.from_arrays(list(columns), schema=self._schema)
         row_bytes = max(1, table.nbytes // max(1, len(table)))
         self._writer.write_table(table, row_group_size=max(1, ROW_GROUP_BYTES // row_bytes))
 
     def write_metadata(self, metadata: dict[bytes, bytes]) -> None:
-        """What is known only when all rows are through, such as a checksum."""
+        """Adds metadata that is known only when all rows are written, such as a checksum."""
         self._writer.add_key_value_metadata(metadata)
 
     def __exit__(
@@ -71,7 +72,7 @@ def array_values(chunk: pa.Array) -> Shaped[np.ndarray, " n *shape"]:
 
 
 def open_table(path: Path) -> pq.ParquetFile:
-    """Raises: TableError when the file is missing or no Parquet."""
+    """Opens a Parquet file. Raises: TableError when it is missing or no Parquet."""
     if not path.is_file():
         raise TableError(f"{path}: no such file; run the stage that writes it first (`decant status` shows which)")
     try:
@@ -81,7 +82,10 @@ def open_table(path: Path) -> pq.ParquetFile:
 
 
 def check_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
-    """Raises: TableError naming the first column that is missing or of another type; further columns may be there."""
+    """Checks that the expected columns are there; others may be, too.
+
+    Raises: TableError naming the first column that is missing or of another type.
+    """
     for field in expected:
         if field.name not in found.names:
             raise TableError(f"{path}: column {field.name!r}: {field.type} expected, no such column found")
@@ -102,7 +106,7 @@ def write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
 
 
 def read_frame(path: Path, schema: pa.Schema) -> pd.DataFrame:
-    """The schema's columns. Raises: TableError when the file is missing or has other columns."""
+    """Reads the schema's columns. Raises: TableError when the file is missing or has other columns."""
     file = open_table(path)
     check_columns(path, file.schema_arrow, schema)
     return file.read(columns=schema.names).to_pandas()

@@ -70,14 +70,16 @@ class ImagesWriter(TableWriter):
         super().__init__(path, pa.schema([_ID, image, _LABEL], metadata=metadata))
 
     def write_images(self, images: Images) -> None:
+        """Appends the rows."""
         self.write(pa.array(images.ids), array_column(images.pixels), pa.array(images.labels))
 
     def write_info(self, info: DatasetInfo) -> None:
-        """For a writer without info: what is known only when all rows are through."""
+        """Adds the info at the end, where it was not known at the beginning, such as the checksum."""
         self.write_metadata(info.to_metadata())
 
 
 def write_images(path: Path, images: Images) -> None:
+    """Writes an Images table at once."""
     with ImagesWriter(path, images.shape, images.info) as writer:
         writer.write_images(images)
 
@@ -162,7 +164,7 @@ def read_image_row(path: Path, row_id: int) -> Images | None:
 
 
 def read_image_group(path: Path, row_id: int) -> Images | None:
-    """The row group that holds the row with that id: about 32 MiB of pixels, whatever the file's size. None without."""
+    """The row group that holds the row with that id, about 32 MiB of pixels; None if there is none."""
     file, info = _images_file(path)
     column = file.schema_arrow.get_field_index("id")
     for group in range(file.num_row_groups):
@@ -175,6 +177,7 @@ def read_image_group(path: Path, row_id: int) -> Images | None:
 
 
 def is_images_table(path: Path) -> bool:
+    """Whether the Parquet file is an Images table of Decant's."""
     return METADATA_KEY in (open_table(path).metadata.metadata or {})
 
 
@@ -203,6 +206,7 @@ def read_info(path: Path) -> DatasetInfo:
 
 
 def count_rows(path: Path) -> int:
+    """Rows of a table, from its metadata."""
     return open_table(path).metadata.num_rows
 
 

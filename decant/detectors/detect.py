@@ -8,9 +8,9 @@ import numpy as np
 from torch import nn
 
 from decant.data.images import Images
-from decant.detectors.base import FAMILY, Detection, DetectionCase
+from decant.detectors.base import Detection, DetectionCase
 from decant.detectors.merge import merged
-from decant.detectors.settings import DetectSettings
+from decant.detectors.settings import FAMILY, DetectSettings
 from decant.influence.ekfac import Factors
 from decant.models.training import predict
 

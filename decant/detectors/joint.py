@@ -57,8 +57,8 @@ MIN_HEIGHT = 5.0
 MAX_REMAINDER = 0.5
 MINORITY, MAJORITY = 0.45, 0.6
 CLEAR_HALVES = 8.0  # separation from which on half of a class is taken for the cause
-NEARLY, CONFIRMED = 4.3, 6.0  # separations: from which on a second look is taken, and what it must show
-ASKED = 10  # rows of the suspected group in the second look
+SECOND_LOOK_FROM, CONFIRMED_FROM = 4.3, 6.0  # separations: that deserves a second look, and that confirms in it
+QUERY_ROWS = 10  # rows of the suspected group that are queries of the second look
 AGREEMENT = 0.75
 CONSTANT = 1e-6  # of the largest deviation: a component below it says nothing
 MEASURE = (
@@ -76,11 +76,12 @@ class JointGroups(TwoGroups):
 
     @property
     def share(self) -> float:
-        """Of the class: the upper group."""
+        """Share of the class's rows in the upper group."""
         return float(self.is_upper.mean())
 
     @property
     def is_clear(self) -> bool:
+        """Whether the upper group can be the cause by the first look."""
         return self.is_clear_at(MIN_SEPARATION)
 
     def is_clear_at(self, separation: float) -> bool:
@@ -95,12 +96,13 @@ class JointGroups(TwoGroups):
 
     @property
     def deserves_second_look(self) -> bool:
-        return self.separation >= NEARLY and self.holds_the_points and self.share <= MINORITY
+        """Whether a minority on the points' side is nearly far enough apart."""
+        return self.separation >= SECOND_LOOK_FROM and self.holds_the_points and self.share <= MINORITY
 
     def is_confirmed_by(self, second: "JointGroups") -> bool:
         """Whether a second look is clear, and agrees on the rows."""
         both, either = (self.is_upper & second.is_upper).sum(), (self.is_upper | second.is_upper).sum()
-        return bool(both >= AGREEMENT * either) and second.is_clear_at(CONFIRMED) and second.share <= MINORITY
+        return bool(both >= AGREEMENT * either) and second.is_clear_at(CONFIRMED_FROM) and second.share <= MINORITY
 
 
 def judge(case: DetectionCase, points: Images) -> Detection:
@@ -134,9 +136,9 @@ def second_look(
 ) -> JointGroups | None:
     """The groups by influence on the points and on rows of the suspected group; None where they don't confirm it."""
     suspected = np.flatnonzero(own)[first.is_upper]
-    asked = stream(case.seed, "joint", "second look").permutation(suspected)[:ASKED]
-    cosines = case.cosines(concat_images([points, case.train.select(asked)]))
-    cosines[len(points) + np.arange(len(asked)), asked] = np.nan  # without a row's influence on itself
+    queries = stream(case.seed, "joint", "second look").permutation(suspected)[:QUERY_ROWS]
+    cosines = case.cosines(concat_images([points, case.train.select(queries)]))
+    cosines[len(points) + np.arange(len(queries)), queries] = np.nan  # without a row's influence on itself
     second = groups_of(case, points, np.nanmean(cosines, axis=0), own)
     return second if second is not None and first.is_confirmed_by(second) else None
 

@@ -5,24 +5,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from decant.registry import Family
 from decant.settings import Block, Count, Positive
+
+FAMILY = Family("decant.detectors", ("judge",))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectSettings(Block):
-    """Influence of training rows on affected points."""
+    """How the training rows that cause the affected points are found."""
 
     enabled: bool = True
-    detector: Literal[
-        "joint",
-        "renormalised",
-        "delta",
-        "ekfac_threshold",
-        "trak",
-        "activation_clustering",
-        "spectral_signature",
-        "frequency",
-    ] = "joint"
+    detector: Annotated[str, Field(json_schema_extra={"enum": [*FAMILY.names()]})] = "joint"
     """A file of decant/detectors; docs/methods/influence.md compares them."""
     damping: Annotated[float, Field(ge=0, le=100)] = 0.1
     """EK-FAC damping, as a share of each layer's mean eigenvalue."""
@@ -36,3 +30,6 @@ class DetectSettings(Block):
     """`delta`: a copy votes a row down when its influence changes by less than this (τ in the paper)."""
     varied: Literal["both", "labels", "images"] = "both"
     """`delta`: what a copy changes about its point; all but `both` are the paper's ablations."""
+
+    def __post_init__(self) -> None:
+        FAMILY.require(self.detector, "detect.detector")

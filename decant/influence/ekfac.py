@@ -74,7 +74,7 @@ class Factors:
 def rotated(batch: LayerBatch, factors: Factors) -> Float[Tensor, "b *c o d"]:
     """Ĝ_i = Q_Sᵀ G_i Q_A, each side rotated in the cheaper order.
 
-    The inputs' side costs t d² operations per row before the sum over places and o d² after it; the outputs' side
+    The inputs' side costs t d² operations per row before the sum over positions and o d² after it; the outputs' side
     t o² before and d o² after.
     """
     t, o, d = batch.g.shape[-2], factors.Q_S.shape[-1], factors.Q_A.shape[-1]

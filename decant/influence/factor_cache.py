@@ -58,13 +58,13 @@ def cached(
     }
     key = _key(model, train, {"fisher": fisher, "seed": seed, **settings})
     complete, bases_only = folder / f"{key}.safetensors", folder / f"{key}.bases.safetensors"
-    place = next(model.parameters()).device
+    device = next(model.parameters()).device
     if complete.is_file():
-        return {name: Factors(*parts) for name, parts in _read(complete, place).items()}
+        return {name: Factors(*parts) for name, parts in _read(complete, device).items()}
     _make_room(folder)
     bases: Bases | None = None
     if bases_only.is_file():
-        bases = {name: (Q_A, Q_S) for name, (Q_A, Q_S) in _read(bases_only, place).items()}
+        bases = {name: (Q_A, Q_S) for name, (Q_A, Q_S) in _read(bases_only, device).items()}
     factors = fit(
         model,
         x,
@@ -114,8 +114,8 @@ def _write(path: Path, layers: dict[str, tuple[Tensor, ...]]) -> None:
         temporary.write_bytes(to_bytes(tensors, metadata={"decant": json.dumps({"factors": FORMAT})}))
 
 
-def _read(path: Path, place: torch.device) -> dict[str, tuple[Tensor, ...]]:
+def _read(path: Path, device: torch.device) -> dict[str, tuple[Tensor, ...]]:
     """Layer name to its tensors, in the order of PARTS."""
-    tensors = load_file(path, device=str(place))
+    tensors = load_file(path, device=str(device))
     names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
     return {name: tuple(tensors[f"{name}/{part}"] for part in PARTS if f"{name}/{part}" in tensors) for name in names}

@@ -89,9 +89,10 @@ def influence(
     train, queries: (inputs (n or q, ...), labels (n or q,) int64); inputs as in `hooks.visit_rows`. `functional`: a
     name of FUNCTIONALS, or a function that makes losses from the queries' labels. `factors`: default: true Fisher over
     the training rows (keep `ekfac.fit`'s result to ask more than once; `factor_cache.cached` keeps it on disk).
-    `damping`: share of each layer's mean eigenvalue, or `absolute`. `self_influence=False` spares the rotation of the
-    training rows' gradients, where u_i is not needed. `low_precision` as in `visit_rows`. `memory`: bytes that tensors
-    beside the model, the factors and the result may take. `on_rows` is called with the number of training rows done.
+    `damping`: λ as a share of each layer's mean eigenvalue, or λ itself where `absolute`. `self_influence=False` spares
+    the rotation of the training rows' gradients, where u_i is not needed. `low_precision` as in `visit_rows`. `memory`:
+    bytes that tensors beside the model, the factors and the result may take. `on_rows` is called with the number of
+    training rows done.
 
     Raises: StageError when influence can't be traced through a layer, or a gradient overflows.
     """

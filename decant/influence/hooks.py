@@ -2,7 +2,7 @@
 
 A layer's inputs a and the loss's gradients g at its outputs determine each row's gradient G by the weights
 (`decant.influence.layer_gradients`). A hook keeps the input in the forward pass; in the backward pass, as soon as the
-gradient at the layer's output is known, it hands both to the caller's `visit`, and they are freed afterwards. No
+gradient at the layer's output is known, it passes both to the caller's `visit`, and they are freed afterwards. No
 parameter needs a gradient of its own, which saves a third of the backward pass.
 """
 
@@ -35,10 +35,10 @@ def budget_of(model: nn.Module, memory: int | None) -> int:
     """Bytes that tensors beside the model, the factors and the scores may take."""
     if memory is not None:
         return memory
-    place = next(model.parameters()).device
-    if place.type != "cuda":
+    device = next(model.parameters()).device
+    if device.type != "cuda":
         return BUDGET
-    return min(GPU_BUDGET, int(GPU_SHARE * torch.cuda.mem_get_info(place)[0]))
+    return min(GPU_BUDGET, int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]))
 
 
 def layers_of(model: nn.Module, *, normalisation: bool = False) -> dict[str, nn.Module]:
@@ -113,7 +113,7 @@ def visit_rows(
     memory: int | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> None:
-    """Back-propagates every row's loss, and hands `visit` each layer's inputs and output gradients, batch by batch.
+    """Back-propagates every row's loss, and calls `visit` with each layer's inputs and output gradients.
 
     x: (n, ...) float, or uint8, which is read as [0, 1]; on any device. `layers`: those to visit (default: all);
     `chosen`: indices of the rows to visit (default: all). `record`: where this pass is recorded; `replay`: the
@@ -203,7 +203,8 @@ def _visited(
 ) -> Iterator[list[Tensor]]:
     """Inside, a forward and a backward pass of `rows`, `count` of them, call `visit` once for every layer.
 
-    Yields the outputs that the backward pass has to reach: those of the first layers, before which nothing needs one.
+    Yields the outputs that the backward pass has to reach: those of the first layers. Nothing before them needs a
+    gradient.
     """
     seen: set[str] = set()
     roots: list[Tensor] = []

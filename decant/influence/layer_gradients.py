@@ -1,12 +1,12 @@
 """A layer's inputs, output gradients and per-row weight gradients, for a batch of rows.
 
-A layer maps inputs a_t to outputs s_t = [W | b] a_t, at one or several places t of a row. The gradient of a row's loss
-by the layer's weights follows from the inputs and from the loss's gradients at the outputs:
+A layer maps inputs a_t to outputs s_t = [W | b] a_t, at one or several positions t of a row. The gradient of a row's
+loss by the layer's weights follows from the inputs and from the loss's gradients at the outputs:
 
     g_t = ∂L / ∂s_t            G = Σ_t g_t a_tᵀ
 
 Symbols:  b  rows of a batch            o  outputs of the layer        d  inputs, plus 1 where the layer has a bias
-          t  places where the layer meets a row: 1 for a Linear on vectors, the output's pixels for a Conv2d
+          t  positions at which a row is mapped: 1 for a Linear on vectors, the output's pixels for a Conv2d
           c  blocks: a layer that is several independent blocks has this dimension, other layers don't
           a (b, t, d), g (b, t, o), G (b, o, d);  with blocks (b, c, t, d), (b, c, t, o), (b, c, o, d)
 
@@ -40,11 +40,12 @@ class LayerBatch:
 
     @property
     def a(self) -> Float[Tensor, "b *c t d"]:
-        """Of a convolution these are patches, k² times as large as x: ask for them only to multiply them."""
+        """The layer's inputs; of a convolution, patches, k² times as large as x: ask for them only to multiply them."""
         return inputs_of(self.layer, self.x)
 
     @cached_property
     def g(self) -> Float[Tensor, "b *c t o"]:
+        """The gradients at the layer's outputs."""
         return output_gradients_of(self.layer, self.output_gradient)
 
     def gradients(self, g: Float[Tensor, "b *c t p"] | None = None) -> Float[Tensor, "b *c p d"]:
@@ -59,6 +60,7 @@ class LayerBatch:
         return g.mT @ self.a
 
     def nbytes(self) -> int:
+        """Bytes of both tensors."""
         return self.x.nbytes + self.output_gradient.nbytes
 
 
@@ -75,7 +77,7 @@ def inputs_of(layer: nn.Module, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b *
 
 
 def output_gradients_of(layer: nn.Module, gradient: Float[Tensor, "b ..."]) -> Float[Tensor, "b *c t o"]:
-    """g of the gradient at the layer's output, its places in the same order as in `inputs_of`."""
+    """g of the gradient at the layer's output, its positions in the same order as in `inputs_of`."""
     if isinstance(layer, NORMALISATION):
         return _by_channel(layer, gradient)[..., None]
     if isinstance(layer, nn.Conv2d):
@@ -85,13 +87,13 @@ def output_gradients_of(layer: nn.Module, gradient: Float[Tensor, "b ..."]) -> F
 
 
 def second_moment(v: Float[Tensor, "b *c t d"]) -> Float[Tensor, "*c d d"]:
-    """Σ v vᵀ over rows and places, block by block."""
+    """Σ v vᵀ over rows and positions, block by block."""
     flat = v.flatten(0, 1) if v.ndim == 3 else v.transpose(0, 1).flatten(1, 2)
     return flat.mT @ flat
 
 
 def input_moment(layer: nn.Module, x: Float[Tensor, "b ..."]) -> Float[Tensor, "*c d d"]:
-    """A = Σ a aᵀ over rows and places: `second_moment(inputs_of(layer, x))`, without patches where the stride is 1.
+    """A = Σ a aᵀ over rows and positions: `second_moment(inputs_of(layer, x))`, without patches at stride 1.
 
     Let R_r be row r of the padded pictures, cut into windows as wide as the kernel. The patch whose top is at row p
     consists of the windows R_p, ..., R_{p+k-1} below one another, k being the kernel's height. With T rows of patches
@@ -104,7 +106,7 @@ def input_moment(layer: nn.Module, x: Float[Tensor, "b ..."]) -> Float[Tensor, "
         A_{i+1,j+1} = A_ij - R_iᵀ R_j + R_{i+T}ᵀ R_{j+T}
 
     Only the k blocks A_0j are multiplied out in full, which is three (k = 3) to five (k = 5) times as fast as the
-    product of patches. For the bias a channel of ones is appended to x: its entry in A for the kernel's first place
+    product of patches. For the bias a channel of ones is appended to x: its entry in A for the kernel's first position
     stands after those of all other channels, where the bias belongs, and the rest of it is cut off.
     """
     if not isinstance(layer, nn.Conv2d) or (layer.groups, *layer.stride, *layer.dilation) != (1, 1, 1, 1, 1):
@@ -128,14 +130,14 @@ def input_moment(layer: nn.Module, x: Float[Tensor, "b ..."]) -> Float[Tensor, "
 
 
 def _convolution_gradients(
-    layer: nn.Conv2d, x: Float[Tensor, "b i h w"], g: Float[Tensor, "b *c t p"], places: torch.Size
+    layer: nn.Conv2d, x: Float[Tensor, "b i h w"], g: Float[Tensor, "b *c t p"], positions: torch.Size
 ) -> Float[Tensor, "b *c p d"]:
     """G of a convolution: the weight gradient of one convolution whose groups are the rows times the layer's groups."""
     padded, (rows, outputs) = _padded(layer, x), (len(x), g[0, ..., 0, :].numel())
     G = conv2d_weight(
         padded.reshape(1, -1, *padded.shape[2:]),
         [rows * outputs, x.shape[1] // layer.groups, *layer.kernel_size],
-        g.mT.reshape(1, rows * outputs, *places),
+        g.mT.reshape(1, rows * outputs, *positions),
         layer.stride,
         0,
         layer.dilation,

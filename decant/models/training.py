@@ -55,7 +55,7 @@ def epochs_of_batches(
 ) -> Iterator[Int64[Tensor, " b"]]:
     """Yield the row numbers of each batch of `epochs` passes over n rows, shuffled anew before each pass.
 
-    A last batch of one row is dropped: batch normalisation can't do with it.
+    A last batch of one row is dropped: batch normalisation needs two.
     """
     for _ in range(epochs):
         for batch in torch.randperm(n, generator=generator).split(batch_size):
@@ -71,7 +71,7 @@ def steps_of(rows: int, settings: TrainSettings) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The rows of one training step, as a strategy sees them."""
+    """The rows of one training step, and how far the training is."""
 
     inputs: Float32[Tensor, "n c h w"]
     """In [0, 1], augmented."""

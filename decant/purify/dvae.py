@@ -56,14 +56,14 @@ from decant.data.images import Images
 from decant.models.networks import BasicBlock
 from decant.purify.settings import PurifySettings
 
-ENERGY_FLOOR = 0.002  # least mean p^2 that the loss rewards: an RMS of 11.4 grey levels
+ENERGY_FLOOR = 0.002  # mean p^2 below which its loss term stays constant: an RMS of 11.4 grey levels
 PAPER_STRIDE = 2  # of the paper's latent grid; its limits and lambda are stated per position of that grid
 LOG_VAR_LIMIT = 10.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The network's shape and the length of its training: what a preset names."""
+    """A preset: the network's shape and the length of its training."""
 
     width: int
     batch_size: int
@@ -258,7 +258,7 @@ def loss(
 ) -> Float[Tensor, ""]:
     """L of the official code, or of Eq. 14 for `objective="eq14"` (both above); kld and kld_limit in nats per pixel.
 
-    with_floor: adds the official code's lower limit on mean p^2, which counts only after the first epochs.
+    with_floor: adds max(mean p^2, 0.002), which the official code does after the first epochs only.
     """
     per_position = PAPER_STRIDE**2
     rate_weight = 0.01 if objective == "eq14" or per_position * kld_limit > 0.99 else 0.5

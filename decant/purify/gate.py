@@ -1,4 +1,4 @@
-"""The gate: signs on the data that it carries an unlearnable perturbation, and which rows carry one.
+"""The gate: tests whether the data carries an unlearnable perturbation, and scores which rows carry one.
 
 An unlearnable example works because its perturbation is easier to learn than its image, so easy that a linear model
 learns it (Yu et al., "Availability attacks create shortcuts", KDD 2022). Where there is a perturbation, it is in the

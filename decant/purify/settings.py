@@ -47,7 +47,7 @@ class PurifySettings(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class PurifyStageSettings(Block):
-    """D-VAE's first stage."""
+    """Parameters of D-VAE's first stage."""
 
     kld_limit: Annotated[float, Field(ge=0)] = 0.25
     """Rate limit in nats per pixel, below which the KL term has no gradient. 0.25 in stage 1 and 0.75 in stage 2 are
@@ -58,7 +58,7 @@ class PurifyStageSettings(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class SecondPurifyStageSettings(PurifyStageSettings):
-    """D-VAE's second stage, on what the first has cleaned, with three times the rate."""
+    """Parameters of D-VAE's second stage, which is fitted on the first one's output with three times the rate."""
 
     kld_limit: Annotated[float, Field(ge=0)] = 0.75
     """As in stage 1."""

@@ -35,7 +35,7 @@ DONE = {"keep": "kept", "drop": "dropped", "relabel": "relabelled", "purify": "p
 
 
 def render(run: FinishedRun) -> str:
-    """The page."""
+    """The report of a run as HTML."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -30,7 +30,7 @@ class ResultTable:
 
 
 def read_result() -> ResultTable | None:
-    """None when nothing was measured yet."""
+    """The result of the last run; None when nothing was measured yet."""
     if not METRICS.is_file():
         return None
     queued = VerifySummary.read(VERIFY).queued if (VERIFY / FILE).is_file() else 0

@@ -57,7 +57,7 @@ def reasons(rejected: pd.DataFrame) -> list[tuple[str, int]]:
 
 
 def sentence(note: str) -> str:
-    """With a capital at its beginning and a full stop."""
+    """The note with a capital at its beginning and a full stop."""
     return note[:1].upper() + note[1:].rstrip(".") + "."
 
 

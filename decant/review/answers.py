@@ -36,7 +36,7 @@ def now() -> str:
 
 
 def lock_of(path: Path) -> FileLock:
-    """Held by whoever writes to the file."""
+    """The lock that a process holds while it writes to the file."""
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 

@@ -223,7 +223,7 @@ def import_answers(path: Path) -> str:
 
 
 def refuse_while_stage_runs() -> None:
-    """Raises DecantError while `verify` runs: it reads the answers."""
+    """Checks that `verify` doesn't run, as it reads the answers. Raises DecantError."""
     if is_being_written(QUEUE.parent):
         raise DecantError("the stage `verify`, which reads the answers, is at work; try again when it has ended")
 

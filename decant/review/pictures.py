@@ -47,7 +47,7 @@ class ReviewPictures:
             return True
 
     def png(self, row: int, seen_as: SeenAs) -> bytes | None:
-        """None for a row that the page can't ask for, or that the table doesn't have.
+        """The row's picture as PNG; None for a row that the page can't ask for, or that the table doesn't have.
 
         Raises: TableError when the table is missing.
         """
@@ -77,7 +77,7 @@ class ReviewPictures:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """(h, w, c) uint8, as large as it is: the browser enlarges it."""
+    """Encodes (h, w, c) uint8 as PNG, as large as it is: the browser enlarges it."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

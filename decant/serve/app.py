@@ -202,7 +202,7 @@ async def failed(_request: Request, _error: Exception) -> Response:
 
 
 def check_counts(request: ScoreRequest, limits: Limits) -> None:
-    """Raises HTTPException (422) when there are too many images, or not one label for each."""
+    """Checks the number of images and labels. Raises HTTPException (422)."""
     images, labels = len(request.images), len(request.labels)
     if images != labels:
         raise HTTPException(422, f"one label for each image expected, {images} images and {labels} labels found")

@@ -9,10 +9,8 @@ from torch import nn
 
 from decant.data.images import Images
 from decant.models.settings import TrainSettings
-from decant.registry import Family
 from decant.settings import load
-
-FAMILY = Family("decant.unlearning", ("unlearn",))
+from decant.unlearning.settings import FAMILY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,7 @@ class UnlearningTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Unlearned:
-    """A model without the flagged rows, and the seconds that it took."""
+    """A model without the flagged rows, and the seconds that unlearning took."""
 
     model: nn.Module
     seconds: float
@@ -44,7 +42,7 @@ def names() -> list[str]:
 
 
 def unlearn_with(name: str, task: UnlearningTask, **settings: Any) -> Unlearned:
-    """The model without the flagged rows, by the method `name`.
+    """Runs the unlearning method `name`.
 
     Raises: SettingsError for an unknown name or parameter.
     """

@@ -1,18 +1,27 @@
 """Parameters of the stage `unlearn`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
 
+from pydantic import Field
+
+from decant.registry import Family
 from decant.settings import Block, Fraction
+
+FAMILY = Family("decant.unlearning", ("unlearn",))
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnlearnSettings(Block):
-    """Taking the flagged rows' effect out of the model."""
+    """How the flagged rows' effect is taken out of the model."""
 
     enabled: bool = True
-    method: Literal["auto", "retrain", "finetune", "ssd", "scrub", "badt", "potion"] = "retrain"
+    method: Annotated[str, Field(json_schema_extra={"enum": ["auto", *FAMILY.names()]})] = "retrain"
     """A file of decant/unlearning; `auto`: a cheap one where a check accepts its result, else `retrain`, and a repair
     where retraining can't help because poison was found only in part."""
     margin: Fraction = 0.005
     """`auto`: accuracy on held-out kept rows that a cheap method may cost."""
+
+    def __post_init__(self) -> None:
+        if self.method != "auto":
+            FAMILY.require(self.method, "unlearn.method")

@@ -47,7 +47,7 @@ def open_source(source: str, *, test_fraction: float, rng: np.random.Generator) 
 
 
 def check_name(source: str) -> None:
-    """Raises SourceError where no source has that name, or nothing exists at that path. Contents are not read."""
+    """Checks that a source has that name, or something exists at that path; reads nothing. Raises SourceError."""
     if source.startswith("torchvision:"):
         name = source.removeprefix("torchvision:")
         if name not in TORCHVISION_SETS:

@@ -20,7 +20,10 @@ def find_tables(path: Path) -> list[Path]:
 
 
 def open_tables(train: Path, test: Path | None = None) -> Source:
-    """Raises: SourceError when the two tables don't belong together; TableError when a label has no class."""
+    """Opens the tables as a source.
+
+    Raises: SourceError when the two tables don't belong together; TableError when a label has no class.
+    """
     found = [_split(path) for path in (train, test) if path]
     (first, names), (last, last_names) = found[0], found[-1]
     if names != last_names:

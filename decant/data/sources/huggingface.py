@@ -46,7 +46,10 @@ class Shard:
 
 
 def open_shards(paths: list[Path]) -> Source:
-    """Raises: SourceError when the files are no Parquet, lack a column, disagree, or name splits only in part."""
+    """Opens the files as a source.
+
+    Raises: SourceError when they are no Parquet, lack a column, disagree, or name splits only in part.
+    """
     by_split = _by_split(paths)
     train_paths = by_split.pop("train", [])
     if not train_paths:

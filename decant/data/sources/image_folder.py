@@ -21,7 +21,10 @@ BATCH_ROWS = 64
 
 
 def open_image_folder(folder: Path) -> Source:
-    """Raises: SourceError when the folder holds no class folders, no images, or a class without a file."""
+    """Lists the folder's images as a source.
+
+    Raises: SourceError when it holds no class folders, no images, or a class without a file.
+    """
     train_folder = folder / "train" if (folder / "train").is_dir() else folder
     held_out = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()] if train_folder != folder else []
     classes = [entry for entry in _entries(train_folder) if entry.is_dir()]

@@ -107,6 +107,8 @@ def _flat(images: Images) -> UInt8[Tensor, "n d"]:
 
 
 class StrongAugmentation(TrainingStrategy):
+    """Training with affine maps, colour jitter and CutMix."""
+
     def __init__(self, settings: Settings):
         self.settings = settings
 

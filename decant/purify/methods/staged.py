@@ -45,6 +45,8 @@ def train(
 
 
 class Staged(TrainingStrategy):
+    """Training in which the learning rates of the layers fall to 0 one after the other."""
+
     def __init__(self, settings: Settings):
         self.settings = settings
         self.layers: list[nn.Module] = []
@@ -55,6 +57,7 @@ class Staged(TrainingStrategy):
         return [list(layer.parameters(recurse=False)) for layer in self.layers]
 
     def rates(self, progress: float) -> Sequence[float]:
+        """The rate of each layer by the formula above."""
         first, ramp = self.settings.first, self.settings.ramp
         done = int(progress * self.settings.stages) / self.settings.stages
         last = max(1, len(self.layers) - 1)
