@@ -45,9 +45,7 @@ def open_csv(path: Path) -> Iterator["csv.DictReader[str]"]:
     except OSError as error:
         raise StageError(f"{path}: can't be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise StageError(
-            f"{path}: no CSV in UTF-8 ({error}); save it as one, from a spreadsheet as CSV UTF-8"
-        ) from error
+        raise StageError(f"{path}: not a CSV in UTF-8 ({error}); from a spreadsheet, save it as CSV UTF-8") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -136,7 +136,7 @@ def _child(node: Any, part: str, key: str) -> Any:
             raise SettingsError(f"--set {key}: {part}: an entry from 0 to {len(node) - 1} expected")
         return node[int(part)]
     if not isinstance(node, dict):
-        raise SettingsError(f"--set {key}: {part}: the part before it is no block")
+        raise SettingsError(f"--set {key}: {part}: what stands before it is not a block")
     return node.setdefault(part, {})
 
 

@@ -100,7 +100,7 @@ def answers(address: Address) -> bool:
         return False
     if not (isinstance(version, str) and version.startswith(VERSION)):
         raise DecantError(
-            f"what answers at {address.ui} is no Prefect {VERSION}x server; "
+            f"what answers at {address.ui} is not a Prefect {VERSION}x server; "
             "choose another port: PREFECT_SERVER_API_PORT=4301 decant run"
         )
     return True

@@ -1,8 +1,8 @@
 """purify_2: D-VAE's second stage. Fits on the first one's output at a larger rate; its reconstruction is the result.
 
 Then it tests whether the data carries a shortcut at all (`purify.when: auto`): where there is no sign of one, every row
-keeps the pixels that it came with. The verdicts score each row by how well the residual tells its label, and flag those
-that seem to carry a perturbation. They never drop a row.
+keeps the pixels that it came with. The verdicts score each row by how well the residual predicts its label, and flag
+those that seem to carry a perturbation. They never drop a row.
 
 Any other method (`purify.method`) purifies all rows here, in memory, as `decant.purify.methods.base.clean` does; the
 tests of the residual are made for D-VAE's, so no row is scored or flagged.

@@ -37,7 +37,7 @@ def run(
     if not unlearn.enabled or not len(flagged):
         shutil.copyfile(model, out / "model.safetensors")
         reason = "switched off" if not unlearn.enabled else "nothing was flagged"
-        note = f"{reason}: the trained model stays as it is"
+        note = f"{reason}: the trained model is kept"
         return UnlearnSummary(rows_in=len(kept), rows_out=len(kept), unlearned=0, note=note)
     be_deterministic()
     progress = Progress("unlearn", steps_of(len(kept), train))

@@ -277,7 +277,7 @@ def test_a_wide_upper_group_does_not_claim_the_lowest_scores() -> None:
 def test_a_class_too_small_to_compare_is_said_to_be(backdoored: Scene) -> None:
     few = np.flatnonzero((backdoored.train.labels != 5) | (np.cumsum(backdoored.train.labels == 5) <= 3))
     found = detect(backdoored.model, backdoored.train.select(few), backdoored.affected, DEFAULT, seed=0)
-    assert not found.flagged.any() and "too few rows to compare: 3 candidates" in found.note
+    assert not found.flagged.any() and "too few rows to compare, 3 candidates" in found.note
 
 
 # the stage -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Countermeasures against unlearnable examples: one contract for all, and each against an independent truth."""
+"""Purification methods against unlearnable examples: one contract for all, and each against an independent truth."""
 
 import sys
 from dataclasses import replace
@@ -106,7 +106,9 @@ def test_unknown_names_and_parameters_are_refused_in_one_line() -> None:
         methods.train_with("prayer", few(), QUICK, seed=0)
     with pytest.raises(SettingsError, match=r"jpeg.quality: whole number \(1 to 100\) expected, 0 found"):
         methods.clean("jpeg", few(), seed=0, quality=0)
-    with pytest.raises(SettingsError, match=r"adversarial: works by its training alone .* cleaned by avatar, bdr"):
+    with pytest.raises(
+        SettingsError, match=r"adversarial: changes the training and not the images .* cleaned by avatar, bdr"
+    ):
         methods.clean("adversarial", few(), seed=0)
 
 

@@ -63,7 +63,7 @@ def test_auto_leaves_clean_data_exactly_as_it_is(tmp_path: Path) -> None:
     )
     assert "subtracted" not in Purify1Summary.read(tmp_path / "one").note  # nothing was, in the end
     verdicts = read_verdicts(tmp_path / "two/verdicts.parquet")
-    assert not verdicts["flagged"].any() and set(verdicts["reason"]) == {"untouched"}
+    assert not verdicts["flagged"].any() and set(verdicts["reason"]) == {"unchanged"}
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_methods_that_clean_no_images_are_refused_in_one_line() -> None:
         "purify.method: a method that cleans images expected "
         "(avatar, bdr, dvae, gray, jpeg, lfu, none), 'ueraser' found"
     )
-    with pytest.raises(SettingsError, match=r"^purify.rows: flagged rows are known to method dvae alone; all expected"):
+    with pytest.raises(SettingsError, match=r"^purify.rows: only purify.method: dvae flags rows; all expected"):
         load_params({"purify": {"method": "jpeg", "rows": "flagged"}})
     assert {name for name in methods.names() if methods.cleans(name)} == {
         "avatar", "bdr", "dvae", "gray", "jpeg", "lfu", "none",

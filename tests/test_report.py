@@ -240,11 +240,11 @@ def test_every_suspect_names_the_file_behind_it(page: Path) -> None:
 def test_headline_and_figures_come_from_the_metrics(page: Path) -> None:
     text = Reader(page.read_text()).text.replace("\u00a0", " ")
     assert (
-        "As received, this data trains a model that is right on 25.0 % of clean images and obeys the attacker’s trigger"
-        " on 95.0 % of marked ones; purified and without 6 of its 30 rows, it trains one that is right on 98.1 % and"
-        " obeys on 1.3 %."
+        "As received, this data trains a model that is right on 25.0 % of clean images and gives the attacker’s"
+        " label to 95.0 % of triggered ones; purified and without 6 of its 30 rows, it trains one that is right on"
+        " 98.1 % and gives the attacker’s label to 1.3 %."
     ) in text
-    assert "99.0 % with the same rows never poisoned" in text
+    assert "99.0 % for the same rows, never poisoned" in text
     assert "asked about 2 of 30 rows" in text
 
 
@@ -266,7 +266,7 @@ def test_accuracy_on_unchecked_labels_is_called_that(tmp_path: Path) -> None:
     text = Reader((tmp_path / "index.html").read_text()).text.replace("\u00a0", " ")
     assert "is right on 25.0 % of the test images, by the labels that came with them" in text
     assert "where one is wrong, a model that is right counts as mistaken" in text
-    assert "clean images" not in text and "nobody touched" not in text
+    assert "clean images" not in text and "no step has changed" not in text
 
 
 def test_truth_is_marked_only_where_it_is_known(page: Path, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_poison_success_may_be_missing(tmp_path: Path) -> None:
     write_json(arguments["metrics"], {key: {"accuracy": 0.5, "rows": 30} for key in ("as_received", "cleaned")})
     report.run(report=ReportSettings(), out=tmp_path, **arguments)
     text = Reader((tmp_path / "index.html").read_text()).text
-    assert "is right on 50.0" in text and "obeys" not in text
+    assert "is right on 50.0" in text and "attacker" not in text
 
 
 def test_same_run_gives_the_same_bytes(page: Path, tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_browser_fills_in_what_the_runs_took(page: Path, tmp_path: Path) -> None
     result = browse(folder / "report/index.html", tmp_path / "profile", "--dump-dom")
     text = Reader(result.stdout).text
     assert "12.3" in text and "1,234" in text and "a <b>CPU</b>, Python 3.11" in text and "2030-01-02 03:04" in text
-    assert "which is not there" in text and 'id="no-runs" hidden' in result.stdout
+    assert "which is missing" in text and 'id="no-runs" hidden' in result.stdout
     assert "Uncaught" not in result.stderr
 
 

@@ -129,7 +129,7 @@ def test_queue_of_an_older_verify_and_one_that_is_none(root: Path) -> None:
     with pytest.raises(StageError, match=r"queue.csv: not the queue that `verify` writes"):
         store_in(root).questions()
     queue.write_bytes("id,given\n11,Köter\n".encode("latin-1"))
-    with pytest.raises(StageError, match=r"queue.csv: no CSV in UTF-8"):
+    with pytest.raises(StageError, match=r"queue.csv: not a CSV in UTF-8"):
         store_in(root).questions()
 
 

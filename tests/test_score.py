@@ -126,7 +126,7 @@ def test_folders_of_other_classes_are_named(tmp_path: Path, capsys: pytest.Captu
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8)).save(tmp_path / name / "picture.png")
     assert main.main(["score", str(tmp_path), "--scorer", "scorer.safetensors"]) == 2
-    assert "no picture has a label; 'cat' is no class of the scorer" in capsys.readouterr().err
+    assert "no picture has a label; 'cat' is not a class of the scorer" in capsys.readouterr().err
 
 
 def plain_lines() -> list[str]:
@@ -185,7 +185,7 @@ def test_a_table_that_is_no_utf_8_is_named(capsys: pytest.CaptureFixture[str]) -
     Path("latin.csv").write_bytes("file,label\n00.png,K\u00e4se\n".encode("latin-1"))
     words = ["score", "pictures", "--labels", "latin.csv", "--scorer", "scorer.safetensors"]
     assert main.main(words) == 2
-    assert "latin.csv: no CSV in UTF-8" in capsys.readouterr().err
+    assert "latin.csv: not a CSV in UTF-8" in capsys.readouterr().err
 
 
 def test_a_folder_is_no_file_to_write_to(capsys: pytest.CaptureFixture[str]) -> None:

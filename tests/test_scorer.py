@@ -96,7 +96,7 @@ def test_a_single_reference_of_a_class_is_too_few() -> None:
     alone = np.flatnonzero(rows.labels == 2)[1:]
     scorer = TrustScorer.fit(rows.select(np.delete(np.arange(12), alone)), settings=VerifySettings(steps=1), seed=0)
     assert scorer.judged.tolist() == [0, 1]
-    with pytest.raises(StageError, match="two of each of two classes expected"):
+    with pytest.raises(StageError, match="at least two of each of two classes expected"):
         TrustScorer.fit(rows.select(rows.labels == 1), settings=VerifySettings(steps=1), seed=0)
 
 

@@ -57,7 +57,7 @@ def test_telemetry_is_off(bare: pytest.MonkeyPatch) -> None:
 
 def test_port_that_something_else_has_taken_is_an_error_with_a_way_out(bare: pytest.MonkeyPatch, stranger: int) -> None:
     os.environ["PREFECT_SERVER_API_PORT"] = str(stranger)
-    with pytest.raises(DecantError, match=r"is no Prefect 3\.x server; choose another port"):
+    with pytest.raises(DecantError, match=r"is not a Prefect 3\.x server; choose another port"):
         server.ensure_server(print)
 
 

@@ -133,7 +133,7 @@ def test_answers_stay_with_their_pictures_when_the_data_change(inputs: dict[str,
         write_images(inputs[table], replace(rows.select(moved), ids=rows.ids))
     summary = stage(inputs, expert="file", steps=2)
     assert summary.reviews == 0 and summary.queued == 40
-    assert "The answers about 40 rows don't count, as these show other pixels" in summary.note
+    assert "The answers about 40 rows don't count, because the pixels" in summary.note
 
 
 def test_answers_about_rows_that_nobody_drew_are_enough_to_judge_and_the_note_names_no_interval(
@@ -146,7 +146,7 @@ def test_answers_about_rows_that_nobody_drew_are_enough_to_judge_and_the_note_na
     rows.groupby("label").head(3).to_csv(inputs["decisions"], index=False)
     summary = stage(inputs, expert="file", rounds=0, steps=5)
     assert summary.reviews == 30 and summary.label_noise_interval is None
-    assert "of the labels looked wrong" in summary.note and "drawn at random alone" not in summary.note
+    assert "of the labels are wrong (estimated)" in summary.note and "drawn at random" not in summary.note
 
 
 def test_an_oracle_without_a_simulation_warns_that_it_knows_nothing(inputs: dict[str, Path]) -> None:

@@ -94,7 +94,7 @@ def test_an_unknown_method_is_refused_with_all_names() -> None:
     names = "activation_clustering, .*confident_learning, .*knn, labeltrust, "
     with pytest.raises(SettingsError, match=rf"^verify.method: one of {names}.* expected, 'prayer' found$"):
         load(VerifySettings, {"method": "prayer"}, "verify")
-    with pytest.raises(SettingsError, match=r"^verify.threshold: only method labeltrust can do that, 'knn' found$"):
+    with pytest.raises(SettingsError, match=r"^verify.threshold: needs verify.method: labeltrust, 'knn' found$"):
         VerifySettings(method="knn", threshold="far=0.01")
 
 

@@ -44,7 +44,7 @@ def poison(images: Images, settings: Settings, rng: np.random.Generator, taken: 
     rows = perturbed_rows(images, settings.rate, rng, key="perturbation.rate")
     chosen = delta[index_of(images, len(delta), settings.path)[rows]]
     if not np.isfinite(chosen).all():
-        raise SettingsError(f"perturbation.path: {settings.path} holds values that are no numbers")
+        raise SettingsError(f"perturbation.path: {settings.path} holds NaN or infinity")
     return add_perturbations(images, rows, chosen.astype(np.float32) * scale)
 
 
@@ -56,7 +56,7 @@ def read(path: Path) -> np.ndarray:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
-            raise SettingsError(f"perturbation.path: {path} is no .npy array of numbers: {error}") from error
+            raise SettingsError(f"perturbation.path: {path} is not a .npy array of numbers: {error}") from error
     elif path.suffix == ".safetensors":
         array = _only_tensor(path)
     else:

@@ -91,7 +91,7 @@ def examined(source: str, limit: int, scorer_file: Path) -> "tuple[Images, Candi
 def scorer_of(train: "Images", file: Path) -> "TrustScorer | None":
     """LabelTrust's scorer of the training rows; None where the default file is missing.
 
-    Raises: DecantError for a scorer of other images.
+    Raises: DecantError for a scorer for other classes or image sizes.
     """
     from decant.labeltrust.scorer import TrustScorer
 
@@ -99,7 +99,9 @@ def scorer_of(train: "Images", file: Path) -> "TrustScorer | None":
         return None
     scorer = TrustScorer.load(file)
     if (scorer.class_names, scorer.shape) != (train.info.class_names, train.shape):
-        raise DecantError(f"{file}: a scorer of other images than {VERIFIED}; name the one that `verify` fitted to it")
+        raise DecantError(
+            f"{file}: a scorer for other classes or image sizes than {VERIFIED}; name the one that `verify` wrote"
+        )
     return scorer
 
 

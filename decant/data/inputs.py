@@ -76,7 +76,7 @@ def open_pictures(name: str, class_names: tuple[str, ...]) -> InputPictures:
     labels = np.where(own >= 0, _numbers_among(class_names, source.class_names)[own], NO_LABEL)
     faults = {}
     for row in np.flatnonzero((own >= 0) & (labels == NO_LABEL)).tolist():
-        faults[row] = f"no label: {source.class_names[own[row]]!r} is no class of the scorer"
+        faults[row] = f"no label: {source.class_names[own[row]]!r} is not a class of the scorer"
     for first, split in _with_starts(splits):
         faults |= {row + first: f"no label: {fault}" for row, fault in split.faults.items()}
     return InputPictures(splits, str(folder), labels, faults)

@@ -72,7 +72,9 @@ def decide(case: DetectionCase, points: Images, r: Float[np.ndarray, " n"]) -> D
     candidates, others = case.candidates(label), case.train.labels != label
     if min(candidates.sum(), others.sum()) < MIN_ROWS:
         name = case.class_of(points)
-        note = f"too few rows to compare: {candidates.sum()} candidates for {name}, {others.sum()} with other labels"
+        note = (
+            f"nothing found: too few rows to compare, {candidates.sum()} candidates for {name}, {others.sum()} others"
+        )
         return Detection.nothing(r, note, MEASURE)
     groups = split_in_two(r[candidates], r[others], seed=case.seed)
     if not groups.is_real:

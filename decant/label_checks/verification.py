@@ -4,7 +4,7 @@ The expert is shown the same first rows as in LabelTrust: random rows of every g
 them are confirmed. The check then judges every row, with the answers as its references, and the expert's answers
 overrule it on the rows that they saw. There are no rounds of review: these choose rows by LabelTrust's networks.
 
-Suspicion is scaled to 0-1 over the rows (it is no probability): 0 for the least suspicious row, 1 for the most. A
+Suspicion is scaled to 0-1 over the rows (it is not a probability): 0 for the least suspicious row, 1 for the most. A
 check gives no probability for its suggestion either, so with `verify.action: relabel` only the expert's answers relabel
 a row; the others that are flagged are dropped.
 """

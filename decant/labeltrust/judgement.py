@@ -1,6 +1,6 @@
 """From class scores to the trust in every label.
 
-    paper   trust(x, l) = score(x, l), the mean pair sigmoid, which is no probability
+    paper   trust(x, l) = score(x, l), the mean pair sigmoid, which is not a probability
     plus    trust(x, l) = P(l is right | picture, given label), by a label-noise model that is fitted without the truth
             (`decant.labeltrust.label_noise`)
 

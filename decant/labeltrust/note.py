@@ -39,7 +39,7 @@ def note(
         if nothing_planted
         else "",
         _outdated(outdated, decisions),
-        "Embeddings were compared, so there is no scorer for other pictures"
+        "Embeddings were compared and not pixels, so there is no scorer for other pictures"
         if settings.embeddings and outcome.label_noise_rate is not None
         else "",
         "The out-of-fold classifier got no weight: it repeats labels that the expert refuted, or adds nothing"
@@ -53,20 +53,21 @@ def note(
 def _judged(outcome: VerifyOutcome) -> str:
     answered = len(outcome.reviews)
     if outcome.label_noise_rate is None:
-        return f"no label was judged, as there are too few references yet; the expert has answered {answered} rows"
+        return f"no label was judged, because there are too few references yet; the expert has labelled {answered} rows"
     actions = outcome.verdicts["action"].value_counts()
     dropped, relabelled = actions.get("drop", 0), actions.get("relabel", 0)
-    return f"dropped {dropped} and relabelled {relabelled} of {len(outcome.verdicts)} rows; the expert saw {answered}"
+    rows = len(outcome.verdicts)
+    return f"dropped {dropped} and relabelled {relabelled} of {rows} rows; the expert labelled {answered}"
 
 
 def _label_noise(outcome: VerifyOutcome) -> str:
     if outcome.label_noise_rate is None:
         return ""
-    said = f"About {_percent(outcome.label_noise_rate)} of the labels looked wrong"
+    said = f"About {_percent(outcome.label_noise_rate)} of the labels are wrong (estimated"
     if outcome.label_noise_interval is None:
-        return said
+        return f"{said})"
     low, high = map(_percent, outcome.label_noise_interval)
-    return f"{said} ({low} to {high} by the rows drawn at random alone, with 95 % confidence)"
+    return f"{said}; 95 % confidence interval from the rows drawn at random: {low} to {high})"
 
 
 def _operating_point(outcome: VerifyOutcome, settings: VerifySettings) -> str:
@@ -84,8 +85,8 @@ def _unconfirmed(settings: VerifySettings, lowest: float | None) -> str:
     if lowest is None or lowest <= parse_threshold(settings.threshold)[1]:
         return ""
     return (
-        f"The target rate {settings.threshold} rests on the label-noise model alone: the rows drawn at random confirm "
-        f"no rate below {_percent(lowest)}"
+        f"The target rate {settings.threshold} rests on the label-noise model alone: the rows drawn at random can "
+        f"confirm no rate below {_percent(lowest)}"
     )
 
 
@@ -102,8 +103,8 @@ def _outdated(rows: int, decisions: Path) -> str:
     if not rows:
         return ""
     return (
-        f"The answers about {rows} rows don't count, as these show other pixels now than when they were answered; to "
-        f"count them all the same, empty the column `picture` of {decisions}"
+        f"The answers about {rows} rows don't count, because the pixels of these rows have changed since; to count "
+        f"them all the same, empty the column `picture` of {decisions}"
     )
 
 

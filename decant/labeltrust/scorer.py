@@ -256,7 +256,9 @@ def _judgeable(references: Images) -> Images:
     """The references of classes that have enough of them, sorted by label."""
     counts = np.bincount(references.labels, minlength=references.classes)
     if (counts >= MIN_REFERENCES).sum() < 2:
-        raise StageError(f"references: two of each of two classes expected at least, {counts.tolist()} found")
+        raise StageError(
+            f"references: at least two of each of two classes expected, {counts.tolist()} found (per class)"
+        )
     kept = np.flatnonzero(counts[references.labels] >= MIN_REFERENCES)
     return references.select(kept[np.argsort(references.labels[kept], kind="stable")])
 

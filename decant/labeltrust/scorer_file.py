@@ -77,7 +77,7 @@ def read(path: Path) -> tuple[Mode, tuple[Siamese, ...], Images, Calibration | N
     Raises: TableError, one line with the file and the field, where the file is missing, damaged or no scorer's.
     """
     if not path.is_file():
-        raise TableError(f"{path}: no such file; `decant run verify` writes it, or name another scorer's file")
+        raise TableError(f"{path}: no such file; `decant run verify` writes it, or name a scorer with --scorer")
     try:
         with safe_open(path, "pt") as file:
             header = _header(path, file.metadata() or {})
@@ -97,7 +97,7 @@ def read(path: Path) -> tuple[Mode, tuple[Siamese, ...], Images, Calibration | N
 
 def _header(path: Path, metadata: dict[str, str]) -> Header:
     if "decant" not in metadata:
-        raise TableError(f"{path}: header key 'decant' expected, none found: no file of Decant")
+        raise TableError(f"{path}: header key 'decant' expected, none found: not a file of Decant")
     try:
         values = json.loads(metadata["decant"])
     except json.JSONDecodeError as error:

@@ -19,22 +19,22 @@ class VerifySettings(Block):
     enabled: bool = True
     method: Annotated[str, Field(json_schema_extra={"enum": [*METHODS.names()]})] = "labeltrust"
     """A file of decant/label_checks. Any but `labeltrust` judges the labels by its own rule and its default parameters
-    (docs/label-checks.md), after the expert was shown the first rows; there are no rounds and no scorer, and where one
-    trains a classifier it is the default of the block `train`."""
+    (docs/label-checks.md), after the expert was shown the first rows. There are no rounds and no scorer; a check that
+    trains a classifier uses the defaults of the block `train`."""
     mode: Literal["plus", "paper"] = "plus"
     """`plus`: the score of a row is the probability that its label is wrong, and the networks are also trained on rows
-    whose labels are trusted; `paper`: the method as published, whose score is no probability."""
+    whose labels are trusted; `paper`: the method as published, whose score is not a probability."""
     references: Annotated[int, Field(ge=2, le=100)] = 10
     """Trusted rows per class before the first round (x in the paper)."""
     rounds: Count = 2
-    """Rounds of the refeed loop after the first scoring."""
+    """Rounds of review after the first scoring (the paper's refeed loop)."""
     reviews: Count = 5
     """Rows per class that the expert is shown in each round."""
     choice: Literal["active", "random"] = "active"
-    """Which rows those are: those whose answer helps most, or random ones (to compare with)."""
+    """Which rows a round shows: those whose answer helps most, or random ones (to compare with)."""
     budget: Positive | None = None
     """Most rows that the expert is shown in all, references included; null: no limit but references, rounds and
-    reviews. A round that can't afford a row per class is the end."""
+    reviews. The rounds end where the budget left is less than a row per class."""
     stop_below: Fraction = 0.0
     """No further round once less than this share of the rows is expected to be judged wrongly, by their trust; that
     share is the most that any review could gain. 0: all rounds. `plus` only."""
@@ -72,12 +72,12 @@ class VerifySettings(Block):
             self._refuse_what_only_labeltrust_knows()
         if self.mode == "paper" and isinstance(self.threshold, str):
             raise SettingsError(
-                "verify.threshold: the score of mode paper is no probability, so no target rate; a number expected"
+                "verify.threshold: a number expected, a target rate found; the score of mode paper is not a probability"
             )
         if self.mode == "paper" and self.stop_below:
-            raise SettingsError("verify.stop_below: the score of mode paper is no probability; 0 expected")
+            raise SettingsError("verify.stop_below: 0 expected; the score of mode paper is not a probability")
         if self.classifier and (self.mode == "paper" or self.embeddings):
-            raise SettingsError("verify.classifier: needs mode plus and pixels (verify.embeddings: null)")
+            raise SettingsError("verify.classifier: works only with verify.mode: plus and verify.embeddings: null")
 
     def _refuse_what_only_labeltrust_knows(self) -> None:
         for name, is_set in (
@@ -86,4 +86,4 @@ class VerifySettings(Block):
             ("embeddings", self.embeddings is not None),
         ):
             if is_set:
-                raise SettingsError(f"verify.{name}: only method labeltrust can do that, {self.method!r} found")
+                raise SettingsError(f"verify.{name}: needs verify.method: labeltrust, {self.method!r} found")

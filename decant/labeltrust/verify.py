@@ -249,8 +249,8 @@ def drawn_share(reviews: Reviews) -> tuple[float, tuple[float, float]] | None:
 
 
 def counted_noise_rate(reviews: Reviews, table: pd.DataFrame) -> float:
-    """Share of wrong labels where suspicion is no probability: by the rows drawn at random, and where none is answered,
-    the share that is flagged."""
+    """Share of wrong labels where suspicion is not a probability: by the rows drawn at random, and where none is
+    answered, the share that is flagged."""
     drawn = drawn_share(reviews)
     return float(table["flagged"].mean()) if drawn is None else drawn[0]
 

@@ -182,7 +182,9 @@ def load(path: Path) -> tuple[nn.Module, Architecture]:
             header = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise TableError(f"{path}: not a safetensors file ({str(error).splitlines()[0]}); it is no model") from error
+        raise TableError(
+            f"{path}: not a safetensors file ({str(error).splitlines()[0]}); a model's file expected"
+        ) from error
     if "decant" not in header:
         raise TableError(f"{path}: header key 'decant' expected, none found: not a Decant model")
     fields = json.loads(header["decant"])

@@ -20,7 +20,7 @@ class PurifyDecision:
 
     purified: Bool[np.ndarray, " n"]
     scores: Float[np.ndarray, " n"]
-    """How well the residual tells the row's label; higher is more suspicious."""
+    """How well the residual predicts the row's label; higher is more suspicious."""
     flagged: Bool[np.ndarray, " n"]
     """Rows that seem to carry a perturbation."""
     test: ShortcutTest | None = None
@@ -74,8 +74,8 @@ def write_chosen(
 
 def as_verdicts(ids: Int[np.ndarray, " n"], decision: PurifyDecision, changes: Float[np.ndarray, " n"]) -> pd.DataFrame:
     """A Verdicts table that keeps every row; `changes` as `write_chosen` returns them."""
-    carries = pd.Series(decision.flagged).map({True: "its residual tells its label; ", False: ""})
-    pixels = pd.Series(changes).map(lambda rms: f"pixels purified by {rms:.1f} grey levels RMS" if rms else "untouched")
+    carries = pd.Series(decision.flagged).map({True: "its residual predicts its label; ", False: ""})
+    pixels = pd.Series(changes).map(lambda rms: f"pixels purified by {rms:.1f} grey levels RMS" if rms else "unchanged")
     return pd.DataFrame(
         {
             "id": ids,

@@ -10,7 +10,7 @@ from decant.registry import Family
 from decant.settings import Block, Positive
 
 CLEANING = Family("decant.purify.methods", ("clean",)).names()
-"""The methods that change images; a file without `clean` works by its training alone."""
+"""The methods that change images; a file without `clean` changes the training alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class PurifySettings(Block):
 
     method: Annotated[str, Field(json_schema_extra={"enum": list(CLEANING)})] = "dvae"
     """A file of decant/purify/methods that cleans images, at its own defaults; docs/purification-methods.md compares
-    them. All but `dvae` purify every row in one stage, and the parameters below but `when` are not for them."""
+    them. All but `dvae` purify every row in one stage and, of the parameters below, use `when` alone."""
     when: Literal["auto", "always", "never"] = "auto"
     """`auto`: where there is a sign that the data carries a shortcut (`decant.purify.gate`); where there is none, no
     pixel is touched. Methods other than `dvae` need clean rows (`ingest.probe`) for that test, and are applied where
@@ -40,9 +40,7 @@ class PurifySettings(Block):
             known = ", ".join(CLEANING)
             raise SettingsError(f"purify.method: a method that cleans images expected ({known}), {self.method!r} found")
         if self.method != "dvae" and self.rows == "flagged":
-            raise SettingsError(
-                f"purify.rows: flagged rows are known to method dvae alone; all expected with {self.method}"
-            )
+            raise SettingsError(f"purify.rows: only purify.method: dvae flags rows; all expected with {self.method}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,9 @@ from decant.steps import CHECKS, ORACLE, STEPS
 
 STRIP_SIDE, CARD_SIDE = 72, 92  # CSS pixels that a picture should take: about, at a whole multiple of its own size
 SCORES = {  # what a stage's score is, on the axis of its histogram
-    "purify_2": "how well a linear probe reads a row's label from the removed perturbation (margin)",
+    "purify_2": "margin by which a linear probe predicts a row's label from the removed perturbation",
     "verify": "suspicion = 1 − trust",
-    "detect": "how much a row causes the affected points (the detector's score)",
+    "detect": "the detector's score: how much the row is a cause of the affected points",
 }
 DONE = {"keep": "kept", "drop": "dropped", "relabel": "relabelled", "purify": "purified"}
 

@@ -34,8 +34,9 @@ def _behaviour(figures: Mapping[str, Any], of: str = "") -> Markup:
     words = Markup('is right on <b class="blue">{}</b>{}').format(percent(figures["accuracy"]), of and f" of {of}")
     if figures.get("poison_success") is None:
         return words
-    obeys, marked = (" and obeys the attacker’s trigger on", " of marked ones") if of else (" and obeys on", "")
-    return words + Markup('{} <b class="orange">{}</b>{}').format(obeys, percent(figures["poison_success"]), marked)
+    triggered = " of triggered ones" if of else ""
+    success = percent(figures["poison_success"])
+    return words + Markup(' and gives the attacker’s label to <b class="orange">{}</b>{}').format(success, triggered)
 
 
 def _changes(counts: Mapping[str, int]) -> str:

@@ -30,7 +30,7 @@ from decant.unlearning.base import UnlearningTask, unlearn_with
 FORGOTTEN = 0.05
 HELD_OUT = 0.1  # of the kept rows
 REPAIR = 0.05
-FOUND_IN_PART = "affected points are still predicted as reported: more rows cause them than were flagged"
+FOUND_IN_PART = "affected points are still predicted as reported: more rows cause this than were flagged"
 CHEAP = ("potion", "ssd")
 """What is tried before retraining. The other methods take half as long as retraining and pass no more often."""
 

@@ -1,6 +1,6 @@
-"""Countermeasures against unlearnable examples: D-VAE and its rivals. One file each, found by its name.
+"""Purification methods against unlearnable examples: D-VAE and its rivals. One file each, found by its name.
 
-A countermeasure gets a training set that may carry unlearnable perturbations, and yields a classifier that should do
+A method gets a training set that may carry unlearnable perturbations, and yields a classifier that should do
 well on clean data. Its file has a frozen dataclass ``Settings`` and at least one of
 
     clean(images, settings, *, seed) -> Images                             purifies the images before ordinary training

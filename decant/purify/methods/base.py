@@ -1,4 +1,4 @@
-"""Running a countermeasure by its name: `clean` for the images, `train_with` for a classifier."""
+"""Run a purification method by its name: `clean` for the images, `train_with` for a classifier."""
 
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ FAMILY = Family("decant.purify.methods", ("clean", "train"))
 
 
 def names() -> list[str]:
-    """Every countermeasure's name."""
+    """The names of all methods."""
     return FAMILY.names()
 
 
@@ -29,9 +29,9 @@ def train_with(
     probe: Images | None = None,
     **settings: Any,
 ) -> nn.Module:
-    """A classifier trained on the images with the countermeasure `name`, in eval mode, on the device.
+    """A classifier trained on the images with the method `name`, in eval mode, on the device.
 
-    Raises: SettingsError for an unknown name or parameter; StageError where the countermeasure can't work.
+    Raises: SettingsError for an unknown name or parameter; StageError where the method can't work.
     """
     module, loaded = _loaded(name, settings)
     if hasattr(module, "train"):
@@ -40,19 +40,21 @@ def train_with(
 
 
 def cleans(name: str) -> bool:
-    """Whether the countermeasure changes images, so that `clean` takes its name."""
+    """Whether the method changes images, so that `clean` takes its name."""
     return hasattr(_module(name), "clean")
 
 
 def clean(name: str, images: Images, *, seed: int, **settings: Any) -> Images:
-    """The images as the countermeasure `name` purifies them.
+    """The images as the method `name` purifies them.
 
-    Raises: SettingsError for an unknown name or parameter, or when it works by its training alone.
+    Raises: SettingsError for an unknown name or parameter, or for a method that changes the training alone.
     """
     module, loaded = _loaded(name, settings)
     if not hasattr(module, "clean"):
         cleaning = ", ".join(other for other in names() if cleans(other))
-        raise SettingsError(f"{name}: works by its training alone (train_with); images are cleaned by {cleaning}")
+        raise SettingsError(
+            f"{name}: changes the training and not the images (train_with); the images are cleaned by {cleaning}"
+        )
     return module.clean(images, loaded, seed=seed)
 
 
@@ -62,4 +64,4 @@ def _loaded(name: str, settings: dict[str, Any]) -> tuple[ModuleType, Any]:
 
 
 def _module(name: str) -> ModuleType:
-    return FAMILY.member(name, "countermeasure")
+    return FAMILY.member(name, "purification method")

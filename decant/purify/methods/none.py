@@ -1,4 +1,4 @@
-"""No countermeasure: training on the data as received, the baseline of every other one.
+"""No purification: training on the data as received, the baseline of the other methods.
 
 Cost: nothing.
 Expected: on digits of 16 x 16 under LSP of 24/255, `small_cnn`, 10 epochs, shifts: 76.5 % accuracy on 360 clean test
