@@ -1,10 +1,10 @@
-"""Fingerprints of the library's rooms: how a stage of a workspace knows that its code has changed.
+"""Fingerprints of the library's parts: how a stage of a workspace knows that its code has changed.
 
-In the repository's checkout dvc.yaml lists the rooms of ``decant/`` as dependencies, and DVC sees every edit. In a
-workspace the library lies in a Python environment, where DVC does not look. There `decant init` writes the fingerprint
-of each room to workspace.yaml, and dvc.yaml lists those of the rooms that a stage uses as parameters of the stage. An
-upgrade of decant that changes one room thus makes exactly the stages stale that use it, once `decant init --upgrade`
-has written the fingerprints anew; until then these stages refuse to run.
+In the repository's checkout dvc.yaml lists the parts of ``decant/``, its packages and modules, as dependencies, and DVC
+sees every edit. In a workspace the library lies in a Python environment, where DVC does not look. There `decant init`
+writes the fingerprint of each part to workspace.yaml, and dvc.yaml lists those of the parts that a stage uses as
+parameters of the stage. An upgrade of decant that changes one part thus makes exactly the stages stale that use it,
+once `decant init --upgrade` has written the fingerprints anew; until then these stages refuse to run.
 """
 
 import hashlib
@@ -24,18 +24,18 @@ RECORD = Path("workspace.yaml")
 
 @cache
 def fingerprints() -> dict[str, str]:
-    """Each room of the installed library (a folder or a file of ``decant/``), and the fingerprint of its files."""
+    """Each part of the installed library (a folder or a file of ``decant/``), and the fingerprint of its files."""
     packages = {path.name: path for path in LIBRARY.iterdir() if (path / "__init__.py").is_file()}
     modules = {path.stem: path for path in LIBRARY.glob("*.py")}
-    return {room: fingerprint(path) for room, path in sorted({**packages, **modules}.items())}
+    return {part: fingerprint(path) for part, path in sorted({**packages, **modules}.items())}
 
 
-def fingerprint(room: Path) -> str:
-    """The start of the SHA-256 over the names and bytes of a room's files."""
+def fingerprint(part: Path) -> str:
+    """The start of the SHA-256 over the names and bytes of a part's files."""
     sha256 = hashlib.sha256()
-    for file in source_files(room):
+    for file in source_files(part):
         content = file.read_bytes()
-        sha256.update(f"{file.relative_to(room.parent).as_posix()}\0{len(content)}\0".encode() + content)
+        sha256.update(f"{file.relative_to(part.parent).as_posix()}\0{len(content)}\0".encode() + content)
     return sha256.hexdigest()[:16]
 
 
@@ -46,7 +46,7 @@ def source_files(path: Path) -> list[Path]:
 
 
 def outdated() -> dict[str, list[str]]:
-    """Stages of this workspace that use rooms which workspace.yaml knows by another fingerprint, and these rooms.
+    """Stages of this workspace that use parts which workspace.yaml knows by another fingerprint, and these parts.
 
     Empty in the repository's checkout. Raises: SettingsError where workspace.yaml or dvc.yaml can't be read.
     """
@@ -55,24 +55,25 @@ def outdated() -> dict[str, list[str]]:
     recorded, installed = _read(RECORD).get("library", {}), fingerprints()
     stages = _read(Path("dvc.yaml")).get("stages", {})
     changed = {
-        name: [r for r in rooms_used(stage) if recorded.get(r) != installed.get(r)] for name, stage in stages.items()
+        name: [part for part in parts_used(stage) if recorded.get(part) != installed.get(part)]
+        for name, stage in stages.items()
     }
-    return {name: rooms for name, rooms in changed.items() if rooms}
+    return {name: parts for name, parts in changed.items() if parts}
 
 
 def check(stage: str | None = None) -> None:
     """Checks that the stage (None: every one) runs the code that workspace.yaml records. Raises SettingsError."""
     found = outdated()
-    rooms = sorted({room for name in found if stage in (None, name) for room in found[name]})
-    if rooms:
+    parts = sorted({part for name in found if stage in (None, name) for part in found[name]})
+    if parts:
         raise SettingsError(
-            f"the installed decant is not the one that this workspace was made for ({', '.join(rooms)} changed): "
+            f"the installed decant is not the one that this workspace was made for ({', '.join(parts)} changed): "
             "decant init --upgrade"
         )
 
 
-def rooms_used(stage: Mapping[str, Any]) -> Iterator[str]:
-    """The rooms whose fingerprints are parameters of a stage, from the stage's entry in dvc.yaml."""
+def parts_used(stage: Mapping[str, Any]) -> Iterator[str]:
+    """The parts whose fingerprints are parameters of a stage, from the stage's entry in dvc.yaml."""
     for parameter in stage.get("params", []):
         keys = parameter.get(RECORD.name, []) if isinstance(parameter, dict) else []
         yield from (key.removeprefix("library.") for key in keys)

@@ -1,7 +1,7 @@
 """Named random streams: every random draw of a run follows from its seed and from what it is drawn for.
 
-Two fits that share a seed must not share their draws, nor must a fit of seed 0 those of another fit of seed 1, as
-``seed + 1`` would have it. A name sets them apart, the way `numpy.random.SeedSequence.spawn` does by counting:
+Two fits that share a seed must not share their draws. With ``seed + 1`` for the second fit, it would share those of the
+first fit of the next seed. A name sets them apart, the way `numpy.random.SeedSequence.spawn` does by counting:
 
     stream(seed, "verify", "references")      child(seed, "fold", 3)
 

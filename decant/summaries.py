@@ -1,4 +1,4 @@
-"""What each stage says of itself: one class per stage for the contents of its `summary.json`.
+"""The stages' summaries: one class per stage for the contents of its `summary.json`.
 
 `tasks.<stage>.run` returns it, `python -m tasks` writes it after all other files of the stage, and all others read it
 through its class. Shares and rates are fractions in [0, 1]; whoever makes a summary rounds its figures, so that the
@@ -20,7 +20,7 @@ FILE = "summary.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(Block):
-    """What every stage says."""
+    """The fields of every stage's summary."""
 
     rows_in: int
     """Training rows that the stage was given."""
@@ -30,6 +30,7 @@ class Summary(Block):
     """For people: what was done, or why nothing was."""
 
     def write(self, folder: Path) -> None:
+        """Writes the summary into the stage's folder."""
         write_json(folder / FILE, asdict(self))
 
     @classmethod

@@ -13,7 +13,7 @@ def page() -> str:
         "Every key of `params.yaml`. Change one in the file, with `decant run --set block.key=value`, or for one",
         "experiment with `dvc exp run -S block.key=value`. A key that is not listed here is refused; where one is",
         "missing, its default counts. What the demo runs with is in `params.yaml`.",
-        "Written by `make docs` from the `settings.py` of each room; the attacks' own parameters are",
+        "Written by `make docs` from the `settings.py` of each package; the attacks' own parameters are",
         "on [their page](attacks.md).",
         "",
         "`seed` (whole number, default 0): every random draw of the pipeline follows from it.",

@@ -201,6 +201,6 @@ def publish_result() -> None:
     if result is None:
         return
     link = f"\n\nThe report: [{report}]({report.as_uri()})" if report.is_file() else ""
-    create_markdown_artifact(table.as_markdown(result) + link, key="result", description="What this run came to")
+    create_markdown_artifact(table.as_markdown(result) + link, key="result", description="The result of this run")
     if report.is_file():
         create_link_artifact(report.as_uri(), key="report", link_text=str(report), description="The report")

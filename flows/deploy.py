@@ -13,6 +13,7 @@ from flows import server
 
 
 def main(_arguments: argparse.Namespace) -> int:
+    """Registers the deployments, creating their work pools, and prints how to start a worker."""
     address = server.ensure_server(print)
     environment = {**os.environ, "DECANT_ROOT": str(Path.cwd())}
     deployments = read_deployments()

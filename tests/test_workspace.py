@@ -70,7 +70,7 @@ def test_the_library_s_rooms_are_parameters_of_a_stage_and_all_else_is_the_repos
 ) -> None:
     laid, own = yaml.safe_load((space / "dvc.yaml").read_text())["stages"][stage], DVC[stage]
     rooms = {Path(dep).stem for dep in own["deps"] if dep.startswith("decant/")}
-    assert set(fingerprints.rooms_used(laid)) == rooms and rooms
+    assert set(fingerprints.parts_used(laid)) == rooms and rooms
     assert laid["deps"] == [dep for dep in own["deps"] if not dep.startswith("decant/")]
     assert laid["params"][:-1] == own["params"]
     assert {key: laid[key] for key in laid if key not in ("deps", "params")} == {

@@ -49,7 +49,7 @@ class Surrogate:
         return torch.zeros(self.x.shape, device=self.x.device)
 
     def next_rows(self) -> Int[Tensor, " m"]:
-        """The next batch of row numbers of a shuffled pass; a batch of one row breaks batch normalisation: skipped."""
+        """The next batch of row numbers of a shuffled pass; batches of one row are left out for batch normalisation."""
         while not self._waiting:
             batches = torch.randperm(len(self), generator=self.generator).split(BATCH)
             self._waiting = [batch.to(self.x.device) for batch in batches if len(batch) > 1 or len(self) == 1]

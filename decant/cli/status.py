@@ -86,7 +86,7 @@ def _state(
         return ("behind", behind) if behind else ("busy", [str(busy).removeprefix(f"{stage.name}: ")])
     why = list(reasons(changed, locked))
     if locked:
-        why += [_code_changed(room) for room in outdated if _code_changed(room) not in why]
+        why += [_code_changed(part) for part in outdated if _code_changed(part) not in why]
     if stage.name == "ingest" and locked and source_changed():
         why.append("files of the source changed")
     if why:
@@ -109,9 +109,9 @@ def reasons(changed: list[Any], locked: Mapping[str, Any] | None) -> Iterator[st
             yield f"output missing: {path}" if how == "deleted" else f"output {how}: {path}"
 
 
-def _code_changed(room: str) -> str:
-    """The reason of a stage that uses a room of the library, in a workspace."""
-    return f"code changed: decant/{room}"
+def _code_changed(part: str) -> str:
+    """The reason of a stage that uses a part of the library, in a workspace."""
+    return f"code changed: decant/{part}"
 
 
 def _dependency(path: str, how: str) -> str:

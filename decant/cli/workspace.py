@@ -3,7 +3,7 @@
 A workspace is the repository's pipeline without its library: the same ``tasks/`` and ``flows/``, ``dvc.yaml`` and
 ``params.yaml``, in a folder of the user's. An upgrade replaces files that the user has not changed and keeps the
 others. To tell them apart, workspace.yaml records the SHA-256 of each file as it was written, beside the fingerprints
-of the library's rooms (`decant.fingerprints`).
+of the library's parts (`decant.fingerprints`).
 """
 
 import hashlib
@@ -31,7 +31,7 @@ DVC_YAML_HEAD = """\
 # The one definition of the pipeline: `decant run` and `dvc repro` run it. Nothing else lists the stages.
 #
 # stage name = params block = tasks/<stage>.py = data/<stage>/
-# workspace.yaml: fingerprints of the rooms of decant that a stage uses, so that it is stale after an upgrade of decant.
+# workspace.yaml: fingerprints of the parts of decant that a stage uses, so that it is stale after an upgrade of decant.
 # meta: tags `gpu` take one slot per GPU; timeout in seconds, enforced by the flow.
 """
 NEWER = ".new"
@@ -71,9 +71,9 @@ def workspace_pipeline(text: str) -> str:
     document = editor.load(text)
     for stage in document["stages"].values():
         code = [dep for dep in stage["deps"] if dep.startswith("decant/")]
-        rooms = dict.fromkeys(Path(dep).parts[1].removesuffix(".py") for dep in code)
+        parts = dict.fromkeys(Path(dep).parts[1].removesuffix(".py") for dep in code)
         stage["deps"] = [dep for dep in stage["deps"] if dep not in code]
-        stage["params"] = [*stage["params"], {RECORD.name: [f"library.{room}" for room in rooms]}]
+        stage["params"] = [*stage["params"], {RECORD.name: [f"library.{part}" for part in parts]}]
     editor.dump(document, output)
     _, _, body = output.getvalue().partition("\nstages:\n")
     return f"{DVC_YAML_HEAD}\nstages:\n{body}"

@@ -58,6 +58,7 @@ class ConfidenceCase:
 
 
 def names() -> list[str]:
+    """Every confidence scorer's name."""
     return FAMILY.names()
 
 

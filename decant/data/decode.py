@@ -51,7 +51,7 @@ class Undecodable(Exception):
 
 @dataclass(frozen=True)
 class Rules:
-    """What every image becomes."""
+    """The shape that every image is brought to."""
 
     height: int
     width: int

@@ -76,6 +76,7 @@ class Images:
 
     @property
     def classes(self) -> int:
+        """The number of classes."""
         return len(self.info.class_names)
 
     def select(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Images":
@@ -83,13 +84,16 @@ class Images:
         return replace(self, ids=self.ids[rows], pixels=self.pixels[rows], labels=self.labels[rows])
 
     def with_pixels(self, pixels: UInt8[np.ndarray, "n h w c"]) -> "Images":
+        """The same rows with other pixels."""
         return replace(self, pixels=pixels)
 
     def with_labels(self, labels: Int[np.ndarray, " n"]) -> "Images":
+        """The same rows with other labels."""
         return replace(self, labels=labels.astype(np.int32))
 
 
 def concat_images(parts: list[Images]) -> Images:
+    """The rows of all parts, one part after the other; the parts share their `info`."""
     return Images(
         ids=np.concatenate([p.ids for p in parts]),
         pixels=np.concatenate([p.pixels for p in parts]),
@@ -137,4 +141,5 @@ class RowsChecksum:
 
 
 def rows_checksum(images: Images) -> str:
+    """SHA-256 of the rows."""
     return RowsChecksum().update(images).hexdigest()

@@ -20,6 +20,7 @@ from decant.models.training import labels_to_device, to_device
 
 
 def names() -> list[str]:
+    """Every detector's name."""
     return FAMILY.names()
 
 

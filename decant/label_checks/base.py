@@ -102,6 +102,7 @@ class CheckCase:
 
 
 def names() -> list[str]:
+    """Every label check's name."""
     return FAMILY.names()
 
 

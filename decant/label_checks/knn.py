@@ -1,7 +1,8 @@
 """kNN label sanitisation (Paudice, Muñoz-González, Lupu, "Label Sanitization Against Label Flipping Poisoning Attacks",
 ECML PKDD workshops 2018).
 
-A row takes the label of its nearest neighbours if enough of them agree on one; so it is flagged if that is another one.
+A row takes the label of its nearest neighbours if enough of them agree on one; so it is flagged if that label is not
+the given one.
 
     share_c = share of the k nearest other rows that carry label c
     relabel to argmax_c share_c  if that share is at least eta;    suspicion(x, l) = 1 - share_l

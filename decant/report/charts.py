@@ -39,6 +39,7 @@ class Plot:
     """Of the whole drawing."""
 
     def y(self, value: float) -> float:
+        """Where a value in [0, 1] lies."""
         return self.base - (self.base - self.top) * value
 
 
@@ -56,6 +57,8 @@ CLOSE_TO_THE_END = 80  # percent of the width, from which on a label stands to t
 
 @dataclass(frozen=True)
 class Series:
+    """One line of the steps chart."""
+
     key: str
     """Field of StepFigures."""
     color: str

@@ -20,6 +20,8 @@ Perturbation = Float[np.ndarray, "h w c"]
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
+    """A row before and after purification, and what was removed from it."""
+
     row_id: int
     label: int
     received: Pixels

@@ -27,6 +27,7 @@ from decant.data.tables import (
 )
 from decant.files import read_json
 from decant.report.examples import Example, examples, rows_of
+from decant.steps import CHECKS
 from decant.summaries import (
     DetectSummary,
     EvaluateSummary,
@@ -37,12 +38,12 @@ from decant.summaries import (
     VerifySummary,
 )
 
-JUDGES = ("purify_2", "verify", "detect")  # the stages that judge every row
+JUDGES = tuple(check.stage for check in CHECKS)  # the stages that judge every row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summaries:
-    """What the stages say of themselves."""
+    """The summaries of the stages that the report tells of."""
 
     ingest: IngestSummary
     purify_1: Purify1Summary
@@ -53,6 +54,7 @@ class Summaries:
 
     @classmethod
     def read(cls, data: Path) -> Self:
+        """Reads them from the stages' folders in `data`."""
         return cls(
             ingest=IngestSummary.read(data / "ingest"),
             purify_1=Purify1Summary.read(data / "purify_1"),
@@ -98,6 +100,7 @@ class FinishedRun:
 
     @cached_property
     def known(self) -> bool:
+        """Whether it is known which rows are poisoned, as a simulation planted the poison."""
         return len(self.truth) > 0
 
     @cached_property

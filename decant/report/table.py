@@ -22,6 +22,8 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class ResultTable:
+    """The figures of a run, as text."""
+
     steps: list[Row]
     """Rows under STEP_HEADS."""
     cleaners: list[Row]
@@ -38,7 +40,7 @@ def read_result() -> ResultTable | None:
 
 
 def result_of(metrics: Mapping[str, Any], runs: Mapping[str, Any], queued: int = 0) -> ResultTable:
-    """`queued`: rows that wait for a person's answer."""
+    """The table of metrics.json and the stages' run records. queued: rows that wait for a person's answer."""
     steps: list[Row] = [
         (step.name, percent(found.get("accuracy")), percent(found.get("poison_success")), whole(found.get("rows")))
         for step in (*STEPS, ORACLE)
@@ -76,14 +78,17 @@ def spent_on(runs: Any) -> str:
 
 
 def percent(value: float | None) -> str:
+    """`98.1 %`; a dash for None."""
     return DASH if value is None else f"{100 * value:.1f} %"
 
 
 def whole(value: int | None) -> str:
+    """`2,874`; a dash for None."""
     return DASH if value is None else f"{value:,}"
 
 
 def as_markdown(result: ResultTable) -> str:
+    """The table in Markdown, for Prefect's page."""
     parts = [_markdown(STEP_HEADS, result.steps), _markdown(CLEANER_HEADS, result.cleaners)]
     return "\n\n".join([part for part in parts if part] + [f"* {note}" for note in result.notes])
 

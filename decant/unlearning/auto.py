@@ -88,7 +88,7 @@ def measured(model: nn.Module, task: UnlearningTask, affected: Images, kept: Ima
 
 
 def cheapest(task: UnlearningTask, affected: Images, *, margin: float) -> Choice:
-    """The first method of CHEAP whose result passes, else exact retraining, unless only a repair helps."""
+    """The first method of CHEAP whose result passes, else exact retraining, or a repair where that can't help."""
     order = stream(task.seed, "unlearn", "held-out rows").permutation(len(task.kept))
     drawn, rest = np.split(order, [round(HELD_OUT * len(order))])
     held_out, partial = task.kept.select(np.sort(drawn)), replace(task, kept=task.kept.select(np.sort(rest)))

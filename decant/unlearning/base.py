@@ -38,6 +38,7 @@ class Unlearned:
 
 
 def names() -> list[str]:
+    """Every unlearning method's name."""
     return FAMILY.names()
 
 

@@ -35,6 +35,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
+    """A dataset as its owner has it: class names and one or two splits."""
+
     class_names: tuple[str, ...]
     train: Split
     test: Split | None
