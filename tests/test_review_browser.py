@@ -137,7 +137,7 @@ def test_a_second_tab_sees_what_the_first_has_answered_and_replaces_nothing(root
         first.keyboard.press("s")
         wait_until(lambda: on_file(root) == ["11,dog,"], "the answer to be on file")
         second.keyboard.press("Enter")
-        second.wait_for_selector("#toast:has-text('row 11 was answered meanwhile: dog')")
+        second.wait_for_selector("#toast:has-text('row 11 was answered on another page in the meantime: dog')")
         second.wait_for_selector("#count:has-text('1 of 3')")
         second.keyboard.press("z")  # would take back an answer that this tab never gave
         second.wait_for_selector("#toast:has-text('Nothing to undo')")

@@ -192,7 +192,7 @@ def test_there_and_back_keeps_annotators_apart_and_takes_their_newest_word(
         ),
         (
             lambda task: {**annotated(task, "cat", 1), "data": {**task["data"], "picture": "c0ffee"}},
-            "row 11 is not in data/simulate/train.parquet, or shows another picture there",
+            "row 11 is not in data/simulate/train.parquet, or has other pixels there",
         ),
         (lambda task: {"row": 11, "label": "cat"}, "Export > JSON, not JSON-MIN"),
         (lambda task: "cat", "a list of tasks expected"),

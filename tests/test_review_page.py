@@ -211,7 +211,10 @@ def test_a_page_that_knows_of_no_later_answer_replaces_none(root: Path) -> None:
     first, second = browser(root, "anna"), browser(root, "anna")
     say(first, 11, "dog")
     refused = say(second, 11, "cat", "answer-0002")
-    assert refused.status_code == 409 and "row 11 was answered meanwhile: dog" in refused.json()["detail"]
+    assert (
+        refused.status_code == 409
+        and "row 11 was answered on another page in the meantime: dog" in refused.json()["detail"]
+    )
     assert not say(second, 11, "dog", "answer-0003").json()["taken"], "the same answer is no conflict"
     before = second.get("/api/state").json()["answers"]
     say(second, 11, "cat", "answer-0004", before="dog")

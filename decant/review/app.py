@@ -74,7 +74,7 @@ def create_app(
     @app.post("/api/session", status_code=204)
     def session(given: Token, response: Response) -> None:
         if (key := gate.exchange(given.token)) is None:
-            raise HTTPException(401, "this address was used already, or is not of this page")
+            raise HTTPException(401, "this address was used before, or belongs to another page")
         response.set_cookie(gate.cookie, key, httponly=True, samesite="strict", path="/")
 
     @app.get("/api/state", dependencies=locked)
@@ -108,7 +108,9 @@ def create_app(
         except NotAsked as error:
             raise HTTPException(404, f"row {given.row} is not asked for") from error
         except Changed as changed:
-            raise HTTPException(409, f"on another page row {given.row} was answered meanwhile: {changed}") from changed
+            raise HTTPException(
+                409, f"row {given.row} was answered on another page in the meantime: {changed}"
+            ) from changed
         try:
             now = store.read()
         except Closed:  # the answer is on file, and the stage has started to work on it

@@ -201,7 +201,7 @@ def import_answers(path: Path) -> str:
                 newest[decision.id, decision.expert] = decision
     for (row, _), decision in newest.items():
         if row not in pictures or decision.asked.picture not in ("", pictures[row]):
-            raise DecantError(f"{path}: row {row} is not in {TABLES['received']}, or shows another picture there; an "
+            raise DecantError(f"{path}: row {row} is not in {TABLES['received']}, or has other pixels there; is this an "
                               "export of other data?")  # fmt: skip
     earlier = read_decisions(DECISIONS).about(pictures.get)
     earlier.votes(info.class_names)  # nothing is added to a file that has a mistake

@@ -60,7 +60,7 @@ function drawGrid() {
 function noticed() {
   const { review, trouble } = state;
   if (trouble) return view.refused(trouble.title, trouble.text ?? onFile());
-  if (!review) return view.refused("One moment …", "");
+  if (!review) return view.refused("Loading …", "");
   if (review.state === "working") return view.working(review.for_run);
   if (state.looking && state.rows.length) return null;
   if (review.state === "done") return view.done(state);
@@ -121,7 +121,7 @@ async function poll() {
 function lost(error) {
   const isDone = state.review?.state === "done" || state.review?.state === "working";
   if (error instanceof Refused && error.status === 401) {
-    state.trouble = { title: "This page needs its address", text: "Open the address that decant review printed last, or the link of the flow run. An address is good for one browser." };
+    state.trouble = { title: "This page needs its address", text: "Open the address that decant review printed last, or the link of the flow run. Each address works in one browser only." };
   } else if (error instanceof Refused) {
     state.trouble = { title: "The file of answers has a mistake", text: error.message };
   } else if (isDone) {
@@ -161,7 +161,7 @@ function give(rows, label, { undoing = false } = {}) {
         say(`Not saved: ${error.message}`);
         if (!(error instanceof Refused)) state.lost.push(row.id);
         if (!(error instanceof Refused) || error.status === 401) lost(error);
-        else if (error.status === 409) anew();
+        else if (error.status === 409) reload();
         draw();
       },
     );
@@ -169,7 +169,7 @@ function give(rows, label, { undoing = false } = {}) {
 }
 
 function confirmed(id, label, reply) {
-  if (reply.version !== state.review.version) return anew(); // other rows are asked about by now
+  if (reply.version !== state.review.version) return reload(); // other rows are asked about by now
   if (reply.state === "done" && state.review.state === "open") state.looking = false;
   Object.assign(state.review, { progress: reply.progress, state: reply.state }); // what others said since, `poll` sees
   const row = state.rows.find((shown) => shown.id === id);
@@ -179,8 +179,8 @@ function confirmed(id, label, reply) {
   else draw();
 }
 
-/** What is shown is not what is on file any more. */
-function anew() {
+/** Loads and draws what is on file, where the page shows something else. */
+function reload() {
   load().then(draw, lost);
 }
 
@@ -198,11 +198,11 @@ function rest(given) {
   give(open, given);
   state.at = nextOpen(state.at) ?? state.at;
   draw();
-  if (open.length) tellWhenOnFile(open, given);
+  if (open.length) tellWhenSaved(open, given);
 }
 
-/** Says how many of the rows have the label on file, once the server has taken or refused them all. */
-async function tellWhenOnFile(rows, label) {
+/** Says how many of the answers were saved, once the server has taken or refused them all. */
+async function tellWhenSaved(rows, label) {
   say(`Saving ${rows.length} answers …`);
   await settled();
   const taken = rows.filter((row) => row.mine === label).length;

@@ -69,7 +69,7 @@ export function head(state) {
   track.setAttribute("aria-valuenow", progress.round_answered);
   document.getElementById("fill").style.width = width(share);
   const parts = [`${progress.round_answered} of ${progress.round_asked}`];
-  const rest = [progress.round ? `in round ${progress.round}` : "first examples"];
+  const rest = [progress.round ? `in round ${progress.round}` : "first rows"];
   if (progress.asked !== progress.round_asked) rest.push(`${progress.answered} of ${progress.asked} in all`);
   if (budget !== null) rest.push(`at most ${budget} will be asked`);
   if (progress.disputed) rest.push(`${progress.disputed} disputed`);
@@ -112,8 +112,8 @@ function trust(row) {
   if (row.trust === null) return h("p.hint", {}, "Decant has no suggestion yet. It learns the classes from the rows that you answer now.");
   const fill = h("i");
   fill.style.width = width(row.trust);
-  const second = row.suggested && row.suggested !== row.given ? ["; the next likely one is ", h("b", {}, row.suggested)] : [];
-  const words = takenFor(row) ? ["Decant would label it ", h("b.orange", {}, takenFor(row)), "."] : ["Decant finds this label likely", ...second, "."];
+  const second = row.suggested && row.suggested !== row.given ? ["; the second likeliest is ", h("b", {}, row.suggested)] : [];
+  const words = takenFor(row) ? ["Decant would label it ", h("b.orange", {}, takenFor(row)), "."] : ["Decant trusts this label", ...second, "."];
   return [
     h("p.hint", {}, ...words),
     h("div.meter", {}, h(row.trust < 0.5 ? "div.track.low" : "div.track", {}, fill), `${percent(row.trust)} trust that the label is right`),
@@ -125,7 +125,7 @@ function banners(row) {
   if (!others.length) return null;
   const said = others.map(([expert, label]) => `${expert} says ${label}`).join(", ");
   if (row.disputed) {
-    return h("p.banner", {}, `Disputed: ${said}${row.mine ? `, you say ${row.mine}` : ""}. The row counts as answered once more than half of you agree.`);
+    return h("p.banner", {}, `Disputed: ${said}${row.mine ? `, you say ${row.mine}` : ""}. The row counts as answered when more than half of you agree.`);
   }
   return h("p.banner.calm", {}, `${said[0].toUpperCase()}${said.slice(1)}.`);
 }
