@@ -74,7 +74,7 @@ def test_nothing_is_taken_in_while_the_stage_reads_the_answers(
     first, _, _ = exported(root)
     monkeypatch.setattr("decant.review.labelstudio.is_being_written", lambda folder: folder == Path("data/verify"))
     assert imported(root, [annotated(first, "dog", 1)]) == 2
-    assert "is at work; try again when it has ended" in capsys.readouterr().err
+    assert "is running and reads the answers; try again" in capsys.readouterr().err
     assert (root / "data/inputs/decisions.csv").read_text() == "id,label\n"
 
 

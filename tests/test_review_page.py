@@ -297,7 +297,7 @@ def test_the_command_says_why_there_is_nothing_to_review(
     assert "params.yaml: can't be read" in capsys.readouterr().err
     (root / "params.yaml").write_text("verify: {expert: oracle}\n")
     assert main.main(["review"]) == 0
-    assert "the simulated expert answers all" in capsys.readouterr().out
+    assert "no row waits, because the expert is simulated" in capsys.readouterr().out
     (root / "params.yaml").write_text("verify: {expert: person}\n")
     assert main.main(["review", "--until-answered"]) == 0
     assert "no row waits for an answer" in capsys.readouterr().out

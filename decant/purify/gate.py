@@ -62,15 +62,15 @@ class ShortcutTest:
 
     value: float
     limit: float
-    unit: str = "{:.1f}"
-    """How messages write the value."""
+    words: str
+    """How messages write the value: a format string."""
 
     @property
     def found(self) -> bool:
         return self.value >= self.limit
 
     def __str__(self) -> str:
-        value = self.unit.format(self.value)
+        value = self.words.format(self.value)
         if self.found:
             return f"Signs of planted noise ({value}; from {self.limit:.3g} on there are)"
         return f"No sign of planted noise ({value}; from {self.limit:.3g} on there would be)"
@@ -109,7 +109,7 @@ def reliance(received: Images, purified: Images, *, seed: int) -> ShortcutTest:
         ridge_classifier(received.select(trained_on)),
     ]
     rng = stream(seed, "pairings")
-    return ShortcutTest(max(reliance_of(model, x, x3, rng) for model in models), RELIANCE_LIMIT)
+    return ShortcutTest(max(reliance_of(model, x, x3, rng) for model in models), RELIANCE_LIMIT, "reliance {:.1f}")
 
 
 def reliance_of(model: ProbeModel, received: Images, purified: Images, rng: np.random.Generator) -> float:

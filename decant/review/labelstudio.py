@@ -51,7 +51,7 @@ def export(path: Path) -> str:
     refuse_while_stage_runs()
     config = path.with_suffix(".xml")
     if config == path:
-        raise DecantError(f"{path}: a .json file expected; the labelling config goes beside it, under this name")
+        raise DecantError(f"{path}: a .json file expected; the labelling config is written beside it, as .xml")
     store = open_store()
     try:
         state = store.read()
@@ -201,8 +201,8 @@ def import_answers(path: Path) -> str:
                 newest[decision.id, decision.expert] = decision
     for (row, _), decision in newest.items():
         if row not in pictures or decision.asked.picture not in ("", pictures[row]):
-            raise DecantError(f"{path}: row {row} is not in {TABLES['received']}, or has other pixels there; is this an "
-                              "export of other data?")  # fmt: skip
+            raise DecantError(f"{path}: row {row} is not in {TABLES['received']}, or has other pixels there; is this "
+                              "an export of other data?")  # fmt: skip
     earlier = read_decisions(DECISIONS).about(pictures.get)
     earlier.votes(info.class_names)  # nothing is added to a file that has a mistake
     on_file: dict[tuple[int, str], str] = {}
@@ -225,7 +225,7 @@ def import_answers(path: Path) -> str:
 def refuse_while_stage_runs() -> None:
     """Checks that `verify` doesn't run, as it reads the answers. Raises DecantError."""
     if is_being_written(QUEUE.parent):
-        raise DecantError("the stage `verify`, which reads the answers, is at work; try again when it has ended")
+        raise DecantError("the stage `verify` is running and reads the answers; try again when it has ended")
 
 
 def moment(at: str, where: str) -> datetime:

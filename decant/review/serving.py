@@ -67,9 +67,9 @@ def why_nothing(store: Store) -> str:
         raise DecantError("no rows to review yet; `verify` asks for them: decant run verify") from closed
     if verify_settings().expert == "oracle":
         return (
-            "no row waits: the simulated expert answers all; to answer yourself: decant run --set verify.expert=person"
+            "no row waits, because the expert is simulated; to answer yourself: decant run --set verify.expert=person"
         )
-    return "no row waits for an answer; decant run asks again when something has changed"
+    return "no row waits for an answer; after a change of data or parameters, decant run may ask again"
 
 
 def server_of(store: Store, gate: Gate, *, for_run: bool) -> uvicorn.Server:
@@ -100,7 +100,7 @@ def print_outcome(store: Store, console: Console, *, must_be_answered: bool) -> 
         progress = store.progress()
     except Closed:
         console.print(
-            "the stage `verify` is at work with your answers; if it has new questions, decant review shows them"
+            "the stage `verify` is running on your answers; if it asks for more, decant review shows the rows"
         )
         return STOPPED if must_be_answered else 0
     print_disputes(store, console)
