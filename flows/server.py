@@ -36,19 +36,23 @@ class Address:
 
     @property
     def host(self) -> str:
+        """The host; 127.0.0.1 where the address names none."""
         return urlsplit(self.url).hostname or "127.0.0.1"
 
     @property
     def port(self) -> int:
+        """The port; the default one of the scheme where the address names none."""
         parts = urlsplit(self.url)
         return parts.port or (443 if parts.scheme == "https" else 80)
 
     @property
     def ui(self) -> str:
+        """The address of Prefect's page."""
         return self.url.removesuffix("/api")
 
     @property
     def is_local(self) -> bool:
+        """Whether the server runs on this machine."""
         return self.host in LOCAL
 
 

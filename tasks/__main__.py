@@ -24,10 +24,12 @@ from decant.summaries import Summary
 
 
 def stage_names() -> list[str]:
+    """The names of all stages."""
     return sorted(m.name for m in pkgutil.iter_modules(tasks.__path__) if not m.name.startswith("_"))
 
 
 def parse(argv: list[str]) -> tuple[str, Callable[..., Summary], argparse.Namespace]:
+    """(stage, its `run`, options) from the command line; `run`'s signature says which options there are."""
     parser = argparse.ArgumentParser(prog="python -m tasks", description=__doc__.splitlines()[0])
     stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
     for name in stage_names():

@@ -8,14 +8,11 @@ Affected points are images with the wrong label that a user saw predicted. They 
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from decant.data.images import Images
 from decant.data.tables import apply_verdicts, read_images, write_images, write_verdicts
 from decant.detectors.affected import read_affected
-from decant.detectors.base import Detection
 from decant.detectors.detect import detect as find_causes
-from decant.detectors.detect import passes
+from decant.detectors.detect import passes, verdicts_of
 from decant.detectors.settings import DetectSettings
 from decant.influence.factor_cache import own_folder
 from decant.models import networks
@@ -44,6 +41,12 @@ def run(
     write_images(out / "train.parquet", kept)
     write_images(out / "affected.parquet", points)
     write_verdicts(out / "verdicts.parquet", verdicts)
+    if not detect.enabled:
+        note = "switched off: all rows pass through"
+    elif not len(points):
+        note = f"{found.note}: all rows pass through; {HOW_TO.format(own_affected)}"
+    else:
+        note = found.note
     return DetectSummary(
         rows_in=len(rows),
         rows_out=len(kept),
@@ -52,24 +55,5 @@ def run(
         left_out=found.left_out,
         measure=found.measure,
         expected_false_alarms=None if found.false_alarms is None else round(found.false_alarms, 2),
-        note=note_of(found, len(points), own_affected) if detect.enabled else "switched off: all rows pass through",
-    )
-
-
-def note_of(found: Detection, given: int, own_affected: Path) -> str:
-    return found.note if given else f"{found.note}: all rows pass through; {HOW_TO.format(own_affected)}"
-
-
-def verdicts_of(rows: Images, found: Detection) -> pd.DataFrame:
-    """One verdict per row; its score is what `found.measure` says, and the flagged rows are dropped."""
-    reasons = np.where(found.flagged, "among the rows that cause the affected points", "not among the rows that do")
-    return pd.DataFrame(
-        {
-            "id": rows.ids,
-            "stage": "detect",
-            "score": found.scores,
-            "flagged": found.flagged,
-            "action": np.where(found.flagged, "drop", "keep"),
-            "reason": reasons if found.points else "no affected point to trace",
-        }
+        note=note,
     )

@@ -9,6 +9,8 @@ from decant.settings import Block, Count
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateSettings(Block):
+    """Poison that is planted for an experiment."""
+
     attacks: tuple[Mapping[str, Any], ...] = ()
     """Planted in this order; each a mapping with `name` (a file of decant/attacks) and that attack's parameters."""
     affected_points: Count = 5

@@ -29,6 +29,8 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Command:
+    """A command of `decant`: its help, its options and the function that runs it."""
+
     module: str
     help: str
     examples: str
@@ -249,6 +251,7 @@ COMMANDS = {
 
 
 def parser() -> Parser:
+    """The parser of the whole command line."""
     whole = Parser(
         prog="decant",
         description="Clean a labelled image dataset: purify poisoned pixels, verify labels, trace wrong predictions to "

@@ -152,6 +152,7 @@ def explain_failure(board: terminal.Board, trouble: str, console: Console) -> in
 
 
 def show_result(board: terminal.Board, seconds: float, console: Console) -> None:
+    """Prints the result table, and how many stages ran."""
     result = table.read_result() if "evaluate" in board.lines else None
     if result:
         console.print()

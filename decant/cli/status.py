@@ -27,6 +27,8 @@ STYLES = {"fresh": "green", "stale": "yellow", "behind": "dim", "busy": "cyan"}
 
 @dataclass(frozen=True)
 class StageStatus:
+    """What `decant status` says of one stage."""
+
     stage: str
     state: Literal["fresh", "stale", "behind", "busy"]
     """`behind`: fresh for now, but a stage that it needs is not. `busy`: a run works on it right now."""

@@ -116,6 +116,7 @@ def read_record(folder: Path) -> dict[str, str]:
 
 
 def write_record(folder: Path, files: Mapping[str, str]) -> None:
+    """Writes workspace.yaml."""
     record = {
         "version": decant.__version__,
         "library": fingerprints(),

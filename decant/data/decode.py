@@ -59,6 +59,7 @@ class Rules:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)"""
         return self.height, self.width, self.channels
 
 

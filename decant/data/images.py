@@ -28,6 +28,7 @@ class DatasetInfo:
     """SHA-256 over the rows as they were ingested (`rows_checksum`)."""
 
     def to_metadata(self) -> dict[bytes, bytes]:
+        """The metadata of a Parquet schema."""
         fields = {
             "class_names": list(self.class_names),
             "source": self.source,
@@ -38,6 +39,7 @@ class DatasetInfo:
 
     @classmethod
     def from_metadata(cls, metadata: dict[bytes, bytes] | None, path: Path) -> Self:
+        """Reads the metadata of a Parquet schema. Raises: TableError where it is not that of an Images table."""
         if not metadata or METADATA_KEY not in metadata:
             raise TableError(
                 f"{path}: not a Decant Images table: schema metadata 'decant' expected, none found; run ingest on it"
@@ -132,11 +134,13 @@ class RowsChecksum:
         self._columns = [hashlib.sha256() for _ in range(3)]
 
     def update(self, images: Images) -> Self:
+        """Adds the rows of the next part."""
         for digest, column in zip(self._columns, (images.ids, images.pixels, images.labels), strict=True):
             digest.update(np.ascontiguousarray(column).data)
         return self
 
     def hexdigest(self) -> str:
+        """The checksum of all rows so far."""
         return hashlib.sha256(b"".join(digest.digest() for digest in self._columns)).hexdigest()
 
 

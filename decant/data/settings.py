@@ -10,6 +10,8 @@ from decant.settings import Block, Fraction, Positive
 
 @dataclass(frozen=True, kw_only=True)
 class IngestSettings(Block):
+    """Which dataset is read, and how."""
+
     source: str = "digits"
     """`digits`, `torchvision:MNIST|FashionMNIST|CIFAR10|CIFAR100`, or a path: Hugging Face image Parquet (a file or a
     folder of shards), an ImageFolder directory, a Decant Images Parquet."""
@@ -30,5 +32,7 @@ class IngestSettings(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings(Block):
+    """In which layouts the cleaned dataset is written."""
+
     image_folder: bool = False
     """Also write the cleaned dataset as an ImageFolder of PNG files."""

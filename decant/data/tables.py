@@ -249,10 +249,12 @@ def write_verdicts(path: Path, verdicts: pd.DataFrame) -> None:
 
 
 def read_verdicts(path: Path) -> pd.DataFrame:
+    """Reads a Verdicts table."""
     return read_frame(path, VERDICTS).astype({"suggested_label": "Int32"})
 
 
 def write_places(path: Path, places: pd.DataFrame) -> None:
+    """Writes a Places table."""
     write_frame(path, places, PLACES)
 
 
@@ -262,14 +264,17 @@ def read_places(path: Path) -> "pd.Series[str]":
 
 
 def write_rejected(path: Path, rejected: pd.DataFrame) -> None:
+    """Writes a Rejected table."""
     write_frame(path, rejected, REJECTED)
 
 
 def read_rejected(path: Path) -> pd.DataFrame:
+    """Reads a Rejected table."""
     return read_frame(path, REJECTED)
 
 
 def write_truth(path: Path, truth: pd.DataFrame) -> None:
+    """Writes a Truth table."""
     write_frame(path, truth, TRUTH)
 
 

@@ -33,6 +33,7 @@ class TwoGroups:
 
     @property
     def figures(self) -> str:
+        """The three figures in words, for notes."""
         return f"separation {self.separation:.1f}, height {self.height:.1f}, remainder {self.remainder:.2f}"
 
     def detection(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from torch import nn
 
 from decant.data.images import Images
@@ -58,3 +59,18 @@ def detect(
         }
     )
     return replace(found, note=found.note + remark, points=len(points), left_out=left_out)
+
+
+def verdicts_of(rows: Images, found: Detection) -> pd.DataFrame:
+    """One verdict per row; its score is what `found.measure` says, and the flagged rows are dropped."""
+    reasons = np.where(found.flagged, "among the rows that cause the affected points", "not among the rows that do")
+    return pd.DataFrame(
+        {
+            "id": rows.ids,
+            "stage": "detect",
+            "score": found.scores,
+            "flagged": found.flagged,
+            "action": np.where(found.flagged, "drop", "keep"),
+            "reason": reasons if found.points else "no affected point to trace",
+        }
+    )

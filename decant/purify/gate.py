@@ -67,6 +67,7 @@ class ShortcutTest:
 
     @property
     def found(self) -> bool:
+        """Whether there is a sign of a shortcut."""
         return self.value >= self.limit
 
     def __str__(self) -> str:

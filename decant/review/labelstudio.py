@@ -36,6 +36,7 @@ HOTKEYS = "1234567890"
 
 
 def exchange(arguments: argparse.Namespace) -> int:
+    """Exports to or imports from Label Studio, as the command line asks."""
     if arguments.export_label_studio:
         print(export(Path(arguments.export_label_studio)))
     else:
@@ -103,6 +104,7 @@ def enlarged(picture: bytes) -> bytes:
 
 
 def labelling_config(class_names: tuple[str, ...]) -> str:
+    """The labelling interface of a Label Studio project, in XML."""
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Header", value="Row $row, labelled $given. Asked because: $why")
     ElementTree.SubElement(view, "Image", name=PICTURE, value=f"${PICTURE}", zoom="true")
@@ -150,6 +152,7 @@ class Annotation(BaseModel):
 
     @property
     def choices(self) -> list[str]:
+        """The labels that were chosen."""
         return [choice for one in self.result if one.from_name == NAME and one.value for choice in one.value.choices]
 
     @property
@@ -241,6 +244,7 @@ def moment(at: str, where: str) -> datetime:
 
 
 def read_export(path: Path) -> list[dict[str, Any]]:
+    """The tasks of an export of Label Studio. Raises: DecantError where it is none."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

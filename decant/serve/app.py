@@ -128,6 +128,7 @@ def address_of(listener: socket.socket) -> str:
 def create_app(
     scorer: "TrustScorer", *, prior: Prior = "uniform", token: str = "", limits: Limits | None = None
 ) -> FastAPI:
+    """The application and its endpoints."""
     limits = limits or Limits()
     names, (height, width, channels) = scorer.class_names, scorer.shape
     rules = Rules(height, width, 1 if channels == 1 else 3)

@@ -16,6 +16,7 @@ MAX_DEGREES, MAX_SCALE, MAX_SHIFT = 10.0, 0.1, 0.08
 
 
 def open_digits(test_fraction: float, rng: np.random.Generator) -> Source:
+    """The digits, enlarged and with distorted copies, divided into training and test rows."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

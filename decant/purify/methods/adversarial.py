@@ -46,6 +46,8 @@ def train(
 
 
 class Adversarial(TrainingStrategy):
+    """Training on adversarial examples of every batch."""
+
     def __init__(self, settings: Settings):
         self.settings = settings
 

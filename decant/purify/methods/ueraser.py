@@ -45,6 +45,8 @@ def train(
 
 
 class WorstAugmentation(TrainingStrategy):
+    """Training on the augmentation of every row that gives the largest loss."""
+
     def __init__(self, settings: Settings):
         self.settings = settings
         self.augment = pipeline()
