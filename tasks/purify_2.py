@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from decant.data.tables import iter_images, read_images, read_labels, sample_images, write_verdicts
+from decant.data.tables import iter_images, read_labels, sample_images, write_verdicts
 from decant.errors import TableError
-from decant.purify.decision import PurifyDecision, as_verdicts, decide, write_chosen
-from decant.purify.methods.base import clean
+from decant.purify.decision import PurifyDecision, as_verdicts, decide, note_of, write_chosen
+from decant.purify.methods.base import cleaned_parts
 from decant.purify.settings import PurifySettings, SecondPurifyStageSettings
 from decant.purify.two_stage import Inference, Parts, PurifyStage, fit, untouched, write_parts
 from decant.runtime import Progress, be_deterministic
@@ -49,7 +49,7 @@ def run(
         flagged=int(decision.flagged.sum()),
         purified=int(decision.purified.sum()),
         changed_rms=round(float(changes.mean()), 2),
-        note=note(purify.method, go_on, decision, float(changes.mean())),
+        note=note_of(purify.method, go_on, decision, float(changes.mean())),
     )
 
 
@@ -64,32 +64,10 @@ def same_ids(received: Path, first: Path) -> Int[np.ndarray, " n"]:
 def purified_parts(seed: int, purify: PurifySettings, purify_2: SecondPurifyStageSettings, first: Path) -> Parts:
     """Every row purified: by D-VAE's second stage, fitted on a sample, or by the method that was asked for."""
     if purify.method != "dvae":
-        return cleaned_parts(seed, purify.method, first)
+        return cleaned_parts(purify.method, first, seed=seed)
     own_seed = child(seed, "purify_2")
     sample = sample_images(first, purify.sample, seed=own_seed)
     stage = PurifyStage.of(purify, purify_2, sample)
     progress = Progress("purify_2", stage.steps(len(sample)))
     inference = Inference(fit(sample, stage, seed=own_seed, on_step=progress.step), own_seed)
     return (inference.second_stage(part) for part in iter_images(first))
-
-
-def cleaned_parts(seed: int, method: str, path: Path) -> Parts:
-    """Every row cleaned by the method, with its residual as the perturbation."""
-    cleaned, start = clean(method, read_images(path), seed=seed), 0
-    for before in iter_images(path):
-        after = cleaned.select(np.arange(start, start + len(before)))
-        yield after, ((before.pixels.astype(np.float32) - after.pixels) / 255).astype(np.float16)
-        start += len(before)
-
-
-def note(method: str, go_on: bool, decision: PurifyDecision, rms: float) -> str:
-    """What was done; `rms`: mean change of a row's pixels in grey levels."""
-    if not go_on:
-        return "as purify_1 decided: your pixels are untouched"
-    result = f"{decision.test}: " if decision.test else ""
-    if decision.test and not decision.test.found:
-        return f"{result}your pixels are untouched"
-    done = f"{result}purified {decision.purified.sum()} rows by {rms:.1f} grey levels RMS"
-    if method != "dvae":
-        return f"{done}, by {method}"
-    return f"{done}; {decision.flagged.sum()} seem to carry a perturbation"

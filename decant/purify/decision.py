@@ -86,3 +86,19 @@ def as_verdicts(ids: Int[np.ndarray, " n"], decision: PurifyDecision, changes: F
             "reason": carries + pixels,
         }
     )
+
+
+def note_of(method: str, go_on: bool, decision: PurifyDecision, rms: float) -> str:
+    """What purification did, for people.
+
+    go_on: whether the first stage left the decision to the second. rms: mean change of a row's pixels in grey levels.
+    """
+    if not go_on:
+        return "as purify_1 decided: your pixels are untouched"
+    result = f"{decision.test}: " if decision.test else ""
+    if decision.test and not decision.test.found:
+        return f"{result}your pixels are untouched"
+    done = f"{result}purified {decision.purified.sum()} rows by {rms:.1f} grey levels RMS"
+    if method != "dvae":
+        return f"{done}, by {method}"
+    return f"{done}; {decision.flagged.sum()} seem to carry a perturbation"

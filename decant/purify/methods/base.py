@@ -1,14 +1,18 @@
 """Run a purification method by its name: `clean` for the images, `train_with` for a classifier."""
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from decant.data.images import Images
+from decant.data.tables import iter_images, read_images
 from decant.errors import SettingsError
 from decant.models.settings import TrainSettings
 from decant.models.training import train_classifier
+from decant.purify.two_stage import Parts
 from decant.registry import Family
 from decant.settings import load
 
@@ -56,6 +60,15 @@ def clean(name: str, images: Images, *, seed: int, **settings: Any) -> Images:
             f"{name}: changes the training and not the images (train_with); the images are cleaned by {cleaning}"
         )
     return module.clean(images, loaded, seed=seed)
+
+
+def cleaned_parts(name: str, path: Path, *, seed: int) -> Parts:
+    """The table's rows as the countermeasure `name` purifies them, and their residuals; all rows are read at once."""
+    cleaned, start = clean(name, read_images(path), seed=seed), 0
+    for before in iter_images(path):
+        after = cleaned.select(np.arange(start, start + len(before)))
+        yield after, ((before.pixels.astype(np.float32) - after.pixels) / 255).astype(np.float16)
+        start += len(before)
 
 
 def _loaded(name: str, settings: dict[str, Any]) -> tuple[ModuleType, Any]:
