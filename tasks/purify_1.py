@@ -42,7 +42,7 @@ def run(
 
 
 def pass_on(images: Path, out: Path, *, go_on: bool, note: str) -> Purify1Summary:
-    """Hands on the rows as they are, with perturbations of zero."""
+    """Writes the rows as they are, with perturbations of zero."""
     rows, _ = write_parts(untouched(images), out / "train.parquet", out / "perturbations.parquet")
     return Purify1Summary(rows_in=rows, rows_out=rows, go_on=go_on, note=note)
 

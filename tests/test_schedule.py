@@ -61,7 +61,7 @@ def test_rounds_end_where_few_errors_are_expected_unless_a_later_one_is_on_file(
     planned = schedule(stop_below=0.01)
     assert planned.why_stop(0.02) is None and planned.why_stop(None) is None
     stopped = planned.why_stop(0.001)
-    assert stopped == "0.10% of the other rows are expected to be judged wrongly, less than 1.00%"
+    assert stopped == "0.10% of the unreviewed rows are expected to be judged wrongly, less than 1.00%"
     assert planned.next_round(0, LABELS, stopped) is None
     show(planned, 6, 2)
     assert planned.next_round(0, LABELS, stopped) is not None, "its answers are learnt from"

@@ -48,6 +48,20 @@ def test_refused_with_what_is_allowed(params: dict[str, object], message: str) -
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("block", "key", "methods"),
+    [
+        ("detect", "detector", "activation_clustering, delta, ekfac_threshold, frequency, joint, renormalised, "
+         "spectral_signature, trak"),
+        ("unlearn", "method", "auto, badt, finetune, potion, retrain, scrub, ssd"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_method_is_refused_with_all_that_there_are(block: str, key: str, methods: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_params({block: {key: "jiont"}})
+    assert str(caught.value) == f"{block}.{key}: one of {methods} expected, 'jiont' found"
+
+
 def test_a_whole_number_is_a_number() -> None:
     assert load_params({"purify_1": {"kld_limit": 2}})["purify_1"].kld_limit == 2.0
 

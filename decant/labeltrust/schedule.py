@@ -77,7 +77,9 @@ class Schedule:
             return f"the budget of {self.settings.budget} reviews is spent"
         limit = self.settings.stop_below
         if expected_errors is not None and expected_errors < limit:
-            return f"{expected_errors:.2%} of the other rows are expected to be judged wrongly, less than {limit:.2%}"
+            return (
+                f"{expected_errors:.2%} of the unreviewed rows are expected to be judged wrongly, less than {limit:.2%}"
+            )
         return None
 
     def _missing(self, number: int, suggested: Int[np.ndarray, " n"]) -> int:

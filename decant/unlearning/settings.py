@@ -5,10 +5,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from decant.errors import SettingsError
 from decant.registry import Family
 from decant.settings import Block, Fraction
 
 FAMILY = Family("decant.unlearning", ("unlearn",))
+METHODS = ("auto", *FAMILY.names())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +18,12 @@ class UnlearnSettings(Block):
     """How the flagged rows' effect is taken out of the model."""
 
     enabled: bool = True
-    method: Annotated[str, Field(json_schema_extra={"enum": ["auto", *FAMILY.names()]})] = "retrain"
+    method: Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})] = "retrain"
     """A file of decant/unlearning; `auto`: a cheap one where a check accepts its result, else `retrain`, and a repair
     where retraining can't help because poison was found only in part."""
     margin: Fraction = 0.005
     """`auto`: accuracy on held-out kept rows that a cheap method may cost."""
 
     def __post_init__(self) -> None:
-        if self.method != "auto":
-            FAMILY.require(self.method, "unlearn.method")
+        if self.method not in METHODS:
+            raise SettingsError(f"unlearn.method: one of {', '.join(METHODS)} expected, {self.method!r} found")

@@ -1,7 +1,7 @@
 """Readers of what users have, as rows that are not decoded yet; `open_source` picks one by the `ingest.source` string.
 
 One file per kind of source: `digits`, `torchvision`, `huggingface` (Parquet), `decant_parquet`, `image_folder`. A
-reader lists the rows (id, label, where a person finds it) and hands out the images that are asked for, batch by
+reader lists the rows (id, label, where a person finds it) and yields the images that are asked for, batch by
 batch, so that a subset can be picked before anything is decoded. Readers never decode: that is `decant.data.decode`.
 
 Importing this package is cheap (no torch, torchvision or SciPy): the command line calls `fingerprint` on every run.

@@ -1,4 +1,4 @@
-"""What every reader hands out: a `Source` of one or two `Split`s, whose rows are listed but not decoded."""
+"""What every reader returns: a `Source` of one or two `Split`s, whose rows are listed but not decoded."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
