@@ -16,7 +16,8 @@ def summary_of(
     outcome: VerifyOutcome, settings: VerifySettings, *, decisions: Path, outdated: int, nothing_planted: bool
 ) -> VerifySummary:
     """The outcome in rounded figures. The keywords are for the note (`decant.labeltrust.note`)."""
-    rows, dropped, relabelled = _counts(outcome.verdicts)
+    actions = outcome.verdicts["action"].value_counts()
+    rows, dropped = len(outcome.verdicts), int(actions.get("drop", 0))
     interval = outcome.label_noise_interval
     confirmed = lowest_confirmed_rate(settings.threshold, outcome.reviews)
     return VerifySummary(
@@ -24,7 +25,7 @@ def summary_of(
         rows_in=rows,
         rows_out=rows - dropped,
         dropped=dropped,
-        relabelled=relabelled,
+        relabelled=int(actions.get("relabel", 0)),
         reviews=len(outcome.reviews),
         queued=len(outcome.queue),
         label_noise_rate=_rounded(outcome.label_noise_rate),
@@ -60,11 +61,6 @@ def lowest_confirmed_rate(threshold: float | str, reviews: pd.DataFrame) -> floa
     right = drawn["given"] == drawn["answer"]
     wrong = ~right & (drawn["answer"] != "unclear")
     return zero_failure_bound(int(wrong.sum() if kind == "far" else right.sum()))
-
-
-def _counts(verdicts: pd.DataFrame) -> tuple[int, int, int]:
-    """(rows, dropped ones, relabelled ones)"""
-    return len(verdicts), int((verdicts["action"] == "drop").sum()), int((verdicts["action"] == "relabel").sum())
 
 
 def _rounded_reliability(found: dict[str, float] | None) -> Reliability | None:
