@@ -12,6 +12,7 @@ class SimulateSettings(Block):
     """Poison that is planted for an experiment."""
 
     attacks: tuple[Mapping[str, Any], ...] = ()
-    """Planted in this order; each a mapping with `name` (a file of decant/attacks) and that attack's parameters."""
+    """Attacks to plant, in this order; each a mapping with `name` (a file of decant/attacks) and that attack's
+    parameters."""
     affected_points: Count = 5
     """Triggered test images handed to `detect` with the label that a user saw predicted."""

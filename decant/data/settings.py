@@ -14,7 +14,7 @@ class IngestSettings(Block):
 
     source: str = "digits"
     """`digits`, `torchvision:MNIST|FashionMNIST|CIFAR10|CIFAR100`, or a path: Hugging Face image Parquet (a file or a
-    folder of shards), an ImageFolder directory, a Decant Images Parquet."""
+    folder of shards), a folder of class folders, or a Decant table."""
     limit: Positive | None = None
     """Keep a class-stratified random subset of that many training rows."""
     size: Annotated[int, Field(ge=8, le=1024)] | None = None

@@ -19,10 +19,10 @@ influence are flagged, where
 Symbols:  δ = μ₁ - μ₀ from the centre of the lower group to that of the upper; in height and remainder μ₀ and μ₁ are
           their first coordinates, r          m, s  median and spread of r among the rows with other labels
 
-Where the points are on the side of the group of higher influence and that is by far the larger (share above 0.6), they
-are innocent themselves and would accuse innocent rows: nothing is flagged. Two groups of about one size must be apart
-by 8, which no innocent ones were. In all other cases (a group too small to be a cluster, or half of its class and less
-apart) `renormalised` decides by influence alone, as it does without `detect.same_label`.
+Where the points are on the side of the group of higher influence and that is by far the larger (share above 0.6),
+innocent rows would be flagged, so nothing is. Two groups of about one size must have a separation of 8, which no two
+groups of innocent rows reached. In all other cases (a group too small to be a cluster, or half of its class and less
+separated) `renormalised` decides by influence alone, as it does without `detect.same_label`.
 
 **A second look**, where the separation falls short of 5.3 but not of 4.3: influence is computed on ten rows of the
 suspected group, too. If they are the cause, they carry what the points carry and have influence on each other, and what

@@ -51,5 +51,5 @@ def judge(case: CheckCase, settings: Settings) -> CheckResult:
         suspicion=1 - agree.mean(1) - settings.near * nearness,
         flagged=flagged,
         suggested=suggested,
-        note=f"{flagged.sum()} rows of which at least {settings.eta:.0%} of {settings.k} neighbours say another label",
+        note=f"{flagged.sum()} rows where at least {settings.eta:.0%} of {settings.k} neighbours share another label",
     )

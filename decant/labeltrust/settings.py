@@ -25,7 +25,7 @@ class VerifySettings(Block):
     """`plus`: the score of a row is the probability that its label is wrong, and the networks are also trained on rows
     whose labels are trusted; `paper`: the method as published, whose score is not a probability."""
     references: Annotated[int, Field(ge=2, le=100)] = 10
-    """Trusted rows per class before the first round (x in the paper)."""
+    """Rows per class that the expert confirms before the first round (x in the paper)."""
     rounds: Count = 2
     """Rounds of review after the first scoring (the paper's refeed loop)."""
     reviews: Count = 5

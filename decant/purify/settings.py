@@ -21,9 +21,9 @@ class PurifySettings(Block):
     """A file of decant/purify/methods that cleans images, at its own defaults; docs/purification-methods.md compares
     them. All but `dvae` purify every row in one stage and, of the parameters below, use `when` alone."""
     when: Literal["auto", "always", "never"] = "auto"
-    """`auto`: where there is a sign that the data carries a shortcut (`decant.purify.gate`); where there is none, no
-    pixel is touched. Methods other than `dvae` need clean rows (`ingest.probe`) for that test, and are applied where
-    there are none."""
+    """`auto`: purify where a test finds a sign that the data carries a shortcut, else leave every pixel as it is
+    (`decant.purify.gate`). Methods other than `dvae` need clean rows (`ingest.probe`) for that test, and are always
+    applied without them."""
     rows: Literal["all", "flagged"] = "all"
     """Which rows get purified pixels; `flagged`: only those that seem to carry a perturbation, the others keep theirs
     exactly."""
@@ -51,7 +51,7 @@ class PurifyStageSettings(Block):
     """Rate limit in nats per pixel, below which the KL term has no gradient. 0.25 in stage 1 and 0.75 in stage 2 are
     the paper's 1.0 and 3.0 per latent position at half resolution."""
     epochs: Positive | None = None
-    """null: the preset's."""
+    """Passes over the sample; null: the preset's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +60,5 @@ class SecondPurifyStageSettings(PurifyStageSettings):
 
     kld_limit: Annotated[float, Field(ge=0)] = 0.75
     """As in stage 1."""
+    epochs: Positive | None = None
+    """Passes over the sample; null: the preset's."""

@@ -19,10 +19,10 @@ class UnlearnSettings(Block):
 
     enabled: bool = True
     method: Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})] = "retrain"
-    """A file of decant/unlearning; `auto`: a cheap one where a check accepts its result, else `retrain`, and a repair
-    where retraining can't help because poison was found only in part."""
+    """A file of decant/unlearning; `auto`: a cheap one where a check accepts its result, else `retrain`; where that
+    leaves the affected points as they were, because poison was found only in part, the best result tried."""
     margin: Fraction = 0.005
-    """`auto`: accuracy on held-out kept rows that a cheap method may cost."""
+    """`auto`: accuracy on held-out kept rows that a cheap method may lose."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
