@@ -26,9 +26,11 @@ from test_flow import api, newest_run
 from toy_pipeline import ROOT, Toy, wait_until
 
 from decant.cli import run
+from decant.cli.terminal import Board
 from decant.review import waiting
 from decant.review.store import Closed
 from flows.stages import pipeline
+from flows.watch import Event
 
 ASKING = """
 import csv, pathlib, time
@@ -220,3 +222,12 @@ def test_without_a_server_a_terminal_waits_for_the_answers(asking: Toy, monkeypa
         assert run.done(pipeline(["verify"])[0], page, Console(file=io.StringIO(), force_terminal=True))
     assert waiting.open_questions() == 1
     assert asking.processes() == [os.getpid()]
+
+
+def test_the_terminal_says_once_how_to_go_on_without_answers() -> None:
+    shown = io.StringIO()
+    board = Board(["verify"], Console(file=shown, width=80))
+    for token in ("first", "second"):
+        board.on_event(Event("verify", "Asking", address=f"http://127.0.0.1:1/#{token}"))
+    assert shown.getvalue().count("decant run --set verify.expert=file") == 1
+    assert "for another browser: http://127.0.0.1:1/#second" in shown.getvalue()

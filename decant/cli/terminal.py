@@ -21,6 +21,8 @@ STYLES: dict[StageState, str] = {
     "Done": "green", "Failed": "bold red",
 }  # fmt: skip
 
+WITHOUT_ANSWERS = "to go on with the answers so far: stop the run (Ctrl-C), then decant run --set verify.expert=file"
+
 
 @dataclass
 class StageLine:
@@ -61,11 +63,16 @@ class Board:
             line.started = now
         line.state, line.percent, line.error, line.ended = event.state, event.percent, event.error, now
         if event.address:
-            what = "for another browser" if self._has_page else "review page"
-            self._has_page = True
-            self.console.print(f"{what}: {event.address}", highlight=False, markup=False, soft_wrap=True)
+            self._tell_address(event.address)
         elif event.state != "Running" and not self.console.is_terminal:
             self.console.print(f"{event.stage:<{self._width}}  {line.words(now)}", highlight=False)
+
+    def _tell_address(self, address: str) -> None:
+        what = "for another browser" if self._has_page else "review page"
+        self.console.print(f"{what}: {address}", highlight=False, markup=False, soft_wrap=True)
+        if not self._has_page:
+            self.console.print(WITHOUT_ANSWERS, style="dim", highlight=False, soft_wrap=True)
+        self._has_page = True
 
     @property
     def failures(self) -> dict[str, StageFailed]:
