@@ -338,7 +338,7 @@ def test_docs_name_every_stage_parameter_and_attack() -> None:
         assert f"`{attack}`" in pages["attacks.md"], attack
 
 
-def test_docs_name_every_countermeasure_and_its_parameters() -> None:
+def test_docs_name_every_purification_method_and_its_parameters() -> None:
     page = (ROOT / "docs/purification-methods.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     assert set(rows) == set(Family("decant.purify.methods", ("clean", "train")).names())

@@ -290,6 +290,11 @@ def test_status_of_what_never_ran_and_of_what_runs_now(in_toy: Toy) -> None:
     assert in_toy.processes() == [os.getpid()]
 
 
+def test_status_says_each_kind_of_reason_once() -> None:
+    why = ["code changed: decant/data", "train.epochs: 10 -> 12", "code changed: decant/models", "never ran"]
+    assert status.grouped(why) == ["code changed: decant/data, decant/models", "train.epochs: 10 -> 12", "never ran"]
+
+
 def test_status_shows_what_the_last_run_took(in_toy_done: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     write_json(status.RUNS / "train.json", {"seconds": 12.34, "peak_memory_mib": 512, "date": "2026-01-02"})
     assert main.main(["status"]) == 0

@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
     for status in found:
         state = f"[{STYLES[status.state]}]{status.state}[/]"
         seconds = "" if status.seconds is None else f"{status.seconds:.1f}"
-        table.add_row(status.stage, state, "\n".join(status.why), seconds, str(status.memory_mib or ""))
+        table.add_row(status.stage, state, "\n".join(grouped(status.why)), seconds, str(status.memory_mib or ""))
     console = Console(highlight=False)
     if fingerprints.outdated():
         differs = "the installed decant is not the one that this workspace was made for: decant init --upgrade"
@@ -61,6 +61,15 @@ def main(arguments: argparse.Namespace) -> int:
     stale = sum(status.state != "fresh" for status in found)
     console.print(f"{stale} of {len(found)} stages to run: decant run" if stale else "everything is up to date")
     return 0
+
+
+def grouped(why: list[str]) -> list[str]:
+    """One line per kind of reason: `code changed: decant/data, decant/models`."""
+    kinds: dict[str, list[str]] = {}
+    for reason in why:
+        kind, _, what = reason.partition(": ")
+        kinds.setdefault(kind, []).append(what)
+    return [f"{kind}: {', '.join(what)}" if any(what) else kind for kind, what in kinds.items()]
 
 
 def statuses() -> list[StageStatus]:

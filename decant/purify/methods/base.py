@@ -63,7 +63,7 @@ def clean(name: str, images: Images, *, seed: int, **settings: Any) -> Images:
 
 
 def cleaned_parts(name: str, path: Path, *, seed: int) -> Parts:
-    """The table's rows as the countermeasure `name` purifies them, and their residuals; all rows are read at once."""
+    """The table's rows as the method `name` purifies them, and their residuals; all rows are read at once."""
     cleaned, start = clean(name, read_images(path), seed=seed), 0
     for before in iter_images(path):
         after = cleaned.select(np.arange(start, start + len(before)))
