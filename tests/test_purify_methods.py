@@ -82,9 +82,7 @@ def tiny_diffusion(folder: Path, shape: tuple[int, int, int]) -> str:
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_every_method_keeps_the_contract(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_method_keeps_the_contract(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "small", replace(PRESETS["small"], steps=3))
     for images in (few(), coloured()):
         settings = {"checkpoint": tiny_diffusion(tmp_path, images.shape), "noise_steps": 2} if name == "avatar" else {}
