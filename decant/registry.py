@@ -23,9 +23,9 @@ class Family:
     """A file that defines one of these is a method."""
 
     def names(self) -> list[str]:
-        """The methods' names; nothing is imported but the package itself."""
+        """The methods' names, from the texts of the files: nothing is imported."""
         defined = re.compile(rf"^def ({'|'.join(self.functions)})\(", re.MULTILINE)
-        folder = Path(str(importlib.import_module(self.package).__file__)).parent
+        folder = Path(__file__).parent.joinpath(*self.package.split(".")[1:])
         files = (path for path in folder.glob("*.py") if path.stem != "base")  # base.py is the interface
         return sorted(path.stem for path in files if defined.search(path.read_text(encoding="utf-8")))
 
@@ -42,6 +42,15 @@ class Family:
         """Imports the method's module. Raises: as `require`."""
         self.require(name, asked_by)
         return importlib.import_module(f"{self.package}.{name}")
+
+
+ATTACKS = Family("decant.attacks", ("poison",))
+PURIFICATION_METHODS = Family("decant.purify.methods", ("clean", "train"))
+CLEANING_METHODS = Family("decant.purify.methods", ("clean",))  # those that change the data, not only the training
+LABEL_CHECKS = Family("decant.label_checks", ("judge",))
+CONFIDENCE_SCORERS = Family("decant.confidence", ("fit_and_score",))
+DETECTORS = Family("decant.detectors", ("judge",))
+UNLEARNING_METHODS = Family("decant.unlearning", ("unlearn",))
 
 
 def peer(library: str, *, needed_by: str) -> ModuleType:

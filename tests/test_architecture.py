@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from decant.registry import Family
+from decant.registry import ATTACKS, PURIFICATION_METHODS
 from decant.settings import BLOCKS, block_class
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +63,7 @@ def own_file(name: str) -> Path | None:
 
 def family(path: Path) -> list[Path]:
     """Files that a family loads by name: decant/attacks/base.py may load any attack."""
-    return sorted(path.parent.glob("*.py")) if path.name == "base.py" and "Family(" in path.read_text() else []
+    return sorted(path.parent.glob("*.py")) if path.name == "base.py" and "decant.registry" in path.read_text() else []
 
 
 def closure(start: Path) -> set[Path]:
@@ -334,14 +334,14 @@ def test_docs_name_every_stage_parameter_and_attack() -> None:
     for block, kind in ((name, block_class(name)) for name in BLOCKS):
         for field in dataclasses.fields(kind):
             assert f"`{block}.{field.name}`" in pages["parameters.md"], f"{block}.{field.name}"
-    for attack in Family("decant.attacks", ("poison",)).names():
+    for attack in ATTACKS.names():
         assert f"`{attack}`" in pages["attacks.md"], attack
 
 
 def test_docs_name_every_purification_method_and_its_parameters() -> None:
     page = (ROOT / "docs/purification-methods.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
-    assert set(rows) == set(Family("decant.purify.methods", ("clean", "train")).names())
+    assert set(rows) == set(PURIFICATION_METHODS.names())
     for name, row in rows.items():
         for field in dataclasses.fields(importlib.import_module(f"decant.purify.methods.{name}").Settings):
             assert f"`{field.name}` (" in row, f"{name}.{field.name}"

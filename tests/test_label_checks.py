@@ -17,7 +17,6 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from decant.attacks.base import load_attacks
-from decant.confidence import base as confidence
 from decant.data.images import Images
 from decant.errors import SettingsError, StageError
 from decant.label_checks import asd, cae, labeltrust, loss, orion, spectral
@@ -32,7 +31,7 @@ from decant.models.cross_validation import out_of_fold
 from decant.models.features import logits_and_features, nearest, spectral_signature, stage_outputs, two_clusters
 from decant.models.settings import TrainSettings
 from decant.models.training import predict, steps_of
-from decant.registry import Family
+from decant.registry import CONFIDENCE_SCORERS, LABEL_CHECKS, Family
 
 ROWS, REFERENCES = 600, 5
 TRAIN = TrainSettings(epochs=6)
@@ -146,7 +145,7 @@ def test_a_case_without_spoilt_labels_is_left_alone(name: str) -> None:
     assert label_checks.judge(name, case, **QUICK.get(name, {})).flagged.mean() < 0.03
 
 
-@pytest.mark.parametrize("family", [label_checks.FAMILY, confidence.FAMILY])
+@pytest.mark.parametrize("family", [LABEL_CHECKS, CONFIDENCE_SCORERS])
 def test_the_page_names_every_member_with_its_parameters(family: Family) -> None:
     lines = (ROOT / "docs/label-checks.md").read_text(encoding="utf-8").splitlines()
     for name in family.names():

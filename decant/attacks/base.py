@@ -11,10 +11,8 @@ from jaxtyping import Bool, Float
 
 from decant.data.images import Images
 from decant.errors import SettingsError
-from decant.registry import Family
+from decant.registry import ATTACKS
 from decant.settings import load
-
-FAMILY = Family("decant.attacks", ("poison",))
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Attack:
 
 def names() -> list[str]:
     """Every attack's name."""
-    return FAMILY.names()
+    return ATTACKS.names()
 
 
 def kind_of(name: str) -> str:
@@ -74,7 +72,7 @@ def load_attacks(entries: Iterable[Mapping[str, Any]]) -> list[Attack]:
     for position, entry in enumerate(entries):
         block = f"simulate.attacks[{position}]"
         name: Any = entry.get("name")
-        module = FAMILY.member(name, f"{block}.name")
+        module = ATTACKS.member(name, f"{block}.name")
         rest = {key: value for key, value in entry.items() if key != "name"}
         attacks.append(Attack(name, module, load(module.Settings, rest, block)))
     return attacks

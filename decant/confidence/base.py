@@ -10,10 +10,8 @@ from torch import nn
 
 from decant.data.images import Images
 from decant.models.features import logits_and_features
-from decant.registry import Family
+from decant.registry import CONFIDENCE_SCORERS
 from decant.settings import load
-
-FAMILY = Family("decant.confidence", ("fit_and_score",))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +57,7 @@ class ConfidenceCase:
 
 def names() -> list[str]:
     """Every confidence scorer's name."""
-    return FAMILY.names()
+    return CONFIDENCE_SCORERS.names()
 
 
 def fit_and_score(name: str, case: ConfidenceCase, **settings: Any) -> Float[np.ndarray, " m"]:
@@ -67,7 +65,7 @@ def fit_and_score(name: str, case: ConfidenceCase, **settings: Any) -> Float[np.
 
     Raises: SettingsError for an unknown name or parameter.
     """
-    module = FAMILY.member(name, "confidence scorer")
+    module = CONFIDENCE_SCORERS.member(name, "confidence scorer")
     scores = module.fit_and_score(case, load(module.Settings, settings, name)).astype(np.float32)
     assert scores.shape == case.predicted.shape and ((scores >= 0) & (scores <= 1)).all(), name
     return scores

@@ -12,16 +12,17 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from decant.data.images import Images
-from decant.detectors.settings import FAMILY, DetectSettings
+from decant.detectors.settings import DetectSettings
 from decant.influence import ekfac, factor_cache
 from decant.influence.functions import Influence, influence
 from decant.models.features import logits_and_features
 from decant.models.training import labels_to_device, to_device
+from decant.registry import DETECTORS
 
 
 def names() -> list[str]:
     """Every detector's name."""
-    return FAMILY.names()
+    return DETECTORS.names()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ from torch import nn
 from decant.data.images import Images
 from decant.detectors.base import Detection, DetectionCase
 from decant.detectors.merge import merged
-from decant.detectors.settings import FAMILY, DetectSettings
+from decant.detectors.settings import DetectSettings
 from decant.influence.ekfac import Factors
 from decant.models.training import predict
+from decant.registry import DETECTORS
 
 
 def passes(affected: Images) -> int:
@@ -48,7 +49,7 @@ def detect(
         why = "no affected point to trace" if len(affected) else "no affected point given"
         nothing = Detection.nothing(np.zeros(len(train)), why + remark, "not traced")
         return replace(nothing, false_alarms=None, left_out=left_out)
-    judge = FAMILY.member(settings.detector, "detect.detector").judge
+    judge = DETECTORS.member(settings.detector, "detect.detector").judge
     case = DetectionCase(
         model=model, train=train, settings=settings, seed=seed, on_rows=on_rows, fitted=fitted, cache=cache
     )

@@ -5,10 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from decant.registry import Family
+from decant.registry import DETECTORS
 from decant.settings import Block, Count, Positive
-
-FAMILY = Family("decant.detectors", ("judge",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +14,7 @@ class DetectSettings(Block):
     """How the training rows that cause the affected points are found."""
 
     enabled: bool = True
-    detector: Annotated[str, Field(json_schema_extra={"enum": [*FAMILY.names()]})] = "joint"
+    detector: Annotated[str, Field(json_schema_extra={"enum": DETECTORS.names()})] = "joint"
     """A file of decant/detectors; docs/methods/influence.md compares them."""
     damping: Annotated[float, Field(ge=0, le=100)] = 0.1
     """EK-FAC damping, as a share of each layer's mean eigenvalue."""
@@ -32,4 +30,4 @@ class DetectSettings(Block):
     """`delta`: what a copy changes about its point; all but `both` are the paper's ablations."""
 
     def __post_init__(self) -> None:
-        FAMILY.require(self.detector, "detect.detector")
+        DETECTORS.require(self.detector, "detect.detector")

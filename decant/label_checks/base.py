@@ -14,11 +14,10 @@ from decant.errors import StageError
 from decant.models.features import logits_and_features
 from decant.models.settings import TrainSettings
 from decant.models.training import train_classifier
-from decant.registry import Family
+from decant.registry import LABEL_CHECKS
 from decant.settings import load
 from decant.streams import child
 
-FAMILY = Family("decant.label_checks", ("judge",))
 NO_SUGGESTION = -1
 
 
@@ -103,7 +102,7 @@ class CheckCase:
 
 def names() -> list[str]:
     """Every label check's name."""
-    return FAMILY.names()
+    return LABEL_CHECKS.names()
 
 
 def judge(name: str, case: CheckCase, **settings: Any) -> CheckResult:
@@ -112,7 +111,7 @@ def judge(name: str, case: CheckCase, **settings: Any) -> CheckResult:
     Raises: SettingsError for an unknown name or parameter; StageError where a library of the extra `peers` is missing,
     or where it needs references and gets too few.
     """
-    module = FAMILY.member(name, "label check")
+    module = LABEL_CHECKS.member(name, "label check")
     return _with_answers(module.judge(case, load(module.Settings, settings, name)), case)
 
 

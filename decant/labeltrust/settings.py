@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from decant.errors import SettingsError
-from decant.registry import Family
+from decant.registry import LABEL_CHECKS
 from decant.settings import Block, Count, Fraction, Positive, Rate
-
-METHODS = Family("decant.label_checks", ("judge",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +15,7 @@ class VerifySettings(Block):
     """Label verification. All but `method`, `references`, `budget`, `action` and `expert` is LabelTrust's alone."""
 
     enabled: bool = True
-    method: Annotated[str, Field(json_schema_extra={"enum": [*METHODS.names()]})] = "labeltrust"
+    method: Annotated[str, Field(json_schema_extra={"enum": LABEL_CHECKS.names()})] = "labeltrust"
     """A file of decant/label_checks. Any but `labeltrust` judges the labels by its own rule and its default parameters
     (docs/label-checks.md), after the expert was shown the first rows. There are no rounds and no scorer; a check that
     trains a classifier uses the defaults of the block `train`."""
@@ -67,7 +65,7 @@ class VerifySettings(Block):
     that have no answer there yet."""
 
     def __post_init__(self) -> None:
-        METHODS.require(self.method, "verify.method")
+        LABEL_CHECKS.require(self.method, "verify.method")
         if self.method != "labeltrust":
             self._refuse_what_only_labeltrust_knows()
         if self.mode == "paper" and isinstance(self.threshold, str):

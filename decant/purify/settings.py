@@ -6,18 +6,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from decant.errors import SettingsError
-from decant.registry import Family
+from decant.registry import CLEANING_METHODS
 from decant.settings import Block, Positive
-
-CLEANING = Family("decant.purify.methods", ("clean",)).names()
-"""The methods that change images; a file without `clean` changes the training alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PurifySettings(Block):
     """What both stages of purification share."""
 
-    method: Annotated[str, Field(json_schema_extra={"enum": list(CLEANING)})] = "dvae"
+    method: Annotated[str, Field(json_schema_extra={"enum": CLEANING_METHODS.names()})] = "dvae"
     """A file of decant/purify/methods that cleans images, at its own defaults; docs/purification-methods.md compares
     them. All but `dvae` purify every row in one stage and, of the parameters below, use `when` alone."""
     when: Literal["auto", "always", "never"] = "auto"
@@ -36,8 +33,8 @@ class PurifySettings(Block):
     """Rows, drawn at random, that D-VAE is fitted on; all rows are purified."""
 
     def __post_init__(self) -> None:
-        if self.method not in CLEANING:
-            known = ", ".join(CLEANING)
+        if self.method not in CLEANING_METHODS.names():
+            known = ", ".join(CLEANING_METHODS.names())
             raise SettingsError(f"purify.method: a method that cleans images expected ({known}), {self.method!r} found")
         if self.method != "dvae" and self.rows == "flagged":
             raise SettingsError(f"purify.rows: only purify.method: dvae flags rows; all expected with {self.method}")

@@ -9,8 +9,8 @@ from torch import nn
 
 from decant.data.images import Images
 from decant.models.settings import TrainSettings
+from decant.registry import UNLEARNING_METHODS
 from decant.settings import load
-from decant.unlearning.settings import FAMILY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Unlearned:
 
 def names() -> list[str]:
     """Every unlearning method's name."""
-    return FAMILY.names()
+    return UNLEARNING_METHODS.names()
 
 
 def unlearn_with(name: str, task: UnlearningTask, **settings: Any) -> Unlearned:
@@ -47,7 +47,7 @@ def unlearn_with(name: str, task: UnlearningTask, **settings: Any) -> Unlearned:
 
     Raises: SettingsError for an unknown name or parameter.
     """
-    module = FAMILY.member(name, "unlearning")
+    module = UNLEARNING_METHODS.member(name, "unlearning")
     loaded = load(module.Settings, settings, name)
     started = time.perf_counter()
     model = module.unlearn(task, loaded)

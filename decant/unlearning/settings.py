@@ -6,11 +6,10 @@ from typing import Annotated
 from pydantic import Field
 
 from decant.errors import SettingsError
-from decant.registry import Family
+from decant.registry import UNLEARNING_METHODS
 from decant.settings import Block, Fraction
 
-FAMILY = Family("decant.unlearning", ("unlearn",))
-METHODS = ("auto", *FAMILY.names())
+METHODS = ("auto", *UNLEARNING_METHODS.names())
 
 
 @dataclass(frozen=True, kw_only=True)

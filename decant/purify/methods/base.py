@@ -13,15 +13,13 @@ from decant.errors import SettingsError
 from decant.models.settings import TrainSettings
 from decant.models.training import train_classifier
 from decant.purify.two_stage import Parts
-from decant.registry import Family
+from decant.registry import PURIFICATION_METHODS
 from decant.settings import load
-
-FAMILY = Family("decant.purify.methods", ("clean", "train"))
 
 
 def names() -> list[str]:
     """The names of all methods."""
-    return FAMILY.names()
+    return PURIFICATION_METHODS.names()
 
 
 def train_with(
@@ -77,4 +75,4 @@ def _loaded(name: str, settings: dict[str, Any]) -> tuple[ModuleType, Any]:
 
 
 def _module(name: str) -> ModuleType:
-    return FAMILY.member(name, "purification method")
+    return PURIFICATION_METHODS.member(name, "purification method")
