@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -283,8 +284,9 @@ def texts(path: Path) -> Iterator[str]:
 
 def test_paths_of_data_stand_in_one_module() -> None:
     """Beside dvc.yaml, which names them in the stages' commands."""
-    folders = tuple(f"data/{name}" for name in (*STAGES, "inputs", "runs"))
-    found = {str(path.relative_to(ROOT)) for path in MODULES if any(text.startswith(folders) for text in texts(path))}
+    folders = "|".join((*STAGES, "inputs", "runs"))
+    names_one = re.compile(rf"data/({folders})\b|/?({folders})/\w")
+    found = {str(path.relative_to(ROOT)) for path in MODULES if any(map(names_one.match, texts(path)))}
     assert found <= {"decant/paths.py"}
 
 

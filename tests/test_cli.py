@@ -344,7 +344,7 @@ def test_explain_tells_a_dropped_row_s_way(cleaned: None, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert "row 11, from photos/[a] cat.png" in shown
     (line,) = (line for line in shown.splitlines() if line.split()[:1] == ["verify"])
-    assert all(word in line for word in ("0.93 (trust 0.07)", "flagged, drop"))
+    assert all(word in line for word in ("0.93 (1 − trust", "flagged, drop"))
     assert "label_noise (its true label: cat)" in shown
     assert "outcome: dropped; the row is in data/{ingest,simulate,purify_1,purify_2}/train.parquet" in shown
     assert "  @@" in shown  # the picture: dark left, bright right

@@ -18,18 +18,11 @@ from rich.text import Text
 from decant.data.images import Images
 from decant.data.tables import read_image_row, read_places, read_truth, read_verdicts
 from decant.errors import DecantError
-from decant.paths import DATA, EXPORT, PLACES, TRUTH
-from decant.steps import STEPS
+from decant.paths import EXPORT, INGESTED, PLACES, TRUTH, train_rows, verdicts_file
+from decant.steps import CHECKS, ROW_STAGES, STEPS
 
-STAGES = ("ingest", "simulate", "purify_1", "purify_2", "verify", "detect")
-"""The stages that pass rows on, as train.parquet in their folder."""
-STEP_NAMES = {step.rows: step.name for step in STEPS}
-SCORE_TEXTS = {
-    "purify_2": "{score:.2f} (label predicted from the residual)",
-    "verify": "{score:.2f} (trust {trust:.2f})",
-    "detect": "{score:.2f} (influence)",
-}
-"""How to print the score of each stage with verdicts."""
+STEP_NAMES = {step.stage: step.name for step in STEPS}
+SCORES = {check.stage: check.score for check in CHECKS}
 SIDE = 32  # characters at most of a picture
 RAMP = " .:-=+*#%@"  # from dark to bright, where the terminal has no colours
 DASH = "–"
@@ -49,7 +42,7 @@ class StageResult:
 def main(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False)
     row_id: int = arguments.id
-    rows = {stage: row for stage in STAGES if (row := _row(stage, row_id)) is not None}
+    rows = {stage: row for stage in ROW_STAGES if (row := _row(stage, row_id)) is not None}
     if not rows:
         raise DecantError(_unknown(row_id))
     received = rows.get("simulate") or next(iter(rows.values()))
@@ -63,22 +56,21 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _row(stage: str, row_id: int) -> Images | None:
-    path = DATA / stage / "train.parquet"
+    path = train_rows(stage)
     return read_image_row(path, row_id) if path.is_file() else None
 
 
 def _unknown(row_id: int) -> str:
-    path = DATA / "ingest" / "train.parquet"
-    if not path.is_file():
+    if not INGESTED.is_file():
         return "no data yet; `decant run` reads it"
-    return f"no row {row_id} in {path}; audit.csv in {EXPORT} lists the ids"
+    return f"no row {row_id} in {INGESTED}; audit.csv in {EXPORT} lists the ids"
 
 
 def stage_results(row_id: int, rows: dict[str, Images]) -> list[StageResult]:
     """The results of the stages that have run. The last is that of the stage that dropped the row, if one did."""
     names = next(iter(rows.values())).info.class_names
     found = []
-    for stage in STAGES:
+    for stage in ROW_STAGES:
         row = rows.get(stage)
         verdict = _verdict(stage, row_id)
         if row is None and verdict is None:
@@ -90,8 +82,8 @@ def stage_results(row_id: int, rows: dict[str, Images]) -> list[StageResult]:
 
 def _verdict(stage: str, row_id: int) -> tuple[str, str, str] | None:
     """(score, action, reason), or None where the stage has no verdict on the row."""
-    path = DATA / stage / "verdicts.parquet"
-    if stage not in SCORE_TEXTS or not path.is_file():
+    path = verdicts_file(stage)
+    if stage not in SCORES or not path.is_file():
         return None
     verdicts = read_verdicts(path)
     mine = verdicts[verdicts["id"] == row_id]
@@ -99,8 +91,7 @@ def _verdict(stage: str, row_id: int) -> tuple[str, str, str] | None:
         return None
     verdict = mine.iloc[0]
     flagged = "flagged, " if verdict["flagged"] else ""
-    score = SCORE_TEXTS[stage].format(score=verdict["score"], trust=1 - verdict["score"])
-    return score, f"{flagged}{verdict['action']}", str(verdict["reason"])
+    return f"{verdict['score']:.2f} ({SCORES[stage]})", f"{flagged}{verdict['action']}", str(verdict["reason"])
 
 
 def _as_table(found: list[StageResult]) -> Table:
@@ -124,9 +115,9 @@ def _truth(row_id: int, received: Images) -> list[str]:
 
 
 def _end(rows: dict[str, Images]) -> str:
-    last = [stage for stage in STAGES if (DATA / stage / "train.parquet").is_file()][-1]
+    last = [stage for stage in ROW_STAGES if train_rows(stage).is_file()][-1]
     files = f"{{{','.join(rows)}}}" if len(rows) > 1 else next(iter(rows))
-    return f"outcome: {'kept' if last in rows else 'dropped'}; the row is in {DATA}/{files}/train.parquet"
+    return f"outcome: {'kept' if last in rows else 'dropped'}; the row is in {train_rows(files)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -139,7 +130,7 @@ def _print_pictures(rows: dict[str, Images], console: Console) -> None:
     shown = [stage for stage in ("simulate", "purify_2") if stage in rows] or list(rows)[:1]
     in_colour = console.color_system is not None
     grid.add_row(*(picture(rows[stage].pixels[0], in_colour=in_colour) for stage in shown))
-    grid.add_row(*(STEP_NAMES.get(f"{stage}/train.parquet", "as ingested") for stage in shown))
+    grid.add_row(*(STEP_NAMES.get(stage, "as ingested") for stage in shown))
     console.print(grid)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 
 from decant.data.images import Images, concat_images
 from decant.data.tables import iter_images, iter_perturbations
+from decant.paths import PURIFIED, RECEIVED, perturbations_file, within
 
 CLASSES_SHOWN = 10
 
@@ -42,9 +43,9 @@ def examples(data: Path, labels: "pd.Series[int]", suspicion: "pd.Series[float]"
     shown = classes[np.linspace(0, len(classes) - 1, min(CLASSES_SHOWN, len(classes))).round().astype(int)]
     ranked = labels.loc[suspicion.sort_index().sort_values(kind="stable").index]
     ids = np.array([ranked.index[ranked == label][0] for label in shown])
-    before, after = rows_of(data / "simulate/train.parquet", ids), rows_of(data / "purify_2/train.parquet", ids)
-    first = _perturbations(data / "purify_1/perturbations.parquet", ids, labels)
-    second = _perturbations(data / "purify_2/perturbations.parquet", ids, labels)
+    before, after = rows_of(within(data, RECEIVED), ids), rows_of(within(data, PURIFIED), ids)
+    first = _perturbations(perturbations_file("purify_1", data), ids, labels)
+    second = _perturbations(perturbations_file("purify_2", data), ids, labels)
     return [
         Example(
             row_id=int(row_id),

@@ -26,11 +26,7 @@ from decant.report.words import headline, percent, plain, reasons, sentence
 from decant.steps import CHECKS, ORACLE, STEPS
 
 STRIP_SIDE, CARD_SIDE = 72, 92  # CSS pixels that a picture should take: about, at a whole multiple of its own size
-SCORES = {  # what a stage's score is, on the axis of its histogram
-    "purify_2": "margin by which a linear probe predicts a row's label from the removed perturbation",
-    "verify": "suspicion = 1 − trust",
-    "detect": "the detector's score: how much the row is a cause of the affected points",
-}
+SCORES = {check.stage: check.score for check in CHECKS}
 DONE = {"keep": "kept", "drop": "dropped", "relabel": "relabelled", "purify": "purified"}
 
 
@@ -142,7 +138,7 @@ def _histogram(stage: str, run: FinishedRun) -> Markup | None:
         planted=_planted(stage, verdicts, run) if run.known else None,
         threshold=_threshold(stage, run),
         axis=SCORES[stage],
-        bins=int(run.settings.get("evaluate", {}).get("bins", 40)),
+        bins=run.evaluate.bins,
     )
 
 

@@ -26,7 +26,23 @@ from decant.data.tables import (
     read_verdicts,
 )
 from decant.files import read_json
+from decant.paths import (
+    AFFECTED_POINTS,
+    PLACES,
+    PURIFIED,
+    RECEIVED,
+    REJECTED,
+    REVIEWS,
+    TRUTH,
+    VERIFIED,
+    stage_folder,
+    verdicts_file,
+    within,
+)
+from decant.purify.settings import PurifySettings
 from decant.report.examples import Example, examples, rows_of
+from decant.report.settings import EvaluateSettings
+from decant.settings import load_params
 from decant.steps import CHECKS
 from decant.summaries import (
     DetectSummary,
@@ -56,12 +72,12 @@ class Summaries:
     def read(cls, data: Path) -> Self:
         """Reads them from the stages' folders in `data`."""
         return cls(
-            ingest=IngestSummary.read(data / "ingest"),
-            purify_1=Purify1Summary.read(data / "purify_1"),
-            purify_2=Purify2Summary.read(data / "purify_2"),
-            verify=VerifySummary.read(data / "verify"),
-            detect=DetectSummary.read(data / "detect"),
-            evaluate=EvaluateSummary.read(data / "evaluate"),
+            ingest=IngestSummary.read(stage_folder("ingest", data)),
+            purify_1=Purify1Summary.read(stage_folder("purify_1", data)),
+            purify_2=Purify2Summary.read(stage_folder("purify_2", data)),
+            verify=VerifySummary.read(stage_folder("verify", data)),
+            detect=DetectSummary.read(stage_folder("detect", data)),
+            evaluate=EvaluateSummary.read(stage_folder("evaluate", data)),
         )
 
     def items(self) -> list[tuple[str, Summary]]:
@@ -75,7 +91,9 @@ class FinishedRun:
 
     metrics: Mapping[str, Any]
     settings: Mapping[str, Any]
-    """Contents of params.yaml."""
+    """Contents of params.yaml, to be shown."""
+    purify: PurifySettings
+    evaluate: EvaluateSettings
     info: DatasetInfo
     shape: tuple[int, int, int]
     given: "pd.Series[int]"
@@ -147,30 +165,35 @@ class FinishedRun:
 
 def read_run(data: Path, metrics: Path, settings: Path, *, suspects: int) -> FinishedRun:
     """The run in the folder `data`. suspects: how many rows of each stage to show."""
-    ids, labels, info = read_labels(data / "simulate/train.parquet")
+    params = yaml.safe_load(settings.read_text(encoding="utf-8")) or {}
+    blocks = load_params(params, ("purify", "evaluate"))
+    received = within(data, RECEIVED)
+    ids, labels, info = read_labels(received)
     given = pd.Series(labels, index=ids)
     summaries = Summaries.read(data)
-    verdicts = {stage: read_verdicts(data / stage / "verdicts.parquet") for stage in JUDGES}
-    reviewed = pd.read_csv(data / "verify/reviews.csv")["id"]
+    verdicts = {stage: read_verdicts(verdicts_file(stage, data)) for stage in JUDGES}
+    reviewed = pd.read_csv(within(data, REVIEWS))["id"]
     suspicion = verdicts["verify"].set_index("id")["score"]
     return FinishedRun(
         metrics=read_json(metrics),
-        settings=yaml.safe_load(settings.read_text(encoding="utf-8")) or {},
+        settings=params,
+        purify=blocks["purify"],
+        evaluate=blocks["evaluate"],
         info=info,
-        shape=next(iter_images(data / "simulate/train.parquet")).shape,
+        shape=next(iter_images(received)).shape,
         given=given,
         summaries=summaries,
         verdicts=verdicts,
         suspects={  # as the stage saw them: its input is the output of the one before it
-            "verify": rows_of(data / "purify_2/train.parquet", most_suspicious(verdicts["verify"], suspects, reviewed)),
-            "detect": rows_of(data / "verify/train.parquet", most_suspicious(verdicts["detect"], suspects)),
+            "verify": rows_of(within(data, PURIFIED), most_suspicious(verdicts["verify"], suspects, reviewed)),
+            "detect": rows_of(within(data, VERIFIED), most_suspicious(verdicts["detect"], suspects)),
         },
         examples=examples(data, given, suspicion) if summaries.purify_2.purified else [],
-        affected=read_images(data / "detect/affected.parquet"),
-        truth=read_truth(data / "simulate/truth.parquet"),
+        affected=read_images(within(data, AFFECTED_POINTS)),
+        truth=read_truth(within(data, TRUTH)),
         reviewed=len(reviewed),
-        rejected=read_rejected(data / "ingest/rejected.parquet"),
-        places=read_places(data / "ingest/places.parquet"),
+        rejected=read_rejected(within(data, REJECTED)),
+        places=read_places(within(data, PLACES)),
     )
 
 
