@@ -32,6 +32,6 @@ class StageError(DecantError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'epochs'?` where one of the known words is close to a misspelt one, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """`. Did you mean 'epochs'?`, the end of a message, where a known word is close to a misspelt one, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.65)  # `rnu` means `run`, `extra` not `train`
+    return f". Did you mean {close[0]!r}?" if close else ""

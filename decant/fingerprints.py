@@ -79,6 +79,20 @@ def parts_used(stage: Mapping[str, Any]) -> Iterator[str]:
         yield from (key.removeprefix("library.") for key in keys)
 
 
+def parts_lacking(newer: str, kept: Path) -> dict[str, list[str]]:
+    """Stages of the kept dvc.yaml that don't list parts which the newer one's text lists for them, and these parts.
+
+    Raises: SettingsError where the kept one can't be read.
+    """
+    wanted, found = yaml.safe_load(newer)["stages"], _read(kept).get("stages", {})
+    lacking = {
+        name: sorted(set(parts_used(wanted[name])) - set(parts_used(stage)))
+        for name, stage in found.items()
+        if name in wanted
+    }
+    return {name: parts for name, parts in lacking.items() if parts}
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8")) or {}

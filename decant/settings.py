@@ -85,7 +85,7 @@ def load_params(params: Mapping[str, Any], blocks: Iterable[str] = BLOCKS) -> di
 def _block_hint(key: str) -> str:
     """What was meant by a block that nobody knows: the block of a parameter of that name, or a misspelt one."""
     parameters = [f"{name}.{key}" for name in BLOCKS if key in inspect.signature(block_class(name)).parameters]
-    return f"; did you mean {' or '.join(parameters)}?" if parameters else did_you_mean(key, ["seed", *BLOCKS])
+    return f". Did you mean {' or '.join(parameters)}?" if parameters else did_you_mean(key, ["seed", *BLOCKS])
 
 
 def block_class(name: str) -> type:

@@ -18,26 +18,32 @@ import subprocess
 import sys
 from typing import Any
 
-from dvc.env import DVC_STAGE
+import dvc.stage.run
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage.exceptions import StageCmdFailedError
 
-commands: list["StageCommand"] = []
-"""The stage's commands that DVC has started."""
+
+class Commands:
+    """Stands in for `subprocess` in DVC's stage runner and remembers the commands that it starts for a stage.
+
+    DVC's API tells neither of them nor of their exit codes.
+    """
+
+    def __init__(self) -> None:
+        self.started: list[subprocess.Popen[Any]] = []
+
+    def Popen(self, *arguments: Any, **options: Any) -> subprocess.Popen[Any]:
+        process = subprocess.Popen(*arguments, **options)
+        self.started.append(process)
+        return process
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
 
 
-class StageCommand(subprocess.Popen[Any]):
-    """Remembers the processes that DVC starts for a stage: its API tells neither of them nor of their exit codes."""
-
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        if DVC_STAGE in (options.get("env") or {}):
-            commands.append(self)
-
-
-def reproduce(stage: str, *, force: bool) -> tuple[str, int]:
+def reproduce(stage: str, commands: Commands, *, force: bool) -> tuple[str, int]:
     """(outcome, exit code). What is wrong with DVC's own part is printed."""
     try:
         with Repo(_wait_for_lock=True) as repo:
@@ -46,11 +52,11 @@ def reproduce(stage: str, *, force: bool) -> tuple[str, int]:
         cause = error.__cause__ or error
         if isinstance(cause, LockError):
             return "Busy", 1
-        if isinstance(cause, StageCmdFailedError):
-            return "Failed", commands[-1].returncode
+        if isinstance(cause, StageCmdFailedError) and commands.started:
+            return "Failed", commands.started[-1].returncode
         print(f"{stage}: {' '.join(str(cause).split())}", file=sys.stderr)
         return "Failed", 1
-    if commands:
+    if commands.started:
         return "Done", 0
     return ("Restored" if ran else "Unchanged"), 0
 
@@ -61,8 +67,9 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="run it even if DVC knows of no change")
     arguments = parser.parse_args()
     logging.getLogger("dvc").setLevel(logging.WARNING)  # its advice on Git and remotes helps nobody here
-    subprocess.Popen = StageCommand  # type: ignore[misc]
-    outcome, code = reproduce(arguments.stage, force=arguments.force)
+    commands = Commands()
+    dvc.stage.run.subprocess = commands
+    outcome, code = reproduce(arguments.stage, commands, force=arguments.force)
     print(f"\n::ended {outcome} {code}", flush=True)
     return 0
 

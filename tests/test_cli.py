@@ -49,7 +49,8 @@ def test_each_command_has_a_help_text_with_examples(name: str, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["rnu"], "no command 'rnu'; did you mean 'run'?"),
+        (["rnu"], ". Did you mean 'run'?"),
+        (["statsu"], ". Did you mean 'status'?"),
         (["frobnicate"], "no command 'frobnicate'; known: init, run, "),
         (["run", "--fast"], "unrecognized arguments: --fast"),
         (["explain"], "the following arguments are required: ID"),
@@ -114,7 +115,7 @@ def test_a_bug_s_missing_module_is_a_traceback(in_toy: Toy, monkeypatch: pytest.
             "not a stage; to clean this data: decant run --set ingest.source=/photos --set 'simulate.attacks=[]'",
         ),
         ("torchvision:MNIST", "decant run --set ingest.source=torchvision:MNIST"),
-        ("evalute", "did you mean 'evaluate'?"),
+        ("evalute", ". Did you mean 'evaluate'?"),
     ],
 )
 def test_run_says_what_to_type_in_the_place_of_a_word_that_is_no_stage(
@@ -166,10 +167,10 @@ def test_set_takes_lists_and_their_entries(params_file: Path) -> None:
     ("assignment", "message"),
     [
         ("train.epoch=3", "train.epoch: unknown parameter; known: network"),
-        ("train.epoch=3", "; did you mean 'epochs'?"),
+        ("train.epoch=3", ". Did you mean 'epochs'?"),
         ("trian.epochs=3", "unknown block 'trian'"),
-        ("trian.epochs=3", "; did you mean 'train'?"),
-        ("epochs=3", "; did you mean train.epochs or purify_1.epochs or purify_2.epochs?"),
+        ("trian.epochs=3", ". Did you mean 'train'?"),
+        ("epochs=3", ". Did you mean train.epochs or purify_1.epochs or purify_2.epochs?"),
         ("train.epochs=many", "train.epochs: whole number (at least 1) expected, 'many' found"),
         ("train.epochs", "block.key=value expected"),
         ("train=3", "train: a block of parameters expected"),

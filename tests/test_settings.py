@@ -2,6 +2,7 @@
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,3 +88,17 @@ def test_every_parameter_says_what_it_means(block: str) -> None:
     plain = {"enabled", "epochs", "batch_size", "momentum", "weight_decay"}  # whose names say it
     for name, parameter in schema(block_class(block))["properties"].items():
         assert "default" in parameter and ("description" in parameter or name in plain), name
+
+
+@pytest.mark.parametrize(
+    ("params", "end"),
+    [
+        ({"verfy": {}}, ". Did you mean 'verify'?"),
+        ({"verify": {"treshold": 1}}, ". Did you mean 'threshold'?"),
+        ({"extra": {}}, ", evaluate, export, report"),  # no slip of the pen: no hint
+    ],
+)
+def test_only_a_misspelt_name_gets_a_hint_and_it_comes_last(params: dict[str, Any], end: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_params(params)
+    assert str(refused.value).endswith(end)

@@ -66,7 +66,7 @@ def test_bad_parameters_are_one_line_and_exit_code_2(workspace: Path, capsys: py
     (workspace / "params.yaml").write_text("simulate:\n  atacks: []\n")
     assert main(SIMULATE) == 2
     assert capsys.readouterr().err == (
-        "simulate: simulate.atacks: unknown parameter; known: attacks, affected_points; did you mean 'attacks'?\n"
+        "simulate: simulate.atacks: unknown parameter; known: attacks, affected_points. Did you mean 'attacks'?\n"
     )
     assert not (workspace / "data/simulate").exists()
 

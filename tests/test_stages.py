@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.stage.exceptions import StageCmdFailedError
 from toy_pipeline import STAGES, Toy, environment, wait_until
 
 from decant import processes
 from decant.errors import DecantError
 from decant.paths import SOURCE_FINGERPRINT
-from flows import stages, watch
+from flows import reproduce, stages, watch
 from flows.stages import OnLine, Slot, Stage, StageFailed, bring_up_to_date, pipeline
 
 HOLD_LOCK = """
@@ -88,6 +89,21 @@ def test_what_dvc_itself_cannot_do_is_told(in_toy_done: Toy) -> None:
     with pytest.raises(StageFailed, match=r"train: .*work\.py") as caught:
         bring_up_to_date(Stage("train"), ignore)
     assert caught.value.code == 1
+
+
+def test_a_stage_whose_command_cannot_start_has_failed(in_toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/no/such/shell")
+    with pytest.raises(StageFailed, match=r"ingest: .*/no/such/shell") as caught:
+        bring_up_to_date(Stage("ingest"), ignore)
+    assert caught.value.code == 1
+
+
+def test_a_failure_before_any_command_has_an_exit_code_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def repo(**_options: object) -> None:
+        raise StageCmdFailedError("work.py", 3)
+
+    monkeypatch.setattr(reproduce, "Repo", repo)
+    assert reproduce.reproduce("ingest", reproduce.Commands(), force=False) == ("Failed", 1)
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # one stays between DVC and the stage, one does not

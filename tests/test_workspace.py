@@ -187,10 +187,42 @@ def test_a_second_upgrade_has_nothing_newer_to_tell(
     assert not (space / "tasks/export.py.new").exists()
 
 
-def test_init_of_a_workspace_that_is_there_brings_it_up_to_date(space: Path, newer: dict[str, str]) -> None:
-    assert main.main(["init", "."]) == 0
-    assert (space / "tasks/extra.py").is_file()
-    assert main.main(["init", ".", "--source", "digits"]) == 2  # it has its source
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        (["init", "."], "decant init --upgrade"),
+        (["init", ".", "--source", "digits"], "decant run --set ingest.source=digits"),  # it has its source
+        (["init", "--upgrade", "--source", "digits"], "decant run --set ingest.source=digits"),
+    ],
+)
+def test_init_of_a_workspace_that_is_there_changes_nothing_and_names_the_way(
+    words: list[str], way: str, space: Path, newer: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(words) == 2
+    lines = told(capsys).splitlines()
+    assert len(lines) == 1 and "already a workspace" in lines[0] and lines[0].endswith(way)
+    assert not (space / "tasks/extra.py").exists()
+
+
+def test_an_upgrade_names_the_stages_of_a_kept_pipeline_that_lack_a_part_of_the_library(
+    space: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, files = space / "dvc.yaml", workspace.pipeline_files()
+    path.write_text(path.read_text() + "# mine\n")
+    pipeline: dict[str, Any] = yaml.safe_load(files["dvc.yaml"])
+    for stage, keys in {"verify": ["library.web"], "ingest": ["library.web", "library.serve"]}.items():
+        pipeline["stages"][stage]["params"].append({"workspace.yaml": keys})
+    files["dvc.yaml"] = yaml.safe_dump(pipeline)
+    monkeypatch.setattr(workspace, "pipeline_files", lambda: files)
+    assert main.main(["init", "--upgrade"]) == 0
+    lines = [line for line in told(capsys).splitlines() if "lacks" in line]
+    assert lines == [
+        "dvc.yaml: stage ingest lacks library.serve, library.web: add them, or take dvc.yaml.new",
+        "dvc.yaml: stage verify lacks library.web: add it, or take dvc.yaml.new",
+    ]
+    (space / "dvc.yaml.new").replace(path)
+    assert main.main(["init", "--upgrade"]) == 0
+    assert "lacks" not in told(capsys)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from decant.cli.workspace import FileOutcome
 from decant.data.sources import check_name
 from decant.errors import DecantError
 from decant.files import write_text
-from decant.fingerprints import RECORD
+from decant.fingerprints import RECORD, parts_lacking
 
 WORDS: dict[FileOutcome, str] = {
     "added": "added",
@@ -32,8 +32,11 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.folder is None and not arguments.upgrade:
         raise DecantError("name the workspace's folder: decant init FOLDER; or, in a workspace: decant init --upgrade")
     folder: Path = arguments.folder or Path.cwd()
-    if arguments.upgrade or (folder / RECORD).is_file():
-        upgrade(folder, arguments.source)
+    if arguments.source and (folder / RECORD).is_file():
+        words = f"decant run --set ingest.source={shlex.quote(arguments.source)}"
+        raise DecantError(f"{folder}: already a workspace; to clean that data: {words}")
+    if arguments.upgrade:
+        upgrade(folder)
     else:
         create(folder, arguments.source)
     return 0
@@ -45,6 +48,10 @@ def create(folder: Path, source: str | None) -> None:
     Raises: DecantError where the folder is not empty, or where git or DVC fails; SourceError where `source` does not
     exist.
     """
+    if (folder / RECORD).is_file():
+        raise DecantError(
+            f"{folder}: already a workspace; to bring it up to date, in that folder: decant init --upgrade"
+        )
     importlib.import_module("dvc")  # where it is missing, `decant.cli.main` says how to get it
     check_name(source or "digits")
     try:
@@ -64,21 +71,25 @@ def create(folder: Path, source: str | None) -> None:
     print("  decant report --open")
 
 
-def upgrade(folder: Path, source: str | None) -> None:
+def upgrade(folder: Path) -> None:
     """Replaces a workspace's files by the installed decant's, keeps changed ones, and prints what happened to each.
 
-    Raises: DecantError where the folder is no workspace.
+    Of a dvc.yaml that is kept, also the stages that would stay fresh although a part which they newly use changes.
+
+    Raises: DecantError where the folder is no workspace; SettingsError where a dvc.yaml that is kept can't be read.
     """
     if not (folder / RECORD).is_file():
         raise DecantError(f"{folder}: not a workspace, so there is nothing to upgrade; decant init FOLDER makes one")
-    if source:
-        raise DecantError(
-            f"{folder}: already a workspace; to clean that data: decant run --set ingest.source={shlex.quote(source)}"
-        )
-    outcomes = workspace.write_files(folder, workspace.pipeline_files())
+    files = workspace.pipeline_files()
+    outcomes = workspace.write_files(folder, files)
     for path, outcome in outcomes.items():
         if outcome != "same":
             print(f"{path}: {WORDS[outcome]}")
+    for stage, parts in parts_lacking(files["dvc.yaml"], folder / "dvc.yaml").items():
+        lacks = ", ".join(f"library.{part}" for part in parts)
+        way = "add it" if len(parts) == 1 else "add them"
+        way += ", or take dvc.yaml.new" if (folder / "dvc.yaml.new").is_file() else ""
+        print(f"dvc.yaml: stage {stage} lacks {lacks}: {way}")
     print(f"{folder} is up to date with decant {workspace.decant.__version__}; decant status lists what is stale")
 
 

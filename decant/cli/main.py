@@ -300,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     whole = parser()
     if words and words[0] not in COMMANDS and not words[0].startswith("-"):
-        whole.error(f"no command {words[0]!r}{did_you_mean(words[0], COMMANDS)}; known: {', '.join(COMMANDS)}")
+        whole.error(f"no command {words[0]!r}; known: {', '.join(COMMANDS)}{did_you_mean(words[0], COMMANDS)}")
     arguments = whole.parse_args(words or ["--help"])
     try:
         go_to_workspace(required=not COMMANDS[arguments.command].anywhere)

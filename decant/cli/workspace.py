@@ -31,6 +31,7 @@ DVC_YAML_HEAD = """\
 # The one definition of the pipeline: `decant run` and `dvc repro` run it. Nothing else lists the stages.
 #
 # stage name = params block = tasks/<stage>.py = data/<stage>/
+# A stage of your own reads the blocks of params.yaml that exist; a block that decant doesn't know is refused.
 # workspace.yaml: fingerprints of the parts of decant that a stage uses, so that it is stale after an upgrade of decant.
 # meta: tags `gpu` take one slot per GPU; timeout in seconds, enforced by the flow.
 """
