@@ -37,8 +37,9 @@ from decant.data.images import Images
 from decant.files import write_json
 from decant.label_checks.base import CheckCase, judge
 from decant.labeltrust.experts import Oracle
+from decant.labeltrust.outcome import VerifyOutcome
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.verify import VerifyOutcome, by_round
+from decant.labeltrust.verify import by_round
 from decant.models.settings import TrainSettings
 from decant.models.training import accuracy, train_classifier
 from decant.runtime import be_deterministic

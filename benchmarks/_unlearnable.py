@@ -5,7 +5,7 @@ table up to date and returns their accuracies.
 
     python -m benchmarks._unlearnable rows SCALE OUT
     python -m benchmarks._unlearnable poison ROWS SCALE ATTACK SEED OUT [--strength TIMES] [--percent SHARE]
-    python -m benchmarks._unlearnable train ROWS POISONED SCALE COUNTERMEASURE NETWORK SEED OUT
+    python -m benchmarks._unlearnable train ROWS POISONED SCALE METHOD NETWORK SEED OUT
 """
 
 import argparse
@@ -32,8 +32,8 @@ def poison(rows: Path, scale: str, attack: str, seed: int, out: Path, strength: 
     write_images(out, planted(read_images(rows / "train.parquet"), entries, seed))
 
 
-def train(rows: Path, poisoned: Path, scale: str, countermeasure: str, network: str, seed: int, out: Path) -> None:
-    """Write the clean test accuracy of a classifier trained on the poisoned rows under a countermeasure."""
+def train(rows: Path, poisoned: Path, scale: str, method: str, network: str, seed: int, out: Path) -> None:
+    """Write the clean test accuracy of a classifier trained on the poisoned rows under a purification method."""
     from dataclasses import asdict
 
     from decant.data.tables import read_images
@@ -45,7 +45,7 @@ def train(rows: Path, poisoned: Path, scale: str, countermeasure: str, network: 
 
     be_deterministic()
     settings = load(TrainSettings, {**asdict(TRAIN[scale]), "network": network}, "train")
-    model = train_with(countermeasure, read_images(poisoned), settings, seed=seed)
+    model = train_with(method, read_images(poisoned), settings, seed=seed)
     write_json(out, {"accuracy": accuracy(model, read_images(rows / "test.parquet"))})
 
 
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     for action, arguments in (
         (rows, "scale out"),
         (poison, "rows scale attack seed out"),
-        (train, "rows poisoned scale countermeasure network seed out"),
+        (train, "rows poisoned scale method network seed out"),
     ):
         command = actions.add_parser(action.__name__)
         command.set_defaults(action=action)

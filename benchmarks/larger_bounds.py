@@ -1,7 +1,7 @@
 """Noise twice as strong: D-VAE's Table 5, at any scale.
 
-`ATTACK.COUNTERMEASURE`: clean test accuracy as in `unlearnable`, at twice its bounds; `COUNTERMEASURE.mean_accuracy`
-over the attacks. (The paper's l2 bound is 4.0, four times that of its Table 2; the l-infinity ones are 16/255.)
+`ATTACK.METHOD`: clean test accuracy as in `unlearnable`, at twice its bounds; `METHOD.mean_accuracy` over the
+attacks. (The paper's l2 bound is 4.0, four times that of its Table 2; the l-infinity ones are 16/255.)
 """
 
 from statistics import mean
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks._unlearnable import cells, matrix
 
-PAPER = {  # Table 5, CIFAR-10, ResNet-18, percent: countermeasure to its mean over five attacks
+PAPER = {  # Table 5, CIFAR-10, ResNet-18, percent: purification method to its mean over five attacks
     "none": 15.85, "adversarial": 73.19, "ueraser": 53.77, "lfu": 59.81, "dvae": 87.63,
 }  # fmt: skip
 
@@ -25,13 +25,13 @@ def run(scale: str, seed: int) -> dict[str, float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Attacks by countermeasures in percent; at full scale the paper's means beside ours."""
+    """Attacks by purification methods in percent; at full scale the paper's means beside ours."""
     axes = matrix(f"{result['scale']}-bounds")
-    return by_countermeasure(result, axes["attack"], axes["countermeasure"], PAPER)
+    return by_method(result, axes["attack"], axes["countermeasure"], PAPER)
 
 
-def by_countermeasure(result: dict[str, Any], rows: list[str], names: list[str], paper: dict[str, float]) -> str:
-    """Markdown of the figures ROW.COUNTERMEASURE in percent, and their means, at full scale beside the paper's."""
+def by_method(result: dict[str, Any], rows: list[str], names: list[str], paper: dict[str, float]) -> str:
+    """Markdown of the figures ROW.METHOD in percent, and their means, at full scale beside the paper's."""
     lines = ["| attack | " + " | ".join(names) + " |", "|---|" + "--:|" * len(names)]
     for row in rows:
         keys = [f"{row}.{name}" for name in names]

@@ -1,13 +1,13 @@
 """Noise on 20 to 80 % of the rows: D-VAE's Table 9, at any scale. Every row is purified, as in the paper.
 
-`ATTACK.PERCENT.COUNTERMEASURE`: clean test accuracy as in `unlearnable`; `COUNTERMEASURE.mean_accuracy` over all.
+`ATTACK.PERCENT.METHOD`: clean test accuracy as in `unlearnable`; `METHOD.mean_accuracy` over all.
 """
 
 from statistics import mean
 from typing import Any
 
 from benchmarks._unlearnable import cells, matrix
-from benchmarks.larger_bounds import by_countermeasure
+from benchmarks.larger_bounds import by_method
 
 PAPER = {"jpeg": 84.93, "dvae": 92.01}  # mean of the 28 values of Table 9, percent
 
@@ -23,7 +23,7 @@ def run(scale: str, seed: int) -> dict[str, float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Attacks and percent of the rows by countermeasures; at full scale the paper's means beside ours."""
+    """Attacks and percent of the rows by purification methods; at full scale the paper's means beside ours."""
     axes = matrix(f"{result['scale']}-partial")
     rows = [f"{attack}.{percent}" for attack in axes["attack"] for percent in axes["percent"]]
-    return by_countermeasure(result, rows, axes["countermeasure"], PAPER)
+    return by_method(result, rows, axes["countermeasure"], PAPER)

@@ -1,8 +1,8 @@
-"""Unlearnable examples against countermeasures: D-VAE's Table 2, at any scale (Table 3: `unlearnable-cifar100`).
+"""Unlearnable examples against purification methods: D-VAE's Table 2, at any scale (Table 3: `unlearnable-cifar100`).
 
-`ATTACK.COUNTERMEASURE`: clean test accuracy of a network trained on rows of which all carry that attack's noise.
-`ATTACK.drop`: what the attack costs without a countermeasure. `dvae.mean_accuracy` and `dvae.mean_gap`: mean over the
-attacks, and how far that is below the network trained on clean rows.
+`ATTACK.METHOD`: clean test accuracy of a network trained on rows of which all carry that attack's noise.
+`ATTACK.drop`: what the attack costs without a purification method. `dvae.mean_accuracy` and `dvae.mean_gap`: mean over
+the attacks, and how far that is below the network trained on clean rows.
 small: 2,874 digits of 16 x 16, at bounds that hurt there (benchmarks/_rows.py), small_cnn, 10 epochs. full: CIFAR-10,
 the paper's bounds, 60 epochs, ResNet-18 (with DECANT_NETWORKS=all also ResNet-50, DenseNet-121 and MobileNet-v2).
 Cells: benchmarks/dvc.yaml, cached by DVC.
@@ -41,15 +41,15 @@ def run(scale: str, seed: int) -> dict[str, float]:
         figures[f"{prefix}{cell['attack']}.{cell['countermeasure']}"] = accuracy
     attacks = [attack for attack in axes["attack"] if attack != "clean"]
     figures |= {f"{attack}.drop": figures["clean.none"] - figures[f"{attack}.none"] for attack in attacks}
-    for countermeasure in axes["countermeasure"]:
-        average = mean(figures[f"{attack}.{countermeasure}"] for attack in attacks)
-        figures[f"{countermeasure}.mean_accuracy"] = average
-        figures[f"{countermeasure}.mean_gap"] = figures["clean.none"] - average
+    for method in axes["countermeasure"]:
+        average = mean(figures[f"{attack}.{method}"] for attack in attacks)
+        figures[f"{method}.mean_accuracy"] = average
+        figures[f"{method}.mean_gap"] = figures["clean.none"] - average
     return figures
 
 
 def table(result: dict[str, Any], name: str | None = None, paper: Paper = PAPER) -> str:
-    """Attacks by countermeasures, mean ± standard deviation in percent; at full scale beside the paper's.
+    """Attacks by purification methods, mean ± standard deviation in percent; at full scale beside the paper's.
 
     name: of the cells' matrix, where it is not the scale's.
     """
@@ -57,8 +57,8 @@ def table(result: dict[str, Any], name: str | None = None, paper: Paper = PAPER)
     lines = ["| attack | " + " | ".join(axes["countermeasure"]) + " |", "|---|" + "--:|" * len(axes["countermeasure"])]
     for attack in axes["attack"]:
         shown = [
-            beside_paper(result, f"{attack}.{countermeasure}", paper.get(attack, {}).get(countermeasure))
-            for countermeasure in axes["countermeasure"]
+            beside_paper(result, f"{attack}.{method}", paper.get(attack, {}).get(method))
+            for method in axes["countermeasure"]
         ]
         lines.append(f"| {attack} | " + " | ".join(shown) + " |")
     means = [f"{100 * result['mean'][f'{found}.mean_accuracy']:.1f}" for found in axes["countermeasure"]]

@@ -1,4 +1,4 @@
-"""Unlearnable examples of a hundred classes against countermeasures: D-VAE's Table 3.
+"""Unlearnable examples of a hundred classes against purification methods: D-VAE's Table 3.
 
 Keys as in `unlearnable`: CIFAR-100, the paper's bounds, ResNet-18, 60 epochs. At full scale only: a network that takes
 minutes on a CPU learns too little of a hundred classes for anything to be lost.

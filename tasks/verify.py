@@ -14,9 +14,9 @@ from decant.files import write_csv
 from decant.label_checks.verification import steps_of
 from decant.label_checks.verification import verify as verify_labels
 from decant.labeltrust.experts import FileExpert, Oracle
+from decant.labeltrust.outcome import switched_off
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.summary import summary_of
-from decant.labeltrust.verify import switched_off
 from decant.models.embeddings import read_embeddings
 from decant.runtime import Progress, be_deterministic
 from decant.summaries import VerifySummary

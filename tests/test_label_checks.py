@@ -23,9 +23,10 @@ from decant.label_checks import asd, cae, labeltrust, loss, orion, spectral
 from decant.label_checks import base as label_checks
 from decant.label_checks.base import CheckCase, CheckResult
 from decant.labeltrust.experts import Expert
+from decant.labeltrust.outcome import VerifyOutcome
 from decant.labeltrust.review_rounds import Reviews, draw_references
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.verify import VerifyOutcome, verify
+from decant.labeltrust.verify import verify
 from decant.models import cross_validation, networks
 from decant.models.cross_validation import out_of_fold
 from decant.models.features import logits_and_features, nearest, spectral_signature, stage_outputs, two_clusters

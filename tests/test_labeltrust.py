@@ -12,9 +12,10 @@ from decant.attacks import badnet
 from decant.data.images import Images
 from decant.data.tables import apply_verdicts
 from decant.labeltrust.experts import FileExpert, Oracle
+from decant.labeltrust.outcome import VerifyOutcome
 from decant.labeltrust.review_rounds import DISPUTED, FIRST
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.verify import VerifyOutcome, verify
+from decant.labeltrust.verify import verify
 
 QUICK = VerifySettings(steps=40, rounds=1)
 NOTHING_WRONG = pd.DataFrame({"id": [], "original_label": []})

@@ -12,9 +12,10 @@ from benchmarks._labels import LABELTRUST
 from decant.data.images import Images
 from decant.labeltrust.decisions import DECISION_COLUMNS
 from decant.labeltrust.experts import FileExpert, Oracle
+from decant.labeltrust.outcome import VerifyOutcome
 from decant.labeltrust.review_rounds import DISPUTED, FIRST, RANDOM, REFUSED, Reviews, draw_references
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.verify import VerifyOutcome, by_round, steps_of
+from decant.labeltrust.verify import by_round, steps_of
 
 NOTHING_WRONG = pd.DataFrame({"id": [], "original_label": []})
 QUICK = {"steps": 2, "references": 3, "reviews": 2, "rounds": 3}

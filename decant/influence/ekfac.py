@@ -151,8 +151,8 @@ def fit(
     `hooks.layers_of`; `low_precision`, `memory`, `on_rows` as in `hooks.visit_rows`.
     Raises: StageError where influence can't be traced through a layer, or a gradient overflows.
     """
-    room = budget_of(model, memory) // 2  # the other half is for the recording
-    recording = Recording(room if basis_rows == eigenvalue_rows else 0)
+    budget = budget_of(model, memory) // 2  # the other half is for the recording
+    recording = Recording(budget if basis_rows == eigenvalue_rows else 0)
     visit = partial(
         visit_rows,
         model,
@@ -160,7 +160,7 @@ def fit(
         losses,
         layers=layers_of(model, normalisation=normalisation),
         low_precision=low_precision,
-        memory=room,
+        memory=budget,
         on_rows=on_rows,
     )
     if bases is None:

@@ -107,14 +107,14 @@ def influence(
         query_self=weights.new_zeros(len(xq)),
         train_self=weights.new_zeros(len(x)) if self_influence else None,
     )
-    room = budget_of(model, memory) // 2  # for the queries' gradients; the other half is a batch's
-    for chunk, names in _chunks(factors, len(xq), room // weights.element_size()):
+    budget = budget_of(model, memory) // 2  # for the queries' gradients; the other half is a batch's
+    for chunk, names in _chunks(factors, len(xq), budget // weights.element_size()):
         visit = partial(visit_rows, model, layers={name: traced[name] for name in names}, low_precision=low_precision)
         inverse = {name: factors[name].inverse(damping, absolute=absolute) for name in names}
         keep_query, score = _visitors(factors, result, chunk, inverse)
-        # Half of the room: each query's gradient is held twice more, scaled and rotated back.
-        visit(xq[chunk], functional(yq[chunk]), keep_query, memory=room // 2)
-        visit(x, cross_entropy(y), score, memory=room, on_rows=on_rows)
+        # Half of the budget: each query's gradient is held twice more, scaled and rotated back.
+        visit(xq[chunk], functional(yq[chunk]), keep_query, memory=budget // 2)
+        visit(x, cross_entropy(y), score, memory=budget, on_rows=on_rows)
     if not (result.pairwise.isfinite().all() and result.query_self.isfinite().all()):
         raise StageError("influence overflows; train the model with a lower rate, or raise the damping")
     return result
@@ -146,20 +146,20 @@ def _visitors(
     return keep_query, score
 
 
-def _chunks(factors: Mapping[str, Factors], queries: int, room: int) -> Iterator[tuple[slice, list[str]]]:
-    """Groups of layers, each with as many queries at once as fit `room` floats beside 1 / (Λ + λ).
+def _chunks(factors: Mapping[str, Factors], queries: int, budget: int) -> Iterator[tuple[slice, list[str]]]:
+    """Groups of layers, each with as many queries at once as fit `budget` floats beside 1 / (Λ + λ).
 
     A single layer that does not fit even for one query is a group by itself, for one query at a time.
     """
     groups: list[list[str]] = [[]]
     taken = 0
     for name, layer in factors.items():
-        if groups[-1] and 2 * (taken + layer.Lambda.numel()) > room:
+        if groups[-1] and 2 * (taken + layer.Lambda.numel()) > budget:
             groups.append([])
             taken = 0
         groups[-1].append(name)
         taken += layer.Lambda.numel()
     for names in groups:
-        size = max(1, room // sum(factors[name].Lambda.numel() for name in names) - 1)
+        size = max(1, budget // sum(factors[name].Lambda.numel() for name in names) - 1)
         for start in range(0, queries, size):
             yield slice(start, min(start + size, queries)), names

@@ -66,24 +66,24 @@ def layers_of(model: nn.Module, *, normalisation: bool = False) -> dict[str, nn.
 
 
 class Recording:
-    """The first batches of a pass, as many as fit `room` bytes, for a second pass over the same rows."""
+    """The first batches of a pass, as many as fit `budget` bytes, for a second pass over the same rows."""
 
-    def __init__(self, room: int):
-        self._room = room
+    def __init__(self, budget: int):
+        self._budget = budget
         self._whole: list[tuple[int, list[tuple[str, Rows, LayerBatch]]]] = []  # rows, and all layers of a batch
         self._current: list[tuple[str, Rows, LayerBatch]] = []
 
     def add(self, name: str, rows: Rows, batch: LayerBatch) -> None:
         """Records one layer of the current batch; nothing more once one did not fit."""
-        self._room -= batch.nbytes()
-        if self._room >= 0:
+        self._budget -= batch.nbytes()
+        if self._budget >= 0:
             self._current.append((name, rows, batch))
         else:
             self._current.clear()
 
     def end_batch(self, count: int) -> None:
         """All layers of the current batch, of `count` rows, have been seen."""
-        if self._room >= 0:
+        if self._budget >= 0:
             self._whole.append((count, self._current))
         self._current = []
 
@@ -132,8 +132,8 @@ def visit_rows(
 
     with _frozen(model), _tf32(low_precision):
         weights = next(model.parameters())
-        room = min(budget_of(model, memory), BATCH_LIMIT.get(weights.device.type, 2**62))
-        size = _rows_per_batch(model, visited, _as_input(x[:1], weights), room)
+        budget = min(budget_of(model, memory), BATCH_LIMIT.get(weights.device.type, 2**62))
+        size = _rows_per_batch(model, visited, _as_input(x[:1], weights), budget)
         for start in range(replay.replay(visit, on_rows) if replay else 0, count, size):
             part = slice(start, min(start + size, count))
             rows = part if chosen is None else chosen[part]
@@ -235,8 +235,8 @@ def _visited(
         yield roots
 
 
-def _rows_per_batch(model: nn.Module, layers: dict[str, nn.Module], one: Tensor, room: int) -> int:
-    """Rows whose kept activations, and one layer's a, g and gradients (twice: rotated), fit into `room` bytes."""
+def _rows_per_batch(model: nn.Module, layers: dict[str, nn.Module], one: Tensor, budget: int) -> int:
+    """Rows whose kept activations, and one layer's a, g and gradients (twice: rotated), fit into `budget` bytes."""
     kept, busiest = 0, 0
 
     def count(name: str, layer: nn.Module, x: Tensor, output: Tensor) -> None:
@@ -248,4 +248,4 @@ def _rows_per_batch(model: nn.Module, layers: dict[str, nn.Module], one: Tensor,
 
     with _forward_hooks(layers, count), torch.no_grad():
         model(one)
-    return max(1, room // ((kept + busiest) * one.element_size()))
+    return max(1, budget // ((kept + busiest) * one.element_size()))

@@ -10,6 +10,7 @@ a row; the others that are flagged are dropped.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -18,13 +19,12 @@ from decant.data.images import Images
 from decant.label_checks.base import CheckCase, CheckResult, TooFewReferences, judge
 from decant.labeltrust import verify as labeltrust
 from decant.labeltrust.experts import Expert
-from decant.labeltrust.open_questions import queue_of
-from decant.labeltrust.review_rounds import Reviews, draw_references
+from decant.labeltrust.outcome import VerifyOutcome, first_draw, outcome_of
+from decant.labeltrust.review_rounds import Reviews
 from decant.labeltrust.settings import VerifySettings
-from decant.labeltrust.verdicts import NO_CLASS, Findings, nothing_found, verdicts
-from decant.labeltrust.verify import VerifyOutcome, counted_noise_rate, drawn_share
+from decant.labeltrust.verdicts import NO_CLASS, Findings
 from decant.models.settings import TrainSettings
-from decant.streams import child, stream
+from decant.streams import child
 
 
 def steps_of(settings: VerifySettings, images: Images) -> int:
@@ -49,25 +49,12 @@ def verify(
     """
     if settings.method == "labeltrust":
         return labeltrust.verify(images, expert, settings, seed=seed, embeddings=embeddings, on_step=on_step)
-    reviews = Reviews(images)
-    draw = stream(seed, "verify", "references")
-    draw_references(reviews, expert, settings.references, draw, settings.budget)
+    reviews = first_draw(images, expert, settings, seed=seed)
     check = _judged(reviews, settings.method, child(seed, "verify", settings.method))
     on_step()
-    findings = (
-        nothing_found(len(images), "not judged: too few references so far")
-        if check is None
-        else _findings(check, images, settings.method)
-    )
-    table, drawn = verdicts(reviews, findings, settings), drawn_share(reviews)
-    return VerifyOutcome(
-        verdicts=table,
-        reviews=reviews.table(reviews.reviewed),
-        queue=queue_of(reviews, None),
-        label_noise_rate=None if check is None else counted_noise_rate(reviews, table),
-        label_noise_interval=None if drawn is None else drawn[1],
-        rule=None if check is None else check.note,
-    )
+    if check is None:
+        return outcome_of(reviews, None, settings)
+    return replace(outcome_of(reviews, _findings(check, images, settings.method), settings), rule=check.note)
 
 
 def _judged(reviews: Reviews, method: str, seed: int) -> CheckResult | None:

@@ -5,9 +5,9 @@ One function per sentence; it returns an empty text where there is nothing to sa
 
 from pathlib import Path
 
+from decant.labeltrust.outcome import VerifyOutcome
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import parse_threshold
-from decant.labeltrust.verify import VerifyOutcome
 
 
 def note(

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from decant.labeltrust.note import note
+from decant.labeltrust.outcome import VerifyOutcome
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import parse_threshold, zero_failure_bound
-from decant.labeltrust.verify import VerifyOutcome
 from decant.summaries import Reliability, VerifySummary
 
 

@@ -21,21 +21,19 @@ labels and after purification: precision .99, recall .95-.97; of 6,000 clean MNI
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
 from decant.data.images import Images
 from decant.labeltrust.experts import Expert
 from decant.labeltrust.judgement import Judgement
-from decant.labeltrust.open_questions import queue_of
+from decant.labeltrust.outcome import VerifyOutcome, first_draw, outcome_of
 from decant.labeltrust.pretrain import pretrained
-from decant.labeltrust.review_rounds import RANDOM, SHARES, Reviews, chosen_rows, draw_references
+from decant.labeltrust.review_rounds import RANDOM, SHARES, Reviews, chosen_rows
 from decant.labeltrust.schedule import Round, Schedule
-from decant.labeltrust.scorer import TrustScorer
 from decant.labeltrust.self_training import TrainingRows, strategy_for
 from decant.labeltrust.settings import VerifySettings
 from decant.labeltrust.thresholds import (
@@ -43,9 +41,8 @@ from decant.labeltrust.thresholds import (
     expected_errors,
     operating_points,
     reliability,
-    stratified_noise_rate,
 )
-from decant.labeltrust.verdicts import findings_of, nothing_found, verdicts
+from decant.labeltrust.verdicts import findings_of
 from decant.models.cross_validation import out_of_fold, out_of_fold_steps
 from decant.models.settings import TrainSettings
 from decant.models.training import to_device
@@ -53,36 +50,6 @@ from decant.runtime import device
 from decant.streams import child, stream
 
 CLASSIFIER, FOLDS = TrainSettings(), 5  # of `verify.classifier`
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyOutcome:
-    """What label verification found; fields that the method or the mode doesn't know are None or empty."""
-
-    verdicts: pd.DataFrame
-    reviews: pd.DataFrame
-    queue: pd.DataFrame
-    """Rows that wait for the expert's answer, with what helps to answer (`decant.labeltrust.open_questions`)."""
-    label_noise_rate: float | None = None
-    """Estimated share of wrong labels in the data as given; None when nothing was judged."""
-    label_noise_interval: tuple[float, float] | None = None
-    """95 % confidence interval of that share from the rows drawn at random alone; None where none is answered."""
-    threshold: float | None = None
-    """The trust from which on rows were accepted."""
-    operating_points: tuple[OperatingPoint, ...] = ()
-    """The operating point of this threshold, the first, and of others."""
-    scorer: TrustScorer | None = None
-    """Judges other pictures as these were judged."""
-    reliability: dict[str, float] | None = None
-    """Of rows that a round drew at random: their number, and `brier` and `ece` of their trust before they were
-    answered."""
-    classifier_weight: float | None = None
-    """Weight of the classifier's out-of-fold predictions beside the pairs' scores (`verify.classifier`). 0 where it
-    repeats labels that the expert refuted, or adds nothing; None where there is no classifier."""
-    rule: str | None = None
-    """The rule by which another method than LabelTrust flagged rows (`verify.method`)."""
-    stopped: str | None = None
-    """Why the remaining rounds were left out; None where none was."""
 
 
 def steps_of(settings: VerifySettings, images: Images) -> int:
@@ -128,9 +95,7 @@ def by_round(
     withheld: rows that the expert is never shown, to measure what was learnt. The other rows without an answer are a
     biased sample, as the rounds choose which rows are shown.
     """
-    reviews = Reviews(images, withheld)
-    draw = stream(seed, "verify", "references")
-    draw_references(reviews, expert, settings.references, draw, settings.budget)
+    reviews = first_draw(images, expert, settings, seed=seed, withheld=withheld)
     schedule = Schedule(reviews, settings)
     if not schedule.can_judge:
         yield _outcome(schedule, None)
@@ -200,59 +165,29 @@ def _show(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def switched_off(images: Images) -> VerifyOutcome:
-    """The outcome without verification (`verify.enabled: false`): every row is kept, and nobody is asked."""
-    reviews = Reviews(images)
-    nobody = reviews.table(reviews.reviewed)
-    table = verdicts(reviews, nothing_found(len(images), "switched off"), VerifySettings())
-    return VerifyOutcome(verdicts=table, reviews=nobody, queue=nobody)
-
-
 def _outcome(schedule: Schedule, judgement: Judgement | None) -> VerifyOutcome:
     reviews, settings = schedule.reviews, schedule.settings
-    reviewed, queue = reviews.table(reviews.reviewed), queue_of(reviews, judgement)
-    drawn = drawn_share(reviews)
-    interval = None if drawn is None else drawn[1]
     if judgement is None:
-        findings = nothing_found(len(reviews.images), "not judged: too few references so far")
-        return VerifyOutcome(
-            verdicts=verdicts(reviews, findings, settings),
-            reviews=reviewed,
-            queue=queue,
-            label_noise_interval=interval,
-            stopped=schedule.why_stop(None),
-        )
+        return replace(outcome_of(reviews, None, settings), stopped=schedule.why_stop(None))
     findings, threshold = findings_of(judgement, reviews, settings.threshold)
-    table = verdicts(reviews, findings, settings)
+    found = replace(
+        outcome_of(reviews, findings, settings, judgement),
+        threshold=threshold,
+        scorer=judgement.scorer,
+        classifier_weight=judgement.classifier_weight,
+    )
+    table = found.verdicts
     unseen = table[~reviews.reviewed]
     errors = expected_errors(1 - unseen["score"].to_numpy(), ~unseen["flagged"].to_numpy())
-    is_probability = settings.mode == "plus"
-    return VerifyOutcome(
-        verdicts=table,
-        reviews=reviewed,
-        queue=queue,
-        label_noise_rate=float(table["score"].mean()) if is_probability else counted_noise_rate(reviews, table),
-        label_noise_interval=interval,
-        threshold=threshold,
-        operating_points=_operating_points(reviews, judgement, settings) if is_probability else (),
-        scorer=judgement.scorer,
-        reliability=_reliability(reviews) if is_probability else None,
-        classifier_weight=judgement.classifier_weight,
-        stopped=schedule.why_stop(errors),
+    found = replace(found, stopped=schedule.why_stop(errors))
+    if settings.mode != "plus":
+        return found
+    return replace(  # suspicion is a probability
+        found,
+        label_noise_rate=float(table["score"].mean()),
+        operating_points=_operating_points(reviews, judgement, settings),
+        reliability=_reliability(reviews),
     )
-
-
-def drawn_share(reviews: Reviews) -> tuple[float, tuple[float, float]] | None:
-    """Share of wrong labels, and its 95 % interval, by the first draw alone; None where it has no answers."""
-    images = reviews.images
-    return stratified_noise_rate(reviews.first_draw_counts(), np.bincount(images.labels, minlength=images.classes))
-
-
-def counted_noise_rate(reviews: Reviews, table: pd.DataFrame) -> float:
-    """Share of wrong labels where suspicion is not a probability: by the rows drawn at random, and where none is
-    answered, the share that is flagged."""
-    drawn = drawn_share(reviews)
-    return float(table["flagged"].mean()) if drawn is None else drawn[0]
 
 
 def _operating_points(reviews: Reviews, judgement: Judgement, settings: VerifySettings) -> tuple[OperatingPoint, ...]:

@@ -10,7 +10,7 @@ from decant.settings import Block, Fraction, Positive
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Block):
-    """The one training recipe, used by baseline, train, unlearn and evaluate alike."""
+    """The one training recipe, used by the stages baseline, train and unlearn alike."""
 
     network: Literal["small_cnn", "resnet18", "resnet50", "densenet121", "mobilenet_v2"] = "small_cnn"
     """Layers and sizes: `decant.models.networks`. All but the first are meant for a GPU."""
