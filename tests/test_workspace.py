@@ -40,6 +40,11 @@ def space(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return folder
 
 
+def room_of(dependency: str) -> str:
+    """The library's part that a dependency of the repository's dvc.yaml lies in."""
+    return dependency.split("/")[1].removesuffix(".py")
+
+
 def told(capsys: pytest.CaptureFixture[str]) -> str:
     return "".join(capsys.readouterr())
 
@@ -69,7 +74,7 @@ def test_the_library_s_rooms_are_parameters_of_a_stage_and_all_else_is_the_repos
     space: Path, stage: str
 ) -> None:
     laid, own = yaml.safe_load((space / "dvc.yaml").read_text())["stages"][stage], DVC[stage]
-    rooms = {Path(dep).stem for dep in own["deps"] if dep.startswith("decant/")}
+    rooms = {room_of(dep) for dep in own["deps"] if dep.startswith("decant/")}
     assert set(fingerprints.parts_used(laid)) == rooms and rooms
     assert laid["deps"] == [dep for dep in own["deps"] if not dep.startswith("decant/")]
     assert laid["params"][:-1] == own["params"]
@@ -257,7 +262,7 @@ def change_room(monkeypatch: pytest.MonkeyPatch, *rooms: str) -> None:
 def users_of(room: str) -> set[str]:
     """From the repository's dvc.yaml: an independent account of who uses a room."""
     return {
-        name for name, stage in DVC.items() if any(Path(dep).stem == room for dep in stage["deps"] if "decant/" in dep)
+        name for name, stage in DVC.items() if any(room_of(dep) == room for dep in stage["deps"] if "decant/" in dep)
     }
 
 
