@@ -192,16 +192,17 @@ def test_a_worker_runs_the_flow_of_the_workspace_whatever_folder_it_was_started_
     toy_done.python("-m", "prefect", "deployment", "run", "clean/nightly").check_returncode()
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "decant"]
     worker = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
     states = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}
     ended = {"flow_runs": {"deployment_id": {"is_null_": False}, "state": states}}
     try:
         wait_until(
-            lambda: bool(api(prefect_server, "flow_runs/filter", ended)), "the worker's run to end", patience=120
+            lambda: bool(api(prefect_server, "flow_runs/filter", ended)), "the worker's run to end", patience=300
         )
     finally:
-        worker.terminate()
+        os.killpg(worker.pid, signal.SIGKILL)  # the process of its run, too, which holds the pipe open
         said = worker.communicate(timeout=60)[0].decode()
     (run,) = api(prefect_server, "flow_runs/filter", ended)
     assert (run["state_type"], run["state"]["message"]) == ("COMPLETED", "5 Unchanged"), said
