@@ -281,7 +281,7 @@ def test_perturbation_adds_what_the_file_says(tmp_path: Path, layout: str, suffi
         ("noise.pt", np.zeros((10, 16, 16, 1)), "convert it first"),
         ("shape.npy", np.zeros((10, 8, 8, 1)), "shape (rows or classes, 16, 16, 1) or"),
         ("rows.npy", np.zeros((1000, 16, 16, 1)), "one for each row up to id 1436 expected, 1000 found"),
-        ("pickled.npy", np.array([{}]), "no .npy array of numbers"),
+        ("pickled.npy", np.array([{}]), "not a .npy array of numbers"),
         ("nan.npy", np.full((10, 16, 16, 1), np.nan), "holds NaN or infinity"),
         ("words.npy", np.array(["noise"]), "one array of numbers expected"),
     ],
